@@ -1,0 +1,1 @@
+"""Proposers: lineage rows in, an edit out. No store, no engine."""

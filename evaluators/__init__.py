@@ -1,0 +1,1 @@
+"""The judge: sandbox, metrics, gates, statistics, labels. Never imports candidate code."""

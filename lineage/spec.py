@@ -1,0 +1,147 @@
+"""What an environment is, as read from `recipes/NAME/environment.toml`; and what a role is.
+
+Frozen pydantic models with unknown keys forbidden, so that a misspelt key is an error that names
+it. Reading files is done in `flows.environments`; this module only knows the words.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(Spec):
+    """The number a campaign improves. `metric` is a name in `evaluators.metrics`."""
+
+    metric: Literal["cpu_seconds", "wall_seconds", "bits_per_byte", "centered_accuracy", "accuracy"]
+    direction: Literal["min", "max"]
+    unit: str
+    digits: int = 4
+
+
+class Task(Spec):
+    """What goes over the pipe to the candidate's predictor and what it must answer.
+
+    classification: inputs float32/uint8 arrays, answers float32 (n, outputs).
+    language_model: inputs token ids (n, context), answers float32 (n, context, outputs): the
+    distribution over the token that FOLLOWS each position.
+    """
+
+    kind: Literal["classification", "language_model"]
+    outputs: int = Field(ge=2, description="classes, or vocabulary size")
+    context: int = Field(0, ge=0, description="tokens per request; 0 for classification")
+    batch: int = Field(256, ge=1, description="rows per request")
+
+
+class Gate(Spec):
+    """A hard rule. `on`: the mean itself, or the one-sided confidence bound against the candidate."""
+
+    quantity: str
+    at_least: float | None = None
+    at_most: float | None = None
+    on: Literal["mean", "bound", "each"] = "mean"
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"gate on {self.quantity!r} needs exactly one of at_least, at_most")
+        return self
+
+
+class Budget(Spec):
+    """Limits of ONE candidate run (one seed). CPU seconds are of the whole process tree."""
+
+    train_cpu_s: float = Field(gt=0)
+    train_wall_s: float = Field(gt=0)
+    predict_cpu_s: float = Field(gt=0)
+    predict_wall_s: float = Field(gt=0)
+    start_cpu_s: float = Field(60, gt=0, description="import, build and warm-up before data release")
+    smoke_wall_s: float = Field(120, gt=0)
+    memory_mb: int = Field(gt=0)
+    artifact_bytes: int = Field(gt=0, description="cap on the sealed artifact as written by the recipe")
+    source_bytes: int = Field(200_000, gt=0)
+    tmp_mb: int = 256
+    processes: int = 64
+    threads: int = 1
+    gpus: int = 0
+
+
+class Evaluation(Spec):
+    """How many seeds decide. `min_gain` is the smallest relative gain worth a confirmation."""
+
+    runs: int = Field(ge=1)
+    confirm_runs: int = Field(ge=2)
+    max_confirm_runs: int = Field(ge=2)
+    calibrate_runs: int = Field(ge=3)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    min_gain: float = Field(0.0, ge=0, lt=1)
+    min_units: float = 0.0
+
+
+class Surface(Spec):
+    """A named part of the recipe that one specialist may edit.
+
+    `units` maps a file name to the top-level definitions and constants that may change
+    (`"make_optimizer"`, `"Net"`, `"Net.forward"`, `"Net.*"`, `"LR"`, or `"*"` for the whole file).
+    `allow_new` are name patterns (fnmatch) for new definitions in those files; `imports` are
+    modules that an edit may add an import of.
+    """
+
+    name: Name
+    title: str
+    units: dict[str, list[str]]
+    allow_new: list[str] = []
+    imports: list[str] = []
+    new_files: list[str] = []
+
+
+class EnvironmentSpec(Spec):
+    schema_version: Literal[1] = 1
+    name: Name
+    title: str
+    description: str
+    score: Score
+    task: Task
+    gates: list[Gate] = []
+    budget: Budget
+    evaluation: Evaluation
+    surfaces: list[Surface] = Field(min_length=1)
+    data: str = Field("", description="name of the data folder; defaults to the environment's name")
+    audits: list[Literal["causality", "batch_invariance", "order_invariance"]] = []
+    hardware: Literal["cpu", "cuda"] = "cpu"
+    packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
+    masked_packages: list[str] = Field([], description="hidden in the sandbox: they hold the labels")
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [s.name for s in self.surfaces]
+        if len(names) != len(set(names)):
+            raise ValueError(f"surfaces: the same name twice in {names}")
+        if self.task.kind == "language_model" and self.task.context < 1:
+            raise ValueError("task.context: a language_model needs the tokens per request")
+        return self
+
+    @property
+    def sign(self) -> int:
+        """+1 when a higher score is better, -1 when a lower one is."""
+        return 1 if self.score.direction == "max" else -1
+
+    def surface(self, name: str) -> Surface:
+        return next(s for s in self.surfaces if s.name == name)
+
+
+class Role(Spec):
+    """One specialist: what it owns (surfaces), its brief (Markdown), and how large its edits may be."""
+
+    name: Name
+    surfaces: tuple[str, ...]
+    brief: str
+    max_changed_lines: int = 200
