@@ -1,0 +1,106 @@
+"""Runs a recipe without the engine: one fresh process per seed, then mean and deviation.
+
+Use: `python recipes/measure.py recipes/NAME --data DIR [--seeds 10] [--split public] [--source DIR]`,
+with DIR as written by the recipe's prepare.py. For looking at a recipe while writing it and as a
+second, independent computation of the judge's figures. Limits: no sandbox, no budget, no gate; CPU
+seconds are of this machine beside whatever else it is doing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def bits_per_byte(predict: Any, model: Any, tokens: np.ndarray, meta: dict[str, Any], task: dict[str, Any]) -> float:
+    """Every token but the first is predicted once, from windows that start afresh every `context` tokens."""
+    context, batch = int(task["context"]), int(task["batch"])
+    rows = (len(tokens) - 1) // context
+    inputs = tokens[: rows * context].astype(np.int64).reshape(rows, context)
+    targets = tokens[1 : rows * context + 1].astype(np.int64).reshape(rows, context)
+    nats = 0.0
+    for at in range(0, rows, batch):
+        logits = predict(model, inputs[at : at + batch]).astype(np.float64)
+        top = logits.max(axis=-1, keepdims=True)
+        log_sum = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
+        gold = np.take_along_axis(logits, targets[at : at + batch, :, None], axis=-1)[..., 0]
+        nats += float((log_sum - gold).sum())
+    scored_share = rows * context / (len(tokens) - 1)
+    return nats / math.log(2) / (float(meta["bytes"]) * scored_share)
+
+
+def one_run(source: Path, data: Path, split: str, task: dict[str, Any], seed: int) -> dict[str, float]:
+    sys.path.insert(0, str(source))
+    import predict
+    import torch
+    import train
+
+    torch.set_num_threads(1)
+    if hasattr(train, "warm_up"):
+        train.warm_up(data / "fake")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        begin = time.process_time()
+        train.train(data / "train", out, seed)
+        trained = time.process_time()
+        model = predict.load(out)
+        answer: dict[str, float] = {}
+        held = data / split
+        if task["kind"] == "classification":
+            inputs, labels = np.load(held / "inputs.npy"), np.load(held / "labels.npy")
+            size = int(task["batch"])
+            scores = [predict.predict(model, inputs[at : at + size]) for at in range(0, len(inputs), size)]
+            answer["accuracy"] = float((np.concatenate(scores).argmax(axis=1) == labels).mean())
+        else:
+            meta = json.loads((held / "meta.json").read_text(encoding="utf-8"))
+            tokens = np.load(held / "tokens.npy")
+            answer["bits_per_byte"] = bits_per_byte(predict.predict, model, tokens, meta, task)
+        done = time.process_time()
+        answer["artifact_bytes"] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    answer |= {"train_cpu_s": trained - begin, "predict_cpu_s": done - trained, "cpu_seconds": done - begin}
+    return answer
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path, help="environment folder, e.g. recipes/airbench_mini")
+    parser.add_argument("--data", type=Path, required=True, help="folder written by prepare.py")
+    parser.add_argument("--source", type=Path, help="another source folder than the recipe's own")
+    parser.add_argument("--split", default="public", choices=["public", "sealed"])
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 1 to N")
+    parser.add_argument("--only-seed", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    spec = tomllib.loads((arguments.recipe / "environment.toml").read_text(encoding="utf-8"))
+    source = (arguments.source or arguments.recipe / "source").resolve()
+    if arguments.only_seed is not None:
+        facts = one_run(source, arguments.data, arguments.split, spec["task"], arguments.only_seed)
+        print("\n" + json.dumps(facts))
+        return 0
+    runs = []
+    command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--only-seed"]
+    for seed in range(1, arguments.seeds + 1):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        child = subprocess.run([*command, str(seed)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        runs.append(json.loads(child.stdout.splitlines()[-1]))
+        print(f"seed {seed:3d}  " + "  ".join(f"{key} {value:.4f}" for key, value in runs[-1].items()), flush=True)
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"{key:15s} mean {statistics.mean(values):12.4f}  sd {spread:10.4f}  n {len(values)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
