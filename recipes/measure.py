@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 
-def bits_per_byte(predict: Any, model: Any, tokens: np.ndarray, meta: dict[str, Any], task: dict[str, Any]) -> float:
+def bits_per_byte(
+    predict: Any, model: Any, tokens: np.ndarray, meta: dict[str, Any], task: dict[str, Any]
+) -> float:
     """Every token but the first is predicted once, from windows that start afresh every `context` tokens."""
     context, batch = int(task["context"]), int(task["batch"])
     rows = (len(tokens) - 1) // context
@@ -92,9 +94,14 @@ def main(argv: list[str] | None = None) -> int:
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--only-seed"]
     for seed in range(1, arguments.seeds + 1):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        child = subprocess.run([*command, str(seed)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        child = subprocess.run(
+            [*command, str(seed)], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         runs.append(json.loads(child.stdout.splitlines()[-1]))
-        print(f"seed {seed:3d}  " + "  ".join(f"{key} {value:.4f}" for key, value in runs[-1].items()), flush=True)
+        print(
+            f"seed {seed:3d}  " + "  ".join(f"{key} {value:.4f}" for key, value in runs[-1].items()),
+            flush=True,
+        )
     for key in runs[0]:
         values = [run[key] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0

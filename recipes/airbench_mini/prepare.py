@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _common import prepared  # noqa: E402
+from _common import prepared
 
 VERSION = "1"
 TRAIN, SEALED = 450, 448  # then 899 public ones, in the file's order, which keeps writers together

@@ -41,7 +41,7 @@ def augment(images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]
 
     The labels go through here too: class numbers, or probabilities (n, 10) if images are mixed.
     """
-    count, height, width = images.shape
+    count = len(images)
     moves = torch.randint(-SHIFT, SHIFT + 1, (count, 2))
     moved = images.clone()
     for down in range(-SHIFT, SHIFT + 1):
