@@ -46,10 +46,10 @@ def bits_per_byte(
 def one_run(source: Path, data: Path, split: str, task: dict[str, Any], seed: int) -> dict[str, float]:
     sys.path.insert(0, str(source))
     import predict
-    import torch
     import train
 
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     if hasattr(train, "warm_up"):
         train.warm_up(data / "fake")
     with tempfile.TemporaryDirectory() as folder:
