@@ -5,8 +5,9 @@ Use: `fit(images, labels, random)` gives trained parameters. Limits: data in mem
 
 from __future__ import annotations
 
-import model
 import numpy as np
+
+import model
 
 STEPS = 300  # the training loss still falls at the end
 BATCH = 50  # 12 batches make one pass over 600 images

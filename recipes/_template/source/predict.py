@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import model
 import numpy as np
+
+import model
 
 
 def load(artifact: Path) -> model.Parameters:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fitting
 import numpy as np
+
+import fitting
 
 
 def train(data: Path, out: Path, seed: int) -> None:
