@@ -1,0 +1,52 @@
+"""What every proposer is asked and what it must answer.
+
+A proposer turns lineage into one edit: `propose(ProposalRequest) -> Proposal`. It is called in a
+thread, several times at once, and keeps nothing that lineage does not hold, so a campaign that is
+killed and resumed goes on as if nothing had happened. It raises a `lineage.errors.ProposerFault`
+when it has no edit to give. It never writes: not to the store, not to a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lineage.records import Check, Proposal
+from lineage.spec import EnvironmentSpec, Role
+
+if TYPE_CHECKING:
+    from lineage.queries import View
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class ProposalRequest:
+    """One question to a proposer.
+
+    `files_of(trial)` gives the source snapshot of a trial. `seed` decides every random choice.
+    `in_flight` holds the normal-form hashes (`agents.normal.ast_hash`) of programs that run right
+    now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
+    is a `time.monotonic` value. `arm` is the campaign's control condition.
+    """
+
+    spec: EnvironmentSpec
+    role: Role
+    view: View
+    files_of: Callable[[str], Files]
+    seed: int
+    in_flight: frozenset[str] = frozenset()
+    steering: str = ""
+    check: Callable[[Files], list[Check]] | None = None
+    deadline: float | None = None
+    arm: str = "specialists"
+
+
+class Proposer(Protocol):
+    """Anything with a name that answers a request; must be safe to call from several threads."""
+
+    @property
+    def name(self) -> str: ...
+
+    def propose(self, request: ProposalRequest) -> Proposal: ...
