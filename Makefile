@@ -1,0 +1,44 @@
+# `make campaign` and `make test` are the two commands of the README; CI runs the second.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/first
+ENVIRONMENT ?= airbench_mini
+TRIALS ?= 16
+
+.PHONY: help campaign test test-all lint bench clean
+
+help:  ## what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Bakeoff needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+campaign: $(VENV)/.installed  ## install, prepare the data, run a campaign without a key, write the report
+	$(BIN)/bakeoff prepare $(ENVIRONMENT)
+	$(BIN)/bakeoff run $(ENVIRONMENT) --run $(RUN) --trials $(TRIALS)
+	$(BIN)/bakeoff report $(RUN)
+
+test: $(VENV)/.installed  ## the default test suite (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/.installed  ## everything that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.installed  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## print the measured ratios that the documentation quotes
+	$(BIN)/python -m tests.bench.trial_overhead
+	$(BIN)/python -m tests.bench.sandbox
+	$(BIN)/python -m tests.bench.lineage
+
+clean:  ## remove the virtual environment and caches (never a run)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

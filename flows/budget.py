@@ -1,0 +1,102 @@
+"""One place that says whether another trial may start, from lineage and the clock alone.
+
+Spending is summed from rows, so a resumed campaign continues the same ledger. A trial that cannot
+finish before the end of the time allowed, judged by the median of those before it, is not started.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lineage.queries import View
+
+from flows.settings import Settings
+from lineage.records import Row, Status
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a campaign has used. Seconds are wall seconds since its first event; cpu_s is candidates' CPU."""
+
+    trials: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    tokens: int = 0
+    usd: float = 0.0
+    since_keep: int = 0
+    typical_trial_s: float = 0.0
+
+
+def spent(view: View, now: datetime) -> Spent:
+    """Sum the ledger from lineage. Trials that a fault of ours or a missing proposal ended are not counted."""
+    rows = view.trials()
+    counted = [
+        row
+        for row in rows
+        if row.status not in (Status.BASELINE, Status.HARNESS_ABORT) and row.cause != "abandoned"
+    ]
+    starts = [row.t_started for row in rows if row.t_started is not None]
+    since_keep = 0
+    for row in reversed(counted):
+        if row.status is Status.KEEP:
+            break
+        since_keep += 1
+    durations = [d for d in map(_duration, counted) if d is not None]
+    return Spent(
+        trials=len(counted),
+        seconds=(now - min(starts)).total_seconds() if starts else 0.0,
+        cpu_s=sum((r.build_cpu_s or 0) + (r.train_cpu_s or 0) + (r.evaluate_cpu_s or 0) for r in rows),
+        tokens=sum(r.tokens_in + r.tokens_out + r.tokens_cache_read + r.tokens_cache_write for r in rows),
+        usd=sum(r.usd for r in rows),
+        since_keep=since_keep,
+        typical_trial_s=statistics.median(durations) if durations else 0.0,
+    )
+
+
+def _duration(row: Row) -> float | None:
+    if row.t_started is None or row.t_finished is None or row.train_s is None:
+        return None
+    return (row.t_finished - row.t_started).total_seconds()
+
+
+def end_of_window(until: str | None, started: datetime) -> datetime | None:
+    """The first moment at clock time `until` (HH:MM, local) after the campaign started."""
+    if until is None:
+        return None
+    local = started.astimezone()
+    hour, minute = map(int, until.split(":"))
+    end = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return end if end > local else end + timedelta(days=1)
+
+
+def refusal(settings: Settings, used: Spent, under_way: int, started: datetime, now: datetime) -> str | None:
+    """Why no further trial may start, as one phrase; None when one may."""
+    if used.trials + under_way >= settings.trials:
+        return f"all {settings.trials} trials are done"
+    left = _seconds_left(settings, started, now)
+    if left is not None:
+        if left <= 0:
+            return "the time allowed is over"
+        if used.typical_trial_s > left:
+            return f"{left:.0f} s left, a trial takes about {used.typical_trial_s:.0f} s"
+    caps = (
+        (settings.tokens, used.tokens, "tokens"),
+        (settings.usd, used.usd, "dollars"),
+        (settings.cpu_hours, used.cpu_s / 3600, "CPU hours of candidates"),
+    )
+    for cap, value, word in caps:
+        if cap is not None and value >= cap:
+            return f"{value:,.2f} of {cap:,.2f} {word} are spent"
+    if settings.no_improvement is not None and used.since_keep >= settings.no_improvement:
+        return f"no keep in the last {used.since_keep} trials"
+    return None
+
+
+def _seconds_left(settings: Settings, started: datetime, now: datetime) -> float | None:
+    ends = [started + timedelta(hours=settings.hours)] if settings.hours else []
+    window = end_of_window(settings.until, started)
+    if window is not None:
+        ends.append(window)
+    return min((end - now).total_seconds() for end in ends) if ends else None

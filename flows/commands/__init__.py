@@ -1,0 +1,1 @@
+"""The commands of `bakeoff`, grouped by what a person is doing."""

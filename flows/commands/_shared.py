@@ -1,0 +1,70 @@
+"""What several commands need: which run is meant, opening it for reading, and printing JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lineage.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from lineage.queries import View
+
+    from flows.config import CampaignConfig
+    from lineage.store import Store
+
+RUN = typer.Argument(
+    None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
+)
+CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store holds several")
+AS_JSON = typer.Option(False, "--json", help="machine-readable output")
+
+
+def run_root(run: str | None) -> str:
+    """The store root a person means. Raises UsageError or UnknownName when there is no such run."""
+    if run is None:
+        newest = sorted((p for p in Path("runs").glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
+        if not newest:
+            raise UsageError("no run given and none under ./runs; start one with: bakeoff run airbench_mini")
+        return str(newest[-1].absolute())
+    if "://" in run:
+        return run
+    for path in (Path(run), Path("runs") / run):
+        if path.is_dir():
+            return str(path.absolute())
+    raise UnknownName(
+        "run",
+        run,
+        [p.name for p in Path("runs").glob("*") if p.is_dir()],
+        "a run is a directory or an s3:// URI",
+    )
+
+
+def split_trial(first: str | None, second: str | None) -> tuple[str | None, str | None]:
+    """`show t0003`, `show RUN` and `show RUN t0003` all mean what they look like: (run, trial)."""
+    if second is not None:
+        return first, second
+    if first is not None and first.startswith("t") and first[1:].isdigit():
+        return None, first
+    return first, None
+
+
+def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
+    """The store, the campaign's configuration and its lineage as of now."""
+    from lineage.table import Lineage
+
+    from flows.run import only_campaign
+    from lineage.store import open_store
+
+    store = open_store(root)
+    config = only_campaign(root, campaign)
+    return store, config, Lineage(store, config.id).refresh()
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, sort_keys=True, default=str, allow_nan=False)
+    sys.stdout.write("\n")

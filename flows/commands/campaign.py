@@ -1,0 +1,132 @@
+"""Commands that run something: run, resume, stop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, print_json, run_root
+
+if TYPE_CHECKING:
+    from flows.config import CampaignConfig
+
+EXAMPLE_RUN = """Examples:
+
+  bakeoff run airbench_mini --trials 16
+
+  bakeoff run airbench_mini --run s3://bucket/night --until 07:00 --proposer anthropic --usd 20
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=EXAMPLE_RUN)(run)
+    app.command(epilog="Example: bakeoff resume runs/first")(resume)
+    app.command(epilog="Example: bakeoff stop runs/first")(stop)
+
+
+def run(
+    environment: str = typer.Argument(
+        ..., help="name of an environment, or a folder with an environment.toml"
+    ),
+    run_dir: str = typer.Option(
+        None, "--run", help="run directory or s3:// URI; default runs/<environment>-<time>"
+    ),
+    config: Path = typer.Option(None, "--config", help="campaign.toml"),
+    trials: int = typer.Option(None, "--trials", help="trials besides the baseline"),
+    hours: float = typer.Option(None, "--hours", help="stop after this many hours"),
+    until: str = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
+    proposer: str = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"),
+    arm: str = typer.Option(None, "--arm", help="specialists | generic | single | no_lineage | random"),
+    role: list[str] = typer.Option(None, "--role", help="only these roles; repeat for several"),
+    slots: int = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    seed: int = typer.Option(None, "--seed", help="seed of the proposers' choices"),
+    tokens: int = typer.Option(None, "--tokens", help="cap on tokens"),
+    usd: float = typer.Option(None, "--usd", help="cap on dollars"),
+    cpu_hours: float = typer.Option(None, "--cpu-hours", help="cap on candidates' CPU hours"),
+    no_improvement: int = typer.Option(
+        None, "--no-improvement", help="stop after this many trials without a keep"
+    ),
+    model: str = typer.Option(None, "--model", help="model of the LLM specialists"),
+    isolation: str = typer.Option(None, "--isolation", help="refuse to start below: strong | medium | weak"),
+    trust_weak: bool = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this run"),
+    steering: str = typer.Option(None, "--steer", help="a note that every proposer gets"),
+    confirm: bool = typer.Option(None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"),
+    plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
+) -> None:
+    """Start a campaign on an environment and run it to its end."""
+    from flows.run import create_campaign, default_run_dir
+    from flows.settings import load_settings
+
+    flags: dict[str, Any] = {
+        "environment": environment,
+        "trials": trials,
+        "hours": hours,
+        "until": until,
+        "proposer": proposer,
+        "arm": arm,
+        "roles": tuple(role) if role else None,
+        "slots": slots,
+        "seed": seed,
+        "tokens": tokens,
+        "usd": usd,
+        "cpu_hours": cpu_hours,
+        "no_improvement": no_improvement,
+        "model": model,
+        "isolation": isolation,
+        "trust_weak": trust_weak or None,
+        "steering": steering,
+        "confirm": confirm,
+    }
+    settings, sources = load_settings(flags, config)
+    root = _absolute(run_dir or str(default_run_dir(environment)))
+    campaign = create_campaign(root, settings)
+    chosen = ", ".join(
+        f"{k}={getattr(settings, k)!r}" for k, source in sources.items() if source != "default"
+    )
+    print(
+        f"campaign {campaign.id} in {root}\nsettings: {chosen}; isolation proven: {campaign.isolation}",
+        file=sys.stderr,
+    )
+    _run_with_display(root, campaign, plain)
+
+
+def resume(
+    run: str = RUN,
+    campaign: str = CAMPAIGN,
+    plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
+) -> None:
+    """Continue a campaign that was stopped or killed: no trial is lost, none is run twice."""
+    from flows.run import only_campaign
+
+    root = run_root(run)
+    _run_with_display(root, only_campaign(root, campaign), plain)
+
+
+def stop(run: str = RUN, campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+    """Ask the campaign's process on this machine to stop; it ends its candidates and keeps the record."""
+    from flows.control import stop_campaign
+    from flows.run import only_campaign
+
+    root = run_root(run)
+    told = stop_campaign(root, only_campaign(root, campaign).id)
+    print_json(told) if as_json else print(told["text"])
+
+
+def _run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
+    from flows.display import Display
+    from flows.finish import end_of_run
+    from flows.run import run_campaign
+
+    interactive = sys.stdout.isatty() and not plain
+    with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
+        why = run_campaign(root, config.id, [display.on])
+    print(end_of_run(root, config.id, why))
+    if why == "stopped by a person":
+        raise KeyboardInterrupt
+
+
+def _absolute(run: str) -> str:
+    return run if "://" in run else str(Path(run).absolute())

@@ -1,0 +1,70 @@
+"""Commands about environments: list them, prepare their data."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from flows.commands._shared import AS_JSON, print_json
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: bakeoff environments --json")(environments)
+    app.command(
+        epilog="Examples: bakeoff prepare airbench_mini · bakeoff prepare parameter_golf -- --data DIR",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(prepare)
+
+
+def environments(as_json: bool = AS_JSON) -> None:
+    """List the environments found, their score, gates and whether their data is prepared."""
+    from flows.environments import list_environments, read_environment
+    from flows.show import environments_table
+
+    found = [read_environment(folder) for folder in list_environments().values()]
+    rows = [
+        {
+            "name": e.spec.name,
+            "title": e.spec.title,
+            "metric": e.spec.score.metric,
+            "unit": e.spec.score.unit,
+            "direction": e.spec.score.direction,
+            "gates": [gate.model_dump(exclude_none=True) for gate in e.spec.gates],
+            "roles": sorted(e.roles),
+            "hardware": e.spec.hardware,
+            "data": str(e.data),
+            "prepared": (e.data / "manifest.json").is_file(),
+            "folder": str(e.folder),
+        }
+        for e in found
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    from rich.console import Console
+
+    Console().print(environments_table(rows))
+
+
+def prepare(
+    context: typer.Context,
+    environment: str = typer.Argument(
+        ..., help="name of an environment, or a folder with an environment.toml"
+    ),
+    force: bool = typer.Option(False, "--force", help="prepare again although the data is there and whole"),
+) -> None:
+    """Prepare an environment's data on this machine; arguments after -- go to its prepare.py."""
+    from flows.data import check_data
+    from flows.data import prepare as run_prepare
+    from flows.environments import load_environment
+    from lineage.errors import DataMissing
+
+    chosen = load_environment(environment)
+    if not force and not context.args:
+        try:
+            print(f"{chosen.spec.name}: data is prepared in {check_data(chosen)}")
+            return
+        except DataMissing:
+            print(f"{chosen.spec.name}: preparing data", file=sys.stderr)
+    print(f"{chosen.spec.name}: data is prepared in {run_prepare(chosen, context.args)}")

@@ -1,0 +1,138 @@
+"""The campaign as a deployment: trials are deployments too, run by workers on this or other machines.
+
+`prefect deploy --all` registers what `prefect.yaml` lists; `prefect deployment run
+'campaign/airbench-mini' --param store=...` starts one. The campaign flow holds no work: it hands each
+trial to the `trials` work pool and reads the outcome from the store, so that a dead worker, server
+or campaign loses nothing. Two work pools, because campaigns waiting in a bounded pool would hold the
+places that their own trials wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+from lineage.table import Lineage
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from pydantic import Field
+
+from flows.campaign import drive
+from flows.config import campaign_id, campaigns, now
+from flows.data import check_data, prepare
+from flows.engine import close_engine, engine_for
+from flows.environments import load_environment
+from flows.home import home
+from flows.lease import campaign_lease
+from flows.recording import Progress, record
+from flows.run import create_campaign
+from flows.settings import load_settings
+from flows.words import TrialRef
+from lineage.errors import DataMissing
+from lineage.journal import compact
+from lineage.records import Row
+from lineage.store import open_store
+
+TRIAL_DEPLOYMENT = {"cpu": "trial/cpu", "gpu": "trial/gpu"}
+DISPATCHES = 3
+POLL_SECONDS = 1.0
+
+
+@flow(name="campaign", flow_run_name="campaign {environment}", persist_result=False)
+async def campaign(
+    environment: str,
+    store: str = "",
+    trials: Annotated[int, Field(ge=1, description="trials besides the baseline")] = 24,
+    hours: Annotated[float | None, Field(gt=0, description="stop after this many hours")] = None,
+    until: Annotated[str | None, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="stop at HH:MM")] = None,
+    proposer: Literal["catalogue", "anthropic", "openai", "replay"] = "catalogue",
+    arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists",
+    roles: list[str] | None = None,
+    tokens: Annotated[int | None, Field(ge=1)] = None,
+    usd: Annotated[float | None, Field(gt=0)] = None,
+    in_flight: Annotated[int | None, Field(ge=1, description="trials under way at once")] = None,
+    slots: Annotated[int, Field(ge=1, le=64, description="candidate processes at once per machine")] = 1,
+    isolation: Literal["strong", "medium", "weak"] = "medium",
+    seed: int = 0,
+    confirm: bool = True,
+    tag: str = "",
+) -> str:
+    """Run a campaign through the work pools; continue the unfinished one of this environment and arm if there is one.
+
+    Args:
+        environment: name of an environment on every worker's machine.
+        store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
+        tag: tells campaigns of one environment and arm apart; default today's date.
+    """
+    flags = {
+        "environment": environment,
+        "trials": trials,
+        "hours": hours,
+        "until": until,
+        "proposer": proposer,
+        "arm": arm,
+        "roles": tuple(roles) if roles else None,
+        "tokens": tokens,
+        "usd": usd,
+        "in_flight": in_flight,
+        "slots": slots,
+        "isolation": isolation,
+        "seed": seed,
+        "confirm": confirm,
+    }
+    root = store or str(home() / "runs" / environment)
+    identifier = await asyncio.to_thread(_open_or_create, root, flags, tag)
+    with campaign_lease(root, identifier):
+        engine = await asyncio.to_thread(engine_for, root, identifier)
+        try:
+            return await drive(engine, run_deployed)
+        finally:
+            compact(engine.store, identifier, min_new=1)
+            close_engine(root, identifier)
+
+
+def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
+    settings, _ = load_settings(flags)
+    environment = load_environment(settings.environment)
+    store = open_store(root, create=True)
+    prefix = campaign_id(environment.spec.name, settings.arm)
+    for known in campaigns(store):
+        if known.startswith(prefix):
+            view = Lineage(store, known).refresh()
+            if not any(row.operator == "end" for row in view.events("campaign")[-1:]):
+                return known
+    try:
+        check_data(environment)
+    except DataMissing:
+        prepare(environment)
+    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}").id
+
+
+async def run_deployed(ref: TrialRef) -> Row:
+    """Hand the trial to the work pool and wait for its row in the store.
+
+    The idempotency key holds the attempt: a campaign that is restarted finds the run it had started,
+    and a run whose worker died is dispatched again. After `DISPATCHES` dead runs the trial ends as
+    a fault of the machine.
+    """
+    engine = engine_for(ref.store, ref.campaign)
+    deployment = TRIAL_DEPLOYMENT[engine.slot_kind]
+    for attempt in range(DISPATCHES):
+        run: FlowRun = await run_deployment(
+            deployment,
+            parameters=ref.model_dump(),
+            idempotency_key=f"{ref.campaign}/{ref.trial}/{attempt}",
+            timeout=None,
+            poll_interval=POLL_SECONDS,
+            as_subflow=True,
+        )
+        row = engine.view().trial(ref.trial)
+        if row is not None:
+            return row
+        state = run.state.name if run.state else "unknown"
+        engine.emit({"kind": "note", "text": f"{ref.trial}: its flow run ended as {state} without a row; dispatched again"})
+    progress = Progress(ref=ref, started=now(), infra="worker", infra_text=f"{DISPATCHES} flow runs ended without an outcome")
+    return await asyncio.to_thread(record, engine, progress)
+
+

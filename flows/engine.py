@@ -1,0 +1,157 @@
+"""One campaign opened on this machine: its store, its lineage, its judge bench, its proposers.
+
+`open_engine(root, campaign)` builds it from the store alone, so a trial that runs in another process
+or on another machine gets the same thing from two strings. `engine_for` keeps it for this process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluators.client import Bench
+from lineage.queries import View
+from lineage.table import Lineage
+
+from agents.protocol import Proposer
+from flows.config import CampaignConfig, load_config
+from flows.data import check_data
+from flows.environments import Environment, load_environment
+from flows.home import scratch_dir
+from flows.isolation import proven
+from flows.proposers import build_proposer
+from flows.words import Interrupted
+from lineage.blobs import get_tree, put_blob
+from lineage.errors import UsageError
+from lineage.journal import Journal
+from lineage.records import Row
+from lineage.store import Store, open_store
+
+Event = Mapping[str, Any]
+
+
+@dataclass
+class Engine:
+    """Handles of one open campaign. Thread-safe: stages run in worker threads."""
+
+    root: str
+    store: Store
+    config: CampaignConfig
+    environment: Environment
+    bench: Bench
+    journal: Journal
+    proposer: Proposer
+    cancel: threading.Event = field(default_factory=threading.Event)
+    sinks: list[Callable[[Event], None]] = field(default_factory=list)
+    in_flight: dict[str, str] = field(default_factory=dict)
+    label_lock: threading.Lock = field(default_factory=threading.Lock)
+    _lineage: Lineage | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def view(self) -> View:
+        """The lineage as of now (every row acknowledged before the call)."""
+        with self._lock:
+            if self._lineage is None:
+                self._lineage = Lineage(self.store, self.config.id)
+            return self._lineage.refresh()
+
+    def append(self, row: Row) -> None:
+        with self._lock:
+            self.journal.append(row)
+        self.emit({"kind": "row", "row": row})
+
+    def emit(self, event: Event) -> None:
+        for sink in self.sinks:
+            sink(event)
+
+    def files_of(self, trial: str) -> dict[str, bytes]:
+        """Source snapshot of a trial, from the store. Raises UsageError for a trial without one."""
+        row = self.view().trial(trial)
+        sha = row.source_sha256 if row is not None else None
+        if sha is None:
+            raise UsageError(f"trial {trial} has no source snapshot (it never became a program)")
+        return self.tree(sha)
+
+    def tree(self, sha: str) -> dict[str, bytes]:
+        if sha not in self._sources:
+            if len(self._sources) > 64:
+                self._sources.clear()
+            self._sources[sha] = get_tree(self.store, sha)
+        return dict(self._sources[sha])
+
+    def blob(self, data: bytes) -> str | None:
+        """Store bytes by content; the hash, or None for nothing."""
+        return put_blob(self.store, data) if data else None
+
+    def scratch(self, trial: str) -> Path:
+        return scratch_dir(self.root, self.config.id) / trial
+
+    @property
+    def slot_kind(self) -> str:
+        return "gpu" if self.config.spec.budget.gpus else "cpu"
+
+    def steering(self) -> str:
+        """The person's latest note to the proposers: from the settings, or left while the campaign ran."""
+        notes = [
+            row.notes for row in self.view().events("intervention") if row.notes and row.operator == "steer"
+        ]
+        return notes[-1] if notes else self.config.settings.steering
+
+    def raise_if_cancelled(self) -> None:
+        if self.cancel.is_set():
+            raise Interrupted("the campaign was stopped")
+
+    def taken_programs(self, besides: str) -> frozenset[str]:
+        return frozenset(sha for trial, sha in self.in_flight.items() if trial != besides)
+
+
+_OPEN: dict[tuple[str, str], Engine] = {}
+_OPEN_LOCK = threading.Lock()
+
+
+def writer_name() -> str:
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def open_engine(root: str, campaign: str) -> Engine:
+    """Open from the store alone. Raises the errors of the store, of the data check and of isolation."""
+    store = open_store(root)
+    config = load_config(store, campaign)
+    environment = load_environment(config.environment)
+    if environment.spec != config.spec:
+        environment = Environment(config.spec, environment.folder, {role.name: role for role in config.roles})
+    data = check_data(environment)
+    scratch = scratch_dir(root, campaign)
+    scratch.mkdir(parents=True, exist_ok=True)
+    isolation = proven(config.settings.isolation, config.settings.trust_weak)
+    bench = Bench(
+        spec=config.spec, data=data, isolation=isolation, scratch=scratch, accelerator=config.accelerator
+    )
+    return Engine(
+        root=root,
+        store=store,
+        config=config,
+        environment=environment,
+        bench=bench,
+        journal=Journal(store, campaign, writer_name()),
+        proposer=build_proposer(config, environment),
+    )
+
+
+def engine_for(root: str, campaign: str) -> Engine:
+    with _OPEN_LOCK:
+        key = (root, campaign)
+        if key not in _OPEN:
+            _OPEN[key] = open_engine(root, campaign)
+        return _OPEN[key]
+
+
+def close_engine(root: str, campaign: str) -> None:
+    with _OPEN_LOCK:
+        _OPEN.pop((root, campaign), None)

@@ -1,0 +1,156 @@
+"""Finds environments (`recipes/NAME/environment.toml`) and reads them. Reads, never imports.
+
+Folders searched: those in `BAKEOFF_RECIPES` (separated like PATH), then `recipes/` of the checkout.
+Names starting with an underscore are templates and are not listed.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flows.home import REPO, data_root
+from lineage.errors import SpecInvalid, UnknownName
+from lineage.spec import EnvironmentSpec, Role
+
+MAX_SOURCE_FILES = 64
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment on disk: its spec, its folder and the roster of roles."""
+
+    spec: EnvironmentSpec
+    folder: Path
+    roles: dict[str, Role]
+
+    @property
+    def data(self) -> Path:
+        return data_root() / (self.spec.data or self.spec.name)
+
+    @property
+    def techniques(self) -> Path:
+        return self.folder / "techniques"
+
+    def source(self) -> dict[str, bytes]:
+        """The recipe's start: every regular file under `source/`, by relative path.
+
+        A full-size environment whose start is fetched keeps it beside its data, under `source/`.
+        """
+        fetched = self.data / "source"
+        files: dict[str, bytes] = {}
+        for root in (self.folder / "source", fetched):
+            if root.is_dir():
+                for path in sorted(root.rglob("*")):
+                    if path.is_file() and "__pycache__" not in path.parts:
+                        files[path.relative_to(root).as_posix()] = path.read_bytes()
+        if not files:
+            raise SpecInvalid(
+                f"{self.folder / 'source'}: no recipe files; a recipe needs train.py and predict.py"
+            )
+        if len(files) > MAX_SOURCE_FILES:
+            raise SpecInvalid(
+                f"{self.folder / 'source'}: {len(files)} files; at most {MAX_SOURCE_FILES} are taken"
+            )
+        return files
+
+
+def recipe_folders() -> list[Path]:
+    extra = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
+    return [*extra, REPO / "recipes"]
+
+
+def list_environments() -> dict[str, Path]:
+    """Name to folder, for every folder that holds an environment.toml; the first of a name wins."""
+    found: dict[str, Path] = {}
+    for root in recipe_folders():
+        if root.is_dir():
+            for toml in sorted(root.glob("*/environment.toml")):
+                if not toml.parent.name.startswith("_"):
+                    found.setdefault(toml.parent.name, toml.parent)
+    return found
+
+
+def load_environment(name: str) -> Environment:
+    """The environment of that name, or of that path.
+
+    Raises UnknownName for a name that is not there, SpecInvalid for a file that does not hold together.
+    """
+    direct = Path(name)
+    if direct.is_dir() and (direct / "environment.toml").is_file():
+        return read_environment(direct.resolve())
+    known = list_environments()
+    if name not in known:
+        raise UnknownName("environment", name, known, "list them with: bakeoff environments")
+    return read_environment(known[name])
+
+
+def read_environment(folder: Path) -> Environment:
+    path = folder / "environment.toml"
+    raw = _read_toml(path)
+    try:
+        spec = EnvironmentSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecInvalid(_first_problem(path, error)) from None
+    roles = {role.name: role for role in _roles(folder, spec)}
+    return Environment(spec=spec, folder=folder, roles=roles)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SpecInvalid(
+            f"{path}: cannot be read ({error.strerror}); every environment needs this file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecInvalid(f"{path}: not valid TOML: {error}; mend that line and run again") from None
+
+
+def _first_problem(path: Path, error: ValidationError) -> str:
+    problems = error.errors()
+    # a misspelt key shows up twice, as an unknown one and as a missing one; the unknown one explains it
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    shown = repr(first.get("input"))[:80]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{path}: key {key}: {first['msg']} (got {shown}){more}; see recipes/README.md for every key"
+
+
+def _roles(folder: Path, spec: EnvironmentSpec) -> list[Role]:
+    """One role per surface unless `roles/NAME.md` says otherwise in its +++ front matter."""
+    roles: list[Role] = []
+    known = {surface.name for surface in spec.surfaces}
+    for path in sorted((folder / "roles").glob("*.md")):
+        front, brief = _split_front(path)
+        surfaces = tuple(front.get("surfaces", [path.stem]))
+        missing = [name for name in surfaces if name not in known]
+        if missing:
+            raise SpecInvalid(
+                f"{path}: surface {missing[0]!r} is not in environment.toml; known: {sorted(known)}"
+            )
+        lines = int(front.get("max_changed_lines", 200))
+        roles.append(Role(name=path.stem, surfaces=surfaces, brief=brief, max_changed_lines=lines))
+    covered = {role.name for role in roles}
+    for surface in spec.surfaces:
+        if surface.name not in covered and not any(surface.name in role.surfaces for role in roles):
+            roles.append(Role(name=surface.name, surfaces=(surface.name,), brief=surface.title))
+    return roles
+
+
+def _split_front(path: Path) -> tuple[dict[str, Any], str]:
+    text = path.read_text("utf-8")
+    if not text.startswith("+++\n"):
+        return {}, text
+    head, mark, body = text[4:].partition("\n+++")
+    if not mark:
+        raise SpecInvalid(f"{path}: the front matter opened by +++ is never closed; add a line +++")
+    try:
+        return tomllib.loads(head), body.lstrip("\n")
+    except tomllib.TOMLDecodeError as error:
+        raise SpecInvalid(f"{path}: front matter is not valid TOML: {error}") from None

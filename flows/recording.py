@@ -1,0 +1,244 @@
+"""The label stage: facts to label to one lineage row, appended once.
+
+The leader's score that a label was decided against is part of the row (`detail_json.leader`), so
+that `verify` can recompute the label from the row alone.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from lineage.queries import View
+
+from evaluators import client
+from evaluators.label import label, label_infra, label_refusal
+from flows.config import BASELINE, now
+from flows.engine import Engine
+from flows.home import bakeoff_version
+from flows.words import Patched, TrialRef
+from lineage.errors import EditRefused
+from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun
+from lineage.results import get_result, put_result
+
+EXCERPT = 2000
+
+
+@dataclass
+class Progress:
+    """What a trial has reached so far; filled by the trial flow, read once at the end."""
+
+    ref: TrialRef
+    started: datetime
+    stage: str = "propose"
+    proposal: Proposal | None = None
+    patched: Patched | None = None
+    checks: tuple[Check, ...] = ()
+    runs: tuple[TrainRun, ...] = ()
+    measurement: Measurement | None = None
+    refusal: EditRefused | None = None
+    infra: str | None = None
+    infra_text: str = ""
+    spent: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    queue_s: float | None = None
+    engine_cpu_s: float | None = None
+
+
+def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, Row | None]:
+    """Label the trial against the leader as of now. Returns the label and the leader's row."""
+    leader = view.leader()
+    if progress.infra is not None:
+        return label_infra(progress.infra, progress.infra_text), leader
+    if progress.refusal is not None:
+        refusal = progress.refusal
+        return label_refusal(refusal.cause, str(refusal), refusal.numbers), leader
+    decided = label(
+        engine.config.spec,
+        build=progress.checks,
+        runs=progress.runs,
+        measurement=progress.measurement,
+        leader_score=leader.score if leader is not None else None,
+        is_baseline=progress.ref.trial == BASELINE,
+    )
+    return decided, leader
+
+
+def record(engine: Engine, progress: Progress) -> Row:
+    """Append the trial's one `trial` row and return it; a second call returns the first row."""
+    ref = progress.ref
+    with engine.label_lock:
+        view = engine.view()
+        done = view.trial(ref.trial)
+        if done is not None:
+            return done
+        stored = get_result(engine.store, ref.campaign, ref.trial, "label")
+        if stored is not None:  # killed between the label and its row
+            row = Row.model_validate_json(stored)
+        else:
+            decided, leader = decide(engine, progress, view)
+            row = build_row(engine, progress, decided, leader, view)
+            put_result(engine.store, ref.campaign, ref.trial, "label", row.model_dump_json().encode())
+        engine.append(row)
+        engine.in_flight.pop(ref.trial, None)
+    return row
+
+
+def build_row(engine: Engine, progress: Progress, decided: Label, leader: Row | None, view: View) -> Row:
+    config, proposal, measurement = engine.config, progress.proposal, progress.measurement
+    parent = view.trial(proposal.parent) if proposal is not None and progress.ref.trial != BASELINE else None
+    incumbent = view.incumbent()
+    score = measurement.score if measurement is not None else None
+    leader_score = leader.score if leader is not None else None
+    detail: dict[str, Any] = {
+        "leader": {"trial": leader.trial, "score": leader.score} if leader is not None else None,
+        "label": decided.text,
+        "checks": [check.model_dump() for check in progress.checks],
+        "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
+        "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
+        **progress.spent,
+    }
+    values: dict[str, Any] = {
+        **_identity(engine, progress),
+        **_proposal_fields(engine, proposal),
+        **_patch_fields(progress.patched),
+        **_measurement_fields(measurement),
+        **_cost_fields(progress),
+        "incumbent": incumbent.trial if incumbent is not None else None,
+        "status": decided.status,
+        "cause": decided.cause,
+        "numbers_json": json.dumps(decided.numbers, sort_keys=True),
+        "error_excerpt": _excerpt(progress),
+        "stage": progress.stage,
+        "delta_parent": _difference(score, parent.score if parent is not None else None),
+        "delta_best": _difference(score, leader_score),
+        "detail_json": json.dumps(detail, sort_keys=True),
+        "isolation": config.isolation,
+        "t_finished": now(),
+    }
+    return Row(**values)
+
+
+def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:
+    config = engine.config
+    return {
+        "event": "trial",
+        "campaign": config.id,
+        "environment": config.spec.name,
+        "arm": config.settings.arm,
+        "trial": progress.ref.trial,
+        "role": progress.ref.role,
+        "environment_sha256": config.environment_sha256,
+        "evaluator_sha256": config.evaluator_sha256,
+        "machine": client.machine_identity(),
+        "accelerator": config.accelerator or None,
+        "bakeoff_version": bakeoff_version(),
+        "t_started": progress.started,
+    }
+
+
+def _proposal_fields(engine: Engine, proposal: Proposal | None) -> dict[str, Any]:
+    if proposal is None:
+        return {}
+    return {
+        "proposer": proposal.proposer,
+        "model": proposal.model or None,
+        "edit_kind": proposal.edit_kind or None,
+        "operator": proposal.operator or None,
+        "parent": proposal.parent if proposal.edit_kind != "baseline" else None,
+        "hypothesis": proposal.hypothesis,
+        "expected_delta": proposal.expected_delta,
+        "notes": proposal.notes or None,
+        "prompt_sha256": engine.blob(proposal.prompt.encode()),
+        "exchange_sha256": engine.blob(proposal.exchange.encode()),
+        "tokens_in": proposal.usage.tokens_in,
+        "tokens_out": proposal.usage.tokens_out,
+        "tokens_cache_read": proposal.usage.tokens_cache_read,
+        "tokens_cache_write": proposal.usage.tokens_cache_write,
+        "usd": proposal.usage.usd,
+    }
+
+
+def _patch_fields(patched: Patched | None) -> dict[str, Any]:
+    if patched is None:
+        return {}
+    return {
+        "parent_sha256": patched.parent_sha256,
+        "source_sha256": patched.source_sha256,
+        "ast_sha256": patched.ast_sha256,
+        "diff_sha256": patched.diff_sha256,
+        "source_bytes": patched.source_bytes,
+    }
+
+
+def _measurement_fields(measurement: Measurement | None) -> dict[str, Any]:
+    if measurement is None:
+        return {}
+    scores = [
+        s.quantities[measurement.metric] for s in measurement.per_seed if measurement.metric in s.quantities
+    ]
+    return {
+        "score": measurement.score,
+        "scores": scores,
+        "seeds": [s.seed for s in measurement.per_seed],
+        "quantities_json": json.dumps(measurement.quantities, sort_keys=True),
+        "noise_sd": statistics.stdev(scores) if len(scores) > 1 else None,
+        "gate_ok": all(gate.passed for gate in measurement.gates),
+        "artifact_bytes": measurement.artifact_bytes or None,
+        "measurement_sha256": measurement_sha(measurement),
+    }
+
+
+def measurement_sha(measurement: Measurement) -> str:
+    from lineage.ids import sha256
+
+    return sha256(measurement.model_dump_json().encode())
+
+
+def _cost_fields(progress: Progress) -> dict[str, Any]:
+    facts = [run.facts for run in progress.runs]
+    judged = (
+        [s.facts for s in progress.measurement.per_seed if s.facts is not None]
+        if progress.measurement
+        else []
+    )
+    smoke = next((check.numbers for check in progress.checks if check.name == "smoke"), {})
+    values: dict[str, Any] = {f"{stage}_s": seconds for stage, seconds in progress.seconds.items()}
+    peaks = [f.peak_bytes for f in [*facts, *judged]]
+    return {
+        **values,
+        "queue_s": progress.queue_s,
+        "build_cpu_s": float(smoke["cpu_s"]) if "cpu_s" in smoke else None,
+        "train_cpu_s": _whole_cpu(facts) if facts else None,
+        "evaluate_cpu_s": _whole_cpu(judged) if judged else None,
+        "engine_cpu_s": progress.engine_cpu_s,
+        "peak_bytes": max(peaks) if peaks else None,
+    }
+
+
+def _whole_cpu(facts: list[RunFacts]) -> float:
+    return sum(f.cpu_s + f.start_cpu_s for f in facts)
+
+
+def _excerpt(progress: Progress) -> str | None:
+    failed = next((run.facts for run in progress.runs if run.cause is not None), None)
+    if failed is not None:
+        return (failed.exception or failed.log_tail)[-EXCERPT:] or None
+    check = next((c for c in progress.checks if not c.passed), None)
+    if check is not None:
+        return check.detail[-EXCERPT:] or None
+    if progress.refusal is not None:
+        return str(progress.refusal)[:EXCERPT]
+    return None
+
+
+def _difference(score: float | None, reference: float | None) -> float | None:
+    return score - reference if score is not None and reference is not None else None
+
+
+def improved(row: Row) -> bool:
+    return row.status in (Status.KEEP, Status.BASELINE)

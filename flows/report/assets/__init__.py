@@ -1,0 +1,1 @@
+"""Scripts, style and templates that build.py puts inline into the page."""

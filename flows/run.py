@@ -1,0 +1,149 @@
+"""`bakeoff run` and `bakeoff resume`: open or create a campaign, run its flow here, tell what came out.
+
+Embedded mode: this process starts a local Prefect server, runs the campaign flow with its trials as
+subflows, and stops the server again. `flows.deployed` does the same through work pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evaluators import client
+from flows.config import CampaignConfig, campaign_id, campaigns, load_config, new_secret, now, save_config
+from flows.data import check_data
+from flows.engine import Engine, close_engine, engine_for
+from flows.environments import Environment, load_environment
+from flows.home import bakeoff_version
+from flows.isolation import proven
+from flows.lease import campaign_lease
+from flows.roster import roster
+from flows.server import embedded_server, save_template
+from flows.settings import Settings
+from lineage.blobs import put_tree
+from lineage.errors import UsageError
+from lineage.journal import compact
+from lineage.store import Store, open_store
+
+
+def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignConfig:
+    """Check everything that can be wrong, then write the campaign's configuration; nothing before that.
+
+    Raises the UsageError family, StoreError, IsolationRefused.
+    """
+    environment = load_environment(settings.environment)
+    data = check_data(environment)
+    isolation = proven(settings.isolation, settings.trust_weak)
+    files = environment.source()
+    _check_source(environment, files)
+    roles = roster(environment, settings)
+    store = open_store(root, create=True)
+    identifier = campaign_id(environment.spec.name, settings.arm, tag)
+    _refuse_taken(store, root, identifier)
+    config = CampaignConfig(
+        id=identifier,
+        environment=settings.environment,
+        folder=str(environment.folder),
+        spec=environment.spec,
+        roles=roles,
+        settings=settings,
+        secret=new_secret(),
+        start_sha256=put_tree(store, files),
+        environment_sha256=client.environment_sha256(environment.spec, data),
+        evaluator_sha256=client.evaluator_sha256(),
+        isolation=isolation.level,
+        machine=client.machine_identity(),
+        bakeoff_version=bakeoff_version(),
+        created_at=now(),
+    )
+    save_config(store, config)
+    return config
+
+
+def _refuse_taken(store: Store, root: str, identifier: str) -> None:
+    if identifier in campaigns(store):
+        raise UsageError(
+            f"{root}: campaign {identifier} is already in this store; continue it with `bakeoff resume {root}`, "
+            "or start another in a new directory with --run DIR"
+        )
+
+
+def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
+    missing = [name for name in ("train.py", "predict.py") if name not in files]
+    if missing:
+        raise UsageError(
+            f"{environment.folder / 'source'}: {missing[0]} is missing; a recipe needs train.py and predict.py "
+            "(recipes/README.md has the contract)"
+        )
+
+
+def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | None = None) -> str:
+    """Run or continue a campaign in this process until it ends; returns why it ended.
+
+    Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
+    resume. Raises RunBusy when another process has it.
+    """
+    with campaign_lease(root, campaign), embedded_server(root):
+        save_template(root)
+        engine = engine_for(root, campaign)
+        engine.sinks.extend(sinks or [])
+        try:
+            with _stop_on_signals(engine):
+                return asyncio.run(_run(root, campaign))
+        finally:
+            compact(engine.store, campaign, min_new=1)
+            close_engine(root, campaign)
+
+
+async def _run(root: str, campaign: str) -> str:
+    from flows.campaign import (
+        campaign as campaign_flow,  # prefect is imported here, after the server's URL is set
+    )
+
+    why: str = await campaign_flow(root, campaign)
+    return why
+
+
+@contextmanager
+def _stop_on_signals(engine: Engine) -> Iterator[None]:
+    """First signal: stop cleanly. Second: the default action, for a stop that itself hangs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        engine.cancel.set()
+        engine.emit({"kind": "note", "text": "stopping: ending candidates, keeping the record"})
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    saved = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
+    """The campaign named, or the one in the store. Raises UsageError when there are none or several."""
+    store = open_store(root)
+    if campaign is None:
+        found = campaigns(store)
+        if not found:
+            raise UsageError(
+                f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"
+            )
+        if len(found) > 1:
+            raise UsageError(f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign")
+        campaign = found[0]
+    return load_config(store, campaign)
+
+
+def default_run_dir(environment: str) -> Path:
+    """`runs/<environment>-<YYYYMMDD-HHMMSS>` under the current directory."""
+    return Path("runs") / f"{Path(environment).name}-{now().astimezone():%Y%m%d-%H%M%S}"

@@ -1,0 +1,191 @@
+"""The local Prefect server of an embedded campaign: started on a free port, stopped again.
+
+SQLite under this machine's home, one Prefect home per run directory, nothing leaves the machine:
+analytics, telemetry and promotion are off. A server of the user's own is used instead when
+PREFECT_API_URL is set.
+
+Limits: the database shows and dispatches, it is never the truth (that is the store). On Linux the
+server dies with the process that started it; elsewhere a crash leaves it running until the next
+campaign on the same run directory stops it by the recorded pid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+
+from flows.home import home, prefect_home
+from lineage.errors import InfraFault
+
+START_SECONDS = 120
+PRIVATE = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # In memory, a slot held during a server restart is never given back.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # An interactive bar of the server's own would overwrite the campaign's display.
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+
+
+@contextmanager
+def embedded_server(root: str) -> Iterator[str]:
+    """Yield the API URL of a Prefect server for the run at `root`, and set this process's environment to it.
+
+    Must be entered before `prefect` is imported. Raises InfraFault when no server answers in time.
+    """
+    own = os.environ.get("PREFECT_API_URL")
+    os.environ.update({key: value for key, value in PRIVATE.items() if key not in os.environ})
+    _bypass_proxy()
+    if own:
+        yield own
+        return
+    folder = prefect_home(root)
+    _stop_leftover(folder)
+    process, url = _start(folder)
+    saved = {key: os.environ.get(key) for key in ("PREFECT_API_URL", "PREFECT_HOME")}
+    os.environ.update(PREFECT_API_URL=url, PREFECT_HOME=str(folder))
+    try:
+        yield url
+    finally:
+        _stop(process, folder)
+        for key, value in saved.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _bypass_proxy() -> None:
+    """A proxy for the outside world must not swallow calls to this machine."""
+    for key in ("NO_PROXY", "no_proxy"):
+        hosts = [h for h in os.environ.get(key, "").split(",") if h]
+        os.environ[key] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+
+
+def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder / "prefect.db"
+    template = _template()
+    if not database.exists() and template.exists():
+        shutil.copyfile(template, database)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = {
+        **os.environ,
+        **PRIVATE,
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+    }
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    (folder / "server.json").write_text(json.dumps({"pid": process.pid, "url": url}), "utf-8")
+    _wait_healthy(process, url, folder)
+    return process, url
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def _template() -> Path:
+    """A migrated, empty database: migrations cost 10-25 s, a copy milliseconds."""
+    from importlib.metadata import version
+
+    return home() / "prefect" / f"template-{version('prefect')}.db"
+
+
+def _wait_healthy(process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with opener.open(f"{url}/health", timeout=2) as reply:
+                if reply.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    _stop(process, folder)
+    raise InfraFault(
+        "prefect_server",
+        f"the local Prefect server did not answer within {START_SECONDS} s; its log is {folder / 'server.log'}",
+    )
+
+
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+    (folder / "server.json").unlink(missing_ok=True)
+
+
+def save_template(root: str) -> None:
+    """Keep a freshly migrated database for the next run; called while its server is still empty.
+
+    SQLite's own backup interface takes a consistent copy under a live writer.
+    """
+    import sqlite3
+
+    template = _template()
+    database = prefect_home(root) / "prefect.db"
+    if template.exists() or not database.exists():
+        return
+    template.parent.mkdir(parents=True, exist_ok=True)
+    staging = template.with_suffix(f".{os.getpid()}")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(staging)) as target:
+        source.backup(target)
+    staging.replace(template)
+
+
+def _stop_leftover(folder: Path) -> None:
+    """End a server that an earlier campaign on this run left behind (no PDEATHSIG on this platform)."""
+    try:
+        pid = int(json.loads((folder / "server.json").read_text("utf-8"))["pid"])
+        left = psutil.Process(pid)
+        if "prefect" in " ".join(left.cmdline()):
+            left.terminate()
+            left.wait(5)
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,112 @@
+"""Everything a person can set about a campaign, in one frozen object.
+
+Sources, later wins: defaults here, `campaign.toml`, the environment variable `BAKEOFF_<KEY>`, the
+command line. `sources()` tells which one gave each value; it is printed at the start of a campaign.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lineage.errors import SpecInvalid
+
+ARMS = ("specialists", "generic", "single", "no_lineage", "random")
+
+
+class Settings(BaseModel):
+    """Settings of one campaign. Hours, tokens and dollars are caps; 0 or None means no cap."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str
+    proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = "catalogue"
+    arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists"
+    roles: tuple[str, ...] = Field((), description="roster; empty means every role of the environment")
+    trials: int = Field(24, ge=1, description="trials besides the baseline")
+    hours: float | None = Field(None, gt=0)
+    until: str | None = Field(
+        None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="clock time HH:MM, local"
+    )
+    tokens: int | None = Field(None, ge=1)
+    usd: float | None = Field(None, gt=0)
+    cpu_hours: float | None = Field(None, gt=0)
+    no_improvement: int | None = Field(None, ge=1, description="stop after this many trials without a keep")
+    slots: int = Field(2, ge=1, le=64, description="candidate processes at once on this machine")
+    in_flight: int | None = Field(
+        None, ge=1, description="trials under way at once; default slots, +1 for an LLM"
+    )
+    seed: int = 0
+    confirm: bool = True
+    isolation: Literal["strong", "medium", "weak"] = "medium"
+    trust_weak: bool = False
+    model: str = ""
+    models: dict[str, str] = {}
+    steering: str = ""
+    max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign gives up")
+    webhook: str = ""
+
+    @field_validator("roles")
+    @classmethod
+    def _unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("the same role twice")
+        return value
+
+    @property
+    def trials_at_once(self) -> int:
+        return self.in_flight or self.slots + (
+            0 if self.proposer in ("catalogue", "scripted", "replay") else 1
+        )
+
+
+def load_settings(
+    flags: Mapping[str, Any], file: Path | None = None, env: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Merge the sources. Returns the settings and, per key, the name of the source that gave it.
+
+    Raises SpecInvalid naming the key, its value and its source.
+    """
+    values: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    if file is not None:
+        for key, value in _read(file).items():
+            values[key], source[key] = value, str(file)
+    environ = os.environ if env is None else env
+    for key in Settings.model_fields:
+        name = f"BAKEOFF_{key.upper()}"
+        if name in environ:
+            text = environ[name]
+            values[key] = text.split(",") if key == "roles" else text
+            source[key] = name
+    for key, value in flags.items():
+        if value is not None:
+            values[key], source[key] = value, "command line"
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "(top level)"
+        given = source.get(key, "not given")
+        raise SpecInvalid(f"setting {key} = {first.get('input')!r} ({given}): {first['msg']}") from None
+    return settings, {key: source.get(key, "default") for key in Settings.model_fields}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        raw = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SpecInvalid(
+            f"{file}: cannot be read ({error.strerror}); check the path given with --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecInvalid(f"{file}: not valid TOML: {error}") from None
+    section = raw.get("campaign", raw)
+    if not isinstance(section, dict):
+        raise SpecInvalid(f"{file}: [campaign] must be a table")
+    return section

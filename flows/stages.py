@@ -1,0 +1,340 @@
+"""The six stages as plain functions: an engine and the records before it in, a frozen record out.
+
+Each result is put into the store before the next stage starts, create-if-absent, so a trial that is
+killed half-way goes on from its last finished stage. Nothing here knows Prefect; `flows.trial` wraps
+these in tasks and `tests` call them directly.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.edits import apply_edits, canonical_diff
+from agents.normal import ast_hash
+from agents.protocol import ProposalRequest
+from agents.surface import check_surface
+from evaluators import client
+from flows.config import BASELINE, draw_seeds
+from flows.engine import Engine
+from flows.slots import slot
+from flows.words import BuildChecks, Patched, Trained, TrialRef
+from lineage.blobs import put_tree
+from lineage.errors import EditRefused, InfraFault, ProposerOutage
+from lineage.ids import sha256
+from lineage.records import Check, Measurement, Proposal, TrainRun
+from lineage.results import get_result, list_results, put_result
+
+OUTAGE_FIRST_S, OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 5.0, 300.0, 8 * 3600.0
+
+
+def propose(engine: Engine, ref: TrialRef) -> Proposal:
+    """Ask the proposer for one edit. Raises lineage.errors.ProposerFault when it has none to give."""
+    stored = get_result(engine.store, ref.campaign, ref.trial, "propose")
+    if stored is not None:
+        return Proposal.model_validate_json(stored)
+    if ref.trial == BASELINE:
+        proposal = Proposal(
+            role=ref.role,
+            proposer="start",
+            parent=BASELINE,
+            hypothesis="the recipe as it is",
+            edits=(),
+            edit_kind="baseline",
+        )
+    else:
+        proposal = _ask(engine, ref)
+    engine.blob(proposal.prompt.encode())
+    engine.blob(proposal.exchange.encode())
+    put_result(engine.store, ref.campaign, ref.trial, "propose", proposal.model_dump_json().encode())
+    return proposal
+
+
+def _ask(engine: Engine, ref: TrialRef) -> Proposal:
+    """Ask until the endpoint answers: an outage pauses this lane and burns no trial.
+
+    Waits as long as the endpoint asked (capped), else doubling from 5 s to 5 min; gives up as a fault
+    of the machine after `OUTAGE_GIVE_UP_S`.
+    """
+    pause, began = OUTAGE_FIRST_S, time.monotonic()
+    while True:
+        try:
+            return engine.proposer.propose(_request(engine, ref))
+        except ProposerOutage as outage:
+            if time.monotonic() - began > OUTAGE_GIVE_UP_S:
+                raise InfraFault("proposer", f"the proposer's endpoint stayed away: {outage}") from outage
+            wait = min(outage.retry_after or pause, OUTAGE_LONGEST_S)
+            engine.emit(
+                {"kind": "note", "text": f"{ref.role}: proposer away, next try in {wait:.0f} s: {outage}"}
+            )
+            engine.cancel.wait(wait)
+            engine.raise_if_cancelled()
+            pause = min(pause * 2, OUTAGE_LONGEST_S)
+
+
+def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
+    settings = engine.config.settings
+    role = engine.config.role(ref.role)
+
+    def check(files: dict[str, bytes]) -> list[Check]:
+        return [*_static_checks(engine, files)]
+
+    return ProposalRequest(
+        spec=engine.config.spec,
+        role=role,
+        view=engine.view(),
+        files_of=engine.files_of,
+        seed=int(sha256(f"{settings.seed}|{ref.campaign}|{ref.trial}".encode())[:12], 16),
+        in_flight=engine.taken_programs(ref.trial),
+        steering=engine.steering(),
+        check=check,
+        deadline=None,
+        arm=settings.arm,
+    )
+
+
+def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
+    """Apply the edits in memory, check surface and duplicates, store the snapshot and the diff.
+
+    Raises EditRefused (`bad_edit`, `syntax`, `outside_surface`, `duplicate`).
+    """
+    stored = get_result(engine.store, ref.campaign, ref.trial, "patch")
+    if stored is not None:
+        patched = Patched.model_validate_json(stored)
+        engine.in_flight[ref.trial] = patched.ast_sha256
+        return patched
+    if ref.trial == BASELINE:
+        before = after = engine.tree(engine.config.start_sha256)
+        units: tuple[str, ...] = ()
+        flags: tuple[str, ...] = ()
+        changed = 0
+    else:
+        before = engine.files_of(proposal.parent)
+        after = apply_edits(before, proposal.edits)
+        report = check_surface(engine.config.spec, engine.config.role(ref.role), before, after)
+        units, flags, changed = report.units, report.flags, report.changed_lines
+    program = _claim_program(engine, ref, after)
+    diff = canonical_diff(before, after).encode()
+    patched = Patched(
+        parent_sha256=put_tree(engine.store, before),
+        source_sha256=put_tree(engine.store, after),
+        ast_sha256=program,
+        diff_sha256=engine.blob(diff),
+        source_bytes=sum(len(data) for data in after.values()),
+        units=units,
+        flags=flags,
+        changed_lines=changed,
+    )
+    put_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
+    return patched
+
+
+def _claim_program(engine: Engine, ref: TrialRef, files: dict[str, bytes]) -> str:
+    """Refuse a program that lineage or a trial under way already has; else mark it as under way."""
+    program = ast_hash(files)
+    with engine.label_lock:
+        known = engine.view().has_program(program)
+        if known is None:
+            known = next(
+                (t for t, sha in engine.in_flight.items() if sha == program and t != ref.trial), None
+            )
+        if known is not None and known != ref.trial:
+            raise EditRefused(
+                "duplicate", f"the resulting program is the same as trial {known}'s", {"same_as": known}
+            )
+        engine.in_flight[ref.trial] = program
+    return program
+
+
+def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
+    """The preflight ladder, cheapest rung first; stops at the first that fails."""
+    stored = get_result(engine.store, ref.campaign, ref.trial, "build")
+    if stored is not None:
+        return BuildChecks.model_validate_json(stored).checks
+    files = engine.tree(patched.source_sha256)
+    checks = _static_checks(engine, files)
+    if all(check.passed for check in checks):
+        source = write_source(engine, ref, patched)
+        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+            checks.append(client.smoke(engine.bench, source, cancel=engine.cancel))
+        engine.raise_if_cancelled()
+    put_result(
+        engine.store,
+        ref.campaign,
+        ref.trial,
+        "build",
+        BuildChecks(checks=tuple(checks)).model_dump_json().encode(),
+    )
+    return tuple(checks)
+
+
+def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
+    """Rungs that need no process: every file parses; the source is within its cap."""
+    started = time.perf_counter()
+    checks: list[Check] = []
+    for path, data in sorted(files.items()):
+        if path.endswith(".py"):
+            try:
+                ast.parse(data, path)
+            except (SyntaxError, ValueError) as error:
+                line = getattr(error, "lineno", 0) or 0
+                text = f"{path}:{line}: {error}"
+                checks.append(
+                    Check(name="parse", passed=False, numbers={"file": path, "line": line}, detail=text)
+                )
+                return checks
+    checks.append(Check(name="parse", passed=True, seconds=time.perf_counter() - started))
+    size, cap = sum(map(len, files.values())), engine.config.spec.budget.source_bytes
+    numbers: dict[str, int | float | str] = {
+        "source_bytes": size,
+        "cap": cap,
+        "bytes_over": max(0, size - cap),
+    }
+    checks.append(Check(name="source_size", passed=size <= cap, numbers=numbers))
+    return checks
+
+
+def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: Sequence[int]) -> Trained:
+    """One candidate process per seed; stops at the first seed that fails.
+
+    Artifacts stay in this machine's scratch space until the trial is judged; a resume reuses them
+    when they are still there and their hashes match. Raises InfraFault for a fault of ours.
+    """
+    reused = _reusable(engine, ref, purpose)
+    if reused is not None:
+        return reused
+    source = write_source(engine, ref, patched)
+    attempt = len(
+        [
+            name
+            for name in list_results(engine.store, ref.campaign, ref.trial)
+            if name.startswith(f"{purpose}-train-")
+        ]
+    )
+    base = engine.scratch(ref.trial) / f"{purpose}-{attempt}"
+    shutil.rmtree(base, ignore_errors=True)
+    runs: list[TrainRun] = []
+    places: list[str] = []
+    for index, seed in enumerate(seeds):
+        out = base / f"seed{index}"
+        out.mkdir(parents=True)
+        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+            run = client.train(engine.bench, source, seed, out, cancel=engine.cancel)
+        engine.raise_if_cancelled()
+        if run.facts.end == "infra":
+            raise InfraFault(
+                "train",
+                f"trial {ref.trial} seed {index}: {run.facts.detail or 'the sandbox could not run it'}",
+            )
+        runs.append(run)
+        places.append(str(out))
+        engine.emit(
+            {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
+        )
+        if run.cause is not None:
+            break
+    trained = Trained(
+        purpose=purpose,
+        attempt=attempt,
+        machine=client.machine_identity(),
+        runs=tuple(runs),
+        places=tuple(places),
+    )
+    put_result(
+        engine.store,
+        ref.campaign,
+        ref.trial,
+        f"{purpose}-train-{attempt}",
+        trained.model_dump_json().encode(),
+    )
+    return trained
+
+
+def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
+    """The newest finished training of this purpose whose artifacts are still on this machine, whole."""
+    names = [
+        n for n in list_results(engine.store, ref.campaign, ref.trial) if n.startswith(f"{purpose}-train-")
+    ]
+    for name in sorted(names, key=lambda n: int(n.rsplit("-", 1)[1]), reverse=True):
+        raw = get_result(engine.store, ref.campaign, ref.trial, name)
+        trained = Trained.model_validate_json(raw) if raw is not None else None
+        if trained is not None and all(
+            _whole(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)
+        ):
+            return trained
+    return None
+
+
+def _whole(run: TrainRun, place: Path) -> bool:
+    if run.artifact is None:
+        return run.cause is not None
+    return place.is_dir() and client.artifact_matches(place, run.artifact)
+
+
+def evaluate(
+    engine: Engine, ref: TrialRef, patched: Patched, trained: Trained, split: str = "public"
+) -> Measurement:
+    """Have the judge measure the sealed artifacts. Raises InfraFault for a fault of ours."""
+    name = f"{trained.purpose}-measurement" + ("" if split == "public" else f"-{split}")
+    stored = get_result(engine.store, ref.campaign, ref.trial, name)
+    if stored is not None:
+        return Measurement.model_validate_json(stored)
+    source = write_source(engine, ref, patched)
+    runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
+    with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+        measurement = client.judge(
+            engine.bench,
+            source,
+            runs,
+            trial=ref.trial,
+            purpose=trained.purpose_word,
+            split="sealed" if split == "sealed" else "public",
+            cancel=engine.cancel,
+        )
+    engine.raise_if_cancelled()
+    faulty = next((seed for seed in measurement.per_seed if (seed.cause or "").startswith("infra")), None)
+    if faulty is not None:
+        raise InfraFault(
+            (faulty.cause or "infra:judge").partition(":")[2],
+            f"trial {ref.trial}: the judge could not run: {faulty.numbers}",
+        )
+    put_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
+    return measurement
+
+
+def seeds_for(engine: Engine, patched: Patched, purpose: str) -> tuple[int, ...]:
+    """Judge-drawn seeds of a purpose, fixed by the frozen program and the campaign's secret."""
+    plan = engine.config.spec.evaluation
+    count = plan.calibrate_runs if purpose == "calibrate" else plan.runs
+    return draw_seeds(engine.config, patched.source_sha256, purpose, count)
+
+
+def write_source(engine: Engine, ref: TrialRef, patched: Patched) -> Path:
+    """The snapshot as read-only files in scratch space; the folder is complete or absent.
+
+    Several stages of one trial share it, so it is written beside and renamed into place.
+    """
+    target = engine.scratch(ref.trial) / f"source-{patched.source_sha256[:16]}"
+    if target.is_dir():
+        return target
+    staging = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
+    for path, data in engine.tree(patched.source_sha256).items():
+        file = staging / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        file.chmod(0o444)
+    try:
+        staging.rename(target)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not target.is_dir():
+            raise
+    return target
+
+
+def drop_scratch(engine: Engine, trial: str) -> None:
+    shutil.rmtree(engine.scratch(trial), ignore_errors=True)

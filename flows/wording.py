@@ -1,0 +1,134 @@
+"""Numbers and names as people read them, in one place for the terminal, the page and the mail.
+
+Use: `score_text(spec, 3.1)` -> '3.1000 s'; `relative(spec, 2.9, 3.1)` -> 0.0645 (positive is better).
+Limits: English, plain text, no colours; a missing number is always the same dash.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from lineage.records import STAGES, Row, Status
+from lineage.spec import EnvironmentSpec
+
+DASH = "–"
+VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
+STAGE_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
+
+# C0/C1 controls and the bidirectional overrides: candidate text must not move a cursor or reorder a line
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Candidate or model text made harmless for a terminal: no escape sequence, no text direction trick."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, width: int = 0) -> str:
+    """`plain` on one line, cut with an ellipsis to `width` characters when it is given."""
+    line = " ".join(plain(text).split())
+    return line if not width or len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
+
+
+def display_width(text: str) -> int:
+    """Terminal cells of `text`: wide characters count two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def number(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def score_text(spec: EnvironmentSpec, value: float | None, *, unit: bool = True) -> str:
+    text = number(value, spec.score.digits)
+    return f"{text} {spec.score.unit}" if unit and spec.score.unit and value is not None else text
+
+
+def relative(spec: EnvironmentSpec, value: float | None, reference: float | None) -> float | None:
+    """Gain of `value` over `reference` as a fraction of it; positive is better, None when undefined."""
+    if value is None or reference is None or reference == 0:
+        return None
+    return spec.sign * (value - reference) / abs(reference)
+
+
+def percent(fraction: float | None, digits: int = 2, *, sign: bool = True) -> str:
+    if fraction is None:
+        return DASH
+    return f"{100 * fraction:{'+' if sign else ''}.{digits}f} %".replace("-", "−")
+
+
+def signed(spec: EnvironmentSpec, value: float | None) -> str:
+    """A difference of scores in the score's own units and sign."""
+    return DASH if value is None else f"{value:+,.{spec.score.digits}f}".replace("-", "−")
+
+
+def better_or_worse(spec: EnvironmentSpec, fraction: float) -> str:
+    return f"{percent(abs(fraction), sign=False)} {'better' if fraction >= 0 else 'worse'}"
+
+
+def seconds(value: float | None) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    if value is None:
+        return DASH
+    if value < 1:
+        return f"{1000 * value:.0f} ms"
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(value: float | None) -> str:
+    if value is None:
+        return DASH
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.{2 if value < 100 * scale else 0}f} {unit}"
+    return f"{value:.0f} B"
+
+
+def money(usd: float | None) -> str:
+    if usd is None:
+        return DASH
+    return f"${usd:,.2f}" if usd >= 0.01 or usd == 0 else f"${usd:.4f}"
+
+
+def count(value: int, noun: str, plural: str = "") -> str:
+    return f"{value:,} {noun if value == 1 else plural or noun + 's'}"
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return DASH
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def outcome(row: Row) -> str:
+    """`keep, confirmed` / `crash: nan` / `rejected: outside_surface`."""
+    words = str(row.status or "running")
+    if row.cause and row.cause != words:
+        words += f": {row.cause}"
+    if row.verdict:
+        words += f", {row.verdict}"
+    return words
+
+
+def author(row: Row) -> str:
+    return row.role or row.proposer or DASH
+
+
+def cpu_seconds(row: Row) -> float:
+    return (row.build_cpu_s or 0.0) + (row.train_cpu_s or 0.0) + (row.evaluate_cpu_s or 0.0)
+
+
+def wall_seconds(row: Row) -> float:
+    return sum(float(getattr(row, name) or 0.0) for name in STAGE_SECONDS)

@@ -1,0 +1,53 @@
+"""Small frozen records that only flows pass between stages."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from lineage.records import Check, Record, TrainRun
+
+Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
+
+
+class Interrupted(Exception):
+    """The campaign was stopped while a stage ran; the trial stays open and a resume continues it."""
+
+
+class TrialRef(Record):
+    """Names one trial to any process: where its store is, which campaign, which id, which role."""
+
+    store: str
+    campaign: str
+    trial: str
+    role: str
+    environment: str = ""
+
+
+class Patched(Record):
+    parent_sha256: str
+    source_sha256: str
+    ast_sha256: str
+    diff_sha256: str | None
+    source_bytes: int
+    units: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    changed_lines: int = 0
+
+
+class BuildChecks(Record):
+    checks: tuple[Check, ...]
+
+
+class Trained(Record):
+    """Finished trainings of one purpose. `places` are folders of this machine's scratch space."""
+
+    purpose: str
+    attempt: int
+    machine: str
+    runs: tuple[TrainRun, ...]
+    places: tuple[str, ...]
+
+    @property
+    def purpose_word(self) -> Purpose:
+        """The purpose without the replicate number that confirmations append (`confirm-3` is `confirm`)."""
+        return cast("Purpose", self.purpose.split("-", 1)[0])
