@@ -1,0 +1,95 @@
+"""The writer's side of lineage: one immutable object per event, no shared state, no lock.
+
+Use: `Journal(store, campaign, "campaign").append(row)` returns the event id once the row is durable.
+Every Journal is its own chain (name plus 8 random hex digits): its first row points at the newest row
+it found, each later one at its own row before.
+A row whose append raised StoreUnavailable may or may not have arrived: append the same row again, or
+any other; the pending one is written first, under the same key, so nothing is doubled and no chain forks.
+Limits: one process, any number of threads. `row.campaign` must be the journal's.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from datetime import UTC, datetime
+
+from lineage.errors import StoreCorrupt, UsageError
+from lineage.ids import check_campaign, check_segment, uuid7
+from lineage.parts import decode_log, decode_part, encode_log, log_event, log_folder, part_folder, part_number
+from lineage.records import Row
+from lineage.schema import Record, seal
+from lineage.store import Store
+
+
+class Journal:
+    """Appends rows to one campaign."""
+
+    def __init__(self, store: Store, campaign: str, writer: str) -> None:
+        self._store = store
+        self._campaign = check_campaign(campaign)
+        self.writer = f"{check_segment('writer', writer)}-{uuid.uuid4().hex[:8]}"
+        self._lock = threading.Lock()
+        self._opened = False
+        self._seq = 0
+        self._prev: str | None = None
+        self._newest = ""
+        self._pending: tuple[Row, Record, str, bytes] | None = None
+
+    def append(self, row: Row) -> str:
+        """Make a row durable and return its event id; see the module text for what a failure means."""
+        if row.campaign != self._campaign:
+            raise UsageError(f"a row of campaign {row.campaign!r} cannot be appended to {self._campaign!r}")
+        with self._lock:
+            if not self._opened:
+                self._open()
+            if self._pending is not None:
+                same = self._pending[0] == row
+                event_id = self._flush()
+                if same:
+                    return event_id
+            event_id = uuid7(after=self._newest)
+            record = seal(
+                row,
+                event_id=event_id,
+                writer=self.writer,
+                seq=self._seq,
+                prev=self._prev,
+                now=datetime.now(UTC),
+            )
+            self._pending = (row, record, *encode_log(record, self._campaign))
+            return self._flush()
+
+    def _flush(self) -> str:
+        assert self._pending is not None
+        _, record, key, data = self._pending
+        self._store.create(key, data)
+        self._pending = None
+        self._seq += 1
+        self._prev = record["row_sha256"]
+        self._newest = record["event_id"]
+        return str(record["event_id"])
+
+    def _open(self) -> None:
+        """Find the newest row of the campaign: the first row links to it and gets a later id."""
+        for key in sorted(self._store.list(log_folder(self._campaign)), reverse=True)[:20]:
+            if log_event(key) is None:
+                continue
+            try:
+                record = decode_log(key, self._store.get(key), self._campaign)
+            except (StoreCorrupt, FileNotFoundError):
+                continue  # damaged, or compacted a moment ago: any other row serves as well
+            self._newest, self._prev = record["event_id"], record["row_sha256"]
+            break
+        else:
+            self._open_from_parts()
+        self._opened = True
+
+    def _open_from_parts(self) -> None:
+        keys = [key for key in self._store.list(part_folder(self._campaign)) if part_number(key) is not None]
+        if not keys:
+            return
+        table, _ = decode_part(keys[-1], self._store.get(keys[-1]))
+        if table.num_rows:
+            last = table.select(["event_id", "row_sha256"]).slice(table.num_rows - 1).to_pylist()[0]
+            self._newest, self._prev = last["event_id"], last["row_sha256"]

@@ -1,0 +1,174 @@
+"""The two kinds of Parquet file in a store: one-row log objects and compacted parts.
+
+log/campaign=C/<event_id>-<first 16 hex of the file's sha256>.parquet   one event, only the columns it sets
+lineage/campaign=C/part-<12 digits>.parquet                             many events, the full schema
+
+A part's footer holds, under the key `lineage`, which log objects it covers, which it found damaged, its number
+and the sha256 of the part before it. Pages carry checksums and every read verifies them: without,
+124 of 150 flipped bits were read back silently wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lineage.errors import StoreCorrupt, UsageError
+from lineage.ids import canonical_json, check_campaign, sha256
+from lineage.schema import FIELDS, SCHEMA, SCHEMA_VERSION, Record, conform, row_hash, strip, to_table
+
+LOG_NAME = re.compile(
+    r"([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})-([0-9a-f]{16})\.parquet"
+)
+PART_NAME = re.compile(r"part-([0-9]{12})\.parquet")
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a part says about itself."""
+
+    part: int
+    prev_sha256: str | None
+    rows_before: int
+    rows: int
+    covers: tuple[str, ...]
+    quarantine: tuple[str, ...]
+
+
+def log_folder(campaign: str) -> str:
+    return f"log/campaign={check_campaign(campaign)}"
+
+
+def part_folder(campaign: str) -> str:
+    return f"lineage/campaign={check_campaign(campaign)}"
+
+
+def part_key(campaign: str, number: int) -> str:
+    return f"{part_folder(campaign)}/part-{number:012d}.parquet"
+
+
+def part_number(key: str) -> int | None:
+    """Number of a part key; None for a file that is not ours."""
+    match = PART_NAME.fullmatch(key.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None
+
+
+def log_event(key: str) -> str | None:
+    """Event id in a log key; None for a file that is not ours."""
+    match = LOG_NAME.fullmatch(key.rsplit("/", 1)[-1])
+    return match[1] if match else None
+
+
+def _write(table: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    # Dictionaries and statistics cost 4 to 8 KB in a file of one row and 10 % in a part of 256.
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _read(data: bytes, key: str) -> Any:
+    try:
+        return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise StoreCorrupt(
+            f"{key} is damaged: {str(error)[:160]}; run `bakeoff verify`, restore it from a copy"
+        ) from error
+
+
+def encode_log(record: Record, campaign: str) -> tuple[str, bytes]:
+    """Key and bytes of one event."""
+    columns = [name for name in SCHEMA.names if name in record]
+    values = {name: [record[name]] for name in columns}
+    try:
+        data = _write(pa.table(values, schema=pa.schema([FIELDS[name] for name in columns])))
+    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UsageError(f"a row does not fit the schema: {error}") from error
+    return f"{log_folder(campaign)}/{record['event_id']}-{sha256(data)[:16]}.parquet", data
+
+
+def decode_log(key: str, data: bytes, campaign: str) -> Record:
+    """The record in a log object; StoreCorrupt when bytes, name, place or row hash disagree."""
+    match = LOG_NAME.fullmatch(key.rsplit("/", 1)[-1])
+    if match is None or sha256(data)[:16] != match[2]:
+        raise StoreCorrupt(
+            f"{key}: the bytes do not match the name; the object was damaged, altered or renamed"
+        )
+    rows = _read(data, key).to_pylist()
+    if len(rows) != 1 or rows[0].get("event_id") != match[1]:
+        raise StoreCorrupt(f"{key}: does not hold the one event that its name says")
+    record = strip(rows[0], campaign)
+    if int(record.get("schema_version", 0)) > SCHEMA_VERSION:
+        raise StoreCorrupt(
+            f"{key}: schema {record['schema_version']}, this Bakeoff reads up to {SCHEMA_VERSION}: upgrade"
+        )
+    if row_hash(record) != record.get("row_sha256"):
+        raise StoreCorrupt(
+            f"{key}: the row does not match its hash; it was altered or moved from another campaign"
+        )
+    return record
+
+
+def encode_part(records: Sequence[Record], footer: Footer) -> bytes:
+    meta = {
+        "part": footer.part,
+        "prev_sha256": footer.prev_sha256,
+        "rows": footer.rows,
+        "rows_before": footer.rows_before,
+        "covers": list(footer.covers),
+        "quarantine": list(footer.quarantine),
+        "schema_version": SCHEMA_VERSION,
+    }
+    return _write(to_table(records).replace_schema_metadata({"lineage": canonical_json(meta)}))
+
+
+def decode_part(key: str, data: bytes) -> tuple[Any, Footer]:
+    """Table (current schema) and footer of a part; StoreCorrupt when either does not hold together."""
+    table = _read(data, key)
+    footer = _footer(key, table.schema.metadata, table.num_rows)
+    return conform(table, key), footer
+
+
+def read_footer(key: str, data: bytes) -> Footer:
+    """Only the footer of a part: cheap."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise StoreCorrupt(f"{key} is damaged: {str(error)[:160]}; run `bakeoff verify`") from error
+    return _footer(key, file.schema_arrow.metadata, file.metadata.num_rows)
+
+
+def _footer(key: str, metadata: dict[bytes, bytes] | None, rows: int) -> Footer:
+    try:
+        meta = json.loads((metadata or {})[b"lineage"])
+        footer = Footer(
+            part=int(meta["part"]),
+            prev_sha256=meta["prev_sha256"],
+            rows_before=int(meta["rows_before"]),
+            rows=int(meta["rows"]),
+            covers=tuple(meta["covers"]),
+            quarantine=tuple(meta["quarantine"]),
+        )
+        agrees = footer.rows == rows and footer.part == part_number(key)
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreCorrupt(
+            f"{key} was not written by Bakeoff ({error!r}); move it out of the folder"
+        ) from error
+    if not agrees:
+        raise StoreCorrupt(
+            f"{key}: its footer says part {footer.part} with {footer.rows} rows, found {rows} rows"
+        )
+    return footer
