@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -66,6 +67,7 @@ class Reply:
     request_id: str = ""
     stop_details: Mapping[str, Any] = field(default_factory=dict)
     usage_estimated: bool = False
+    bad_inputs: Mapping[str, str] = field(default_factory=dict)  # tool_use id -> input that was no object
 
     @property
     def text(self) -> str:
@@ -151,34 +153,49 @@ def within(seconds: float, work: Callable[[threading.Event], Reply], what: str) 
     return box[0]
 
 
+Admission = Callable[[], AbstractContextManager[Callable[[Usage], None]]]
+
+
 def ask(
     chat: Chat,
     call: ModelCall,
     *,
     deadline: float,
     policy: RetryPolicy,
+    admit: Admission,
     on_fault: Callable[[CallFault], None] = lambda fault: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reply:
     """The answer to one call, after as many attempts as the policy and the deadline allow.
 
-    `on_fault` hears of every failed attempt before the next one, so that its cost is counted.
+    Every attempt is admitted by `admit` and billed to it, a cut-off one as far as its cost is known.
+    `on_fault` hears of every failed attempt.
     """
     for attempt in range(policy.attempts):
         try:
-            left = deadline - clock()
-            if left <= 0:
-                raise CallFault("transient", f"no time left to ask {chat.host}")
-            return within(left, lambda stop, left=left: chat.send(call, left, stop), chat.host)  # type: ignore[misc]
+            with admit() as bill:
+                return _attempt(chat, call, deadline - clock(), bill)
         except CallFault as fault:
             on_fault(fault)
             pause = policy.wait(attempt, fault.retry_after)
             last = attempt == policy.attempts - 1
             if fault.kind != "transient" or last or pause > policy.longest or clock() + pause >= deadline:
-                asked = None if fault.retry_after is None else min(fault.retry_after, policy.cap)
-                raise CallFault(
-                    fault.kind, str(fault), retry_after=asked, usage=fault.usage, status=fault.status
-                ) from fault
+                if fault.retry_after is not None:
+                    fault.retry_after = min(fault.retry_after, policy.cap)
+                raise
             sleep(pause)
-    raise AssertionError("a policy has at least one attempt")
+    raise ValueError(f"a retry policy needs at least one attempt, not {policy.attempts}")
+
+
+def _attempt(chat: Chat, call: ModelCall, seconds: float, bill: Callable[[Usage], None]) -> Reply:
+    if seconds <= 0:
+        raise CallFault("transient", f"no time left to ask {chat.host}")
+    try:
+        reply = within(seconds, lambda stop: chat.send(call, seconds, stop), chat.host)
+    except CallFault as fault:
+        if fault.usage is not None:
+            bill(fault.usage)
+        raise
+    bill(reply.usage)
+    return reply

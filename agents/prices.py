@@ -37,7 +37,7 @@ class Rate(BaseModel):
     cache_read: _Dollars | None = None
     cache_write: _Dollars | None = None
     cache_write_1h: _Dollars | None = None
-    over_tokens: int | None = Field(None, ge=1)
+    over_tokens: int | None = Field(default=None, ge=1)
     over_factor: _Dollars = 1.0
 
     def cost(self, usage: Usage, *, cache_ttl: str = "5m") -> float:
