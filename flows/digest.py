@@ -21,7 +21,6 @@ from lineage.records import Row, Status
 
 if TYPE_CHECKING:
     from lineage.queries import View
-
     from lineage.spec import EnvironmentSpec
 
 
@@ -273,7 +272,7 @@ def _noise(
 
 def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | None, datetime | None, str]:
     starts = [row.t_started for row in [*campaign, *trials] if row.t_started]
-    ends = [row.t_finished for row in [*campaign, *trials] if row.t_finished]
+    ends = [at for row in [*campaign, *trials] if (at := row.t_finished or row.t_started)]
     why = ""
     for row in campaign:
         facts = detail(row)

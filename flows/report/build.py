@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,6 @@ from lineage.records import Row
 
 if TYPE_CHECKING:
     from lineage.queries import View
-
     from lineage.spec import EnvironmentSpec
 
 LIMIT_BYTES = 1_900_000
@@ -86,23 +86,27 @@ def render(
     texts, chars = fit_texts(rows, int(left * 0.6))
     wanted = diff_order(rows, [row.trial for row in (facts.incumbent, facts.leader) if row])
     blocks, missing = fit_diffs(wanted, blob, left - len(texts))
-    return _environment().get_template("page.html.j2").render(
-        spec=spec,
-        d=facts,
-        meta=meta,
-        headline=headline(spec, facts),
-        tiles=_tiles(spec, facts),
-        champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
-        w=w,
-        generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
-        csp=_policy(script, style),
-        style=Markup(style),
-        script=Markup(script),
-        table=Markup(table),
-        texts=Markup(texts),
-        cuts=",".join(map(str, chars)),
-        blocks=[(",".join(map(str, of)), Markup(packed)) for of, packed in blocks],
-        missing=missing,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            spec=spec,
+            d=facts,
+            meta=meta,
+            headline=_tight(headline(spec, facts)),
+            tiles=[tuple(map(_tight, tile)) for tile in _tiles(spec, facts)],
+            champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
+            w=w,
+            generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+            csp=_policy(script, style),
+            style=Markup(style),
+            script=Markup(script),
+            table=Markup(table),
+            texts=Markup(texts),
+            cuts=",".join(map(str, chars)),
+            blocks=[(",".join(map(str, of)), Markup(packed)) for of, packed in blocks],
+            missing=missing,
+        )
     )
 
 
@@ -162,10 +166,17 @@ def _tiles(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str, str]]:
     rate = w.percent(d.keeps / d.trials, 1, sign=False) if d.trials else w.DASH
     tiles.append(("Trials", f"{d.trials:,}", f"{w.count(d.keeps, 'keep')} ({rate}), {d.confirmed} confirmed"))
     failed = d.trials - d.valid
-    tiles.append(("No valid score", f"{failed:,}", w.count(len(d.failures), "cause") if failed else "none failed"))
-    spent = f"{d.spent.tokens:,} tokens" if d.spent.tokens else "no model was called"
+    tiles.append(
+        ("No valid score", f"{failed:,}", w.count(len(d.failures), "cause") if failed else "none failed")
+    )
+    spent = f"{d.spent.tokens:,} tokens" if d.spent.tokens else "no model call recorded"
     tiles.append(("Spent", w.money(d.spent.usd), spent))
-    tiles.append(("Compute", w.seconds(d.spent.cpu_s), f"CPU time; {w.seconds(d.spent.wall_s)} on the clock"))
+    if d.spent.cpu_s:
+        tiles.append(
+            ("Compute", w.seconds(d.spent.cpu_s), f"CPU time; {w.seconds(d.spent.wall_s)} on the clock")
+        )
+    elif d.spent.wall_s:
+        tiles.append(("Duration", w.seconds(d.spent.wall_s), "on the clock"))
     return tiles
 
 
@@ -182,6 +193,11 @@ def _champion(spec: EnvironmentSpec, d: Digest, row: Row) -> dict[str, str]:
         "sealed": w.score_text(spec, row.sealed_score),
         "hypothesis": w.one_line(row.hypothesis or "", 240),
     }
+
+
+def _tight(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=(?:%|s|min|h|sd|kB|MB|GB)\b|%)", "\u00a0", text)
 
 
 @cache

@@ -19,11 +19,62 @@ from flows.wording import plain
 from lineage.errors import StoreError
 from lineage.records import STAGES, Row
 
-NUMBERS = ["score", "delta_parent", "delta_best", "expected_delta", "noise_sd", "p_value", "alpha_spent", "gain", "gain_low", "gain_high", "sealed_score", "public_score", "artifact_bytes", "source_bytes", "tokens_in", "tokens_out", "tokens_cache_read", "tokens_cache_write", "usd", "queue_s", "build_cpu_s", "train_cpu_s", "evaluate_cpu_s", "engine_cpu_s", "peak_bytes", "attempt"] + [f"{stage}_s" for stage in STAGES]
-WORDS = ["arm", "role", "proposer", "model", "edit_kind", "operator", "status", "cause", "stage", "verdict", "isolation", "machine", "accelerator", "evaluator_sha256", "environment_sha256", "bakeoff_version"]
+NUMBERS = [
+    "score",
+    "delta_parent",
+    "delta_best",
+    "expected_delta",
+    "noise_sd",
+    "p_value",
+    "alpha_spent",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "sealed_score",
+    "public_score",
+    "artifact_bytes",
+    "source_bytes",
+    "tokens_in",
+    "tokens_out",
+    "tokens_cache_read",
+    "tokens_cache_write",
+    "usd",
+    "queue_s",
+    "build_cpu_s",
+    "train_cpu_s",
+    "evaluate_cpu_s",
+    "engine_cpu_s",
+    "peak_bytes",
+    "attempt",
+] + [f"{stage}_s" for stage in STAGES]
+WORDS = [
+    "arm",
+    "role",
+    "proposer",
+    "model",
+    "edit_kind",
+    "operator",
+    "status",
+    "cause",
+    "stage",
+    "verdict",
+    "isolation",
+    "machine",
+    "accelerator",
+    "evaluator_sha256",
+    "environment_sha256",
+    "bakeoff_version",
+]
 HASHES = ["source_sha256", "diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256"]
 # characters of hypothesis, notes and log excerpt kept per trial; the first step that fits the budget is used
-TEXT_LADDER = ((2000, 8000, 4096), (2000, 2000, 2000), (1000, 800, 900), (600, 240, 400), (300, 0, 160), (120, 0, 0))
+TEXT_LADDER = (
+    (2000, 8000, 4096),
+    (2000, 2000, 2000),
+    (1000, 800, 900),
+    (600, 240, 400),
+    (300, 0, 160),
+    (120, 0, 0),
+)
 DIFFS_PER_BLOCK = 50
 DIFF_CHARS = 16_000  # of one diff; a longer one is cut and says so
 FULL_HASHES_UP_TO = 1_500  # trials; 32 random bytes each do not compress
@@ -87,7 +138,12 @@ def fit_texts(rows: Sequence[Row], limit: int) -> tuple[str, tuple[int, int, int
     """Hypotheses, notes and log excerpts, cut alike for all trials until they fit `limit` bytes."""
     packed, step = "", TEXT_LADDER[-1]
     for step in TEXT_LADDER:
-        packed = squeeze([[_cut(text, chars) for row in rows for text in (of(row),)] for of, chars in zip(_TEXTS, step, strict=True)])
+        packed = squeeze(
+            [
+                [_cut(text, chars) for row in rows for text in (of(row),)]
+                for of, chars in zip(_TEXTS, step, strict=True)
+            ]
+        )
         if len(packed) <= limit:
             break
     return packed, step
@@ -133,7 +189,9 @@ def _read(blob: Callable[[str], bytes], sha: str) -> str | None:
         text = plain(blob(sha).decode("utf-8", "replace"))
     except (StoreError, OSError):
         return None  # the page says that the diff is not in the store, which is what happened
-    return text if len(text) <= DIFF_CHARS else text[:DIFF_CHARS] + f"\n… cut, {len(text):,} characters in all\n"
+    return (
+        text if len(text) <= DIFF_CHARS else text[:DIFF_CHARS] + f"\n… cut, {len(text):,} characters in all\n"
+    )
 
 
 def _cut(text: str, chars: int) -> str:
@@ -154,4 +212,7 @@ def _object(text: str) -> Mapping[str, object] | None:
         return None
     if not isinstance(found, dict) or not found:
         return None
-    return {str(k)[:60]: tidy(v) if isinstance(v, int | float) else str(v)[:300] for k, v in list(found.items())[:24]}
+    return {
+        str(k)[:60]: tidy(v) if isinstance(v, int | float) else str(v)[:300]
+        for k, v in list(found.items())[:24]
+    }

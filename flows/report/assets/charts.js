@@ -14,7 +14,7 @@ const linear = (lo, hi, a, b) => {
 const quantile = (sorted, q) => sorted.length ? sorted[Math.min(sorted.length - 1, Math.max(0, Math.round(q * (sorted.length - 1))))] : null;
 const tickDigits = ticks => {
   const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : 1;
-  return Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) + (/^2\.?5/.test(String(step / 10 ** Math.floor(Math.log10(step)))) ? 1 : 0));
+  return Math.min(7, (step.toPrecision(3).replace(/0+$/, "").split(".")[1] || "").length);
 };
 const axes = (g, x, y, box, xTicks, yTicks, xText = String, yText = String) => {
   for (const v of yTicks) g.append(

@@ -46,7 +46,7 @@ const GROUPS = [
   ["budget", "over a limit", "square", ["size_blocked", "train_budget_overrun", "eval_budget_overrun"]],
   ["disqualified", "disqualified", "down", ["disqualified"]],
   ["rejected", "rejected", "bar", ["rejected"]],
-  ["abort", "harness abort", "plus", ["harness_abort"]],
+  ["abort", "aborted", "plus", ["harness_abort"]],
 ].map(([key, name, shape, statuses]) => ({ key, name, shape, statuses, n: 0 }));
 const groupOf = {};
 for (const g of GROUPS) for (const status of g.statuses) groupOf[status] = g;
@@ -58,7 +58,7 @@ const minus = text => String(text).replace(/-/g, "−");
 const fixed = (x, digits) => x == null ? DASH : minus(x.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 const score = (x, unit = true) => x == null ? DASH : fixed(x, D.env.digits) + (unit && D.env.unit ? " " + D.env.unit : "");
 const signed = x => x == null ? DASH : (x > 0 ? "+" : "") + fixed(x, D.env.digits);
-const percent = (f, digits = 2) => f == null ? DASH : (f > 0 ? "+" : "") + fixed(100 * f, digits) + " %";
+const percent = (f, digits = 2) => f == null ? DASH : (f > 0 ? "+" : "") + fixed(100 * f, digits) + "\u00a0%";
 const gainOver = (x, ref) => x == null || ref == null || !ref ? null : SIGN * (x - ref) / Math.abs(ref);
 const money = x => x == null ? DASH : x === 0 || x >= 0.01 ? "$" + fixed(x, 2) : "$" + fixed(x, 4);
 const count = x => x == null ? DASH : x.toLocaleString("en-US");
@@ -114,7 +114,7 @@ const SHAPES = {
 };
 const mark = (shape, key, size = 12) => s("svg", { class: "mark", width: size, height: size, viewBox: "-6 -6 12 12", "aria-hidden": "true" },
   s("path", { d: SHAPES[shape](0, 0, shape === "star" ? 3.2 : 4), class: `m ${key}` }));
-const badge = t => h("span", { class: `badge ${t.group.key}` }, mark(t.group.shape, t.group.key), outcome(t));
+const badge = (t, short) => h("span", { class: `badge ${t.group.key}`, title: outcome(t) }, mark(t.group.shape, t.group.key), h("span", {}, short ? t.status : outcome(t)));
 
 /* ---- state: one object, mirrored in the address so that a view can be shared and survives a reload ---- */
 const state = { trial: null, q: "", groups: new Set(), role: "", sort: "i", down: false, full: false, axis: "trial", all: false };

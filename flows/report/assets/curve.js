@@ -41,7 +41,7 @@ curve.layout = () => {
   const width = curve.host.clientWidth || 900, narrow = width < 620;
   const lanes = GROUPS.filter(g => T.some(t => t.group === g && t.score == null)).map(g => g.key);
   const laneTop = narrow ? 268 : 340, height = laneTop + 14 * lanes.length + 34;
-  const box = { left: narrow ? 54 : 74, right: width - (narrow ? 10 : 18), top: 12, bottom: laneTop };
+  const box = { left: narrow ? 54 : 88, right: width - (narrow ? 10 : 18), top: 12, bottom: laneTop };
   return { width, height, narrow, lanes, box, laneTop };
 };
 
@@ -81,9 +81,9 @@ curve.dots = (g, L) => {
   for (const group of GROUPS) {
     const mine = curve.points.filter(p => p.t.group === group && !(champions.has(p.t.id)));
     const dim = state.groups.size && !state.groups.has(group.key);
-    for (const off of [false, true]) {
-      const d = mine.filter(p => !!p.off === off).map(p => SHAPES[group.shape](+p.x.toFixed(1), +p.y.toFixed(1), r)).join("");
-      if (d) g.append(s("path", { class: `m ${group.key}${off ? " off" : ""}${dim ? " dim" : ""}`, d }));
+    for (const [off, hollow] of [[false, false], [true, false], [false, true], [true, true]]) {   // hollow: a number, but no valid score
+      const d = mine.filter(p => !!p.off === off && hollow === (p.t.score != null && !VALID.has(p.t.status))).map(p => SHAPES[group.shape](+p.x.toFixed(1), +p.y.toFixed(1), r)).join("");
+      if (d) g.append(s("path", { class: `m ${group.key}${hollow ? " hollow" : ""}${off ? " off" : ""}${dim ? " dim" : ""}`, d }));
     }
   }
   for (const p of curve.points) {

@@ -1,9 +1,9 @@
-// Lineage: who was built on whom. First children continue the row of their parent, so that the chain to
-// the champion is one straight line; trials that led nowhere are folded into a count until asked for.
+// Lineage: who was built on whom. A first child continues the row of its parent, so that the chain to the
+// champion is one straight line; trials that led nowhere are folded into a count until asked for.
 const tree = { host: $("tree"), open: new Set(), shut: new Set(), view: { x: 0, y: 0, k: 1 }, nodes: [] };
-const GAP_X = 92, GAP_Y = 26;
+const GAP_X = 92, GAP_Y = 34;
 
-tree.main = new Set(chain((incumbent || leader || baseline || { i: -1 }).i));
+tree.main = new Set(chain((incumbent && incumbent !== baseline ? incumbent : leader || baseline || { i: -1 }).i));
 tree.size = T.map(() => 1);                              // trials below and including each; parents come first
 for (let i = T.length - 1; i >= 0; i--) if (T[i].parent >= 0 && T[i].parent < i) tree.size[T[i].parent] += tree.size[i];
 tree.bears = T.map(t => t.status === "keep" || t.status === "baseline" || tree.main.has(t.i));
@@ -15,20 +15,38 @@ tree.shown = t => {
   return [...list].sort((a, b) => tree.main.has(b.i) - tree.main.has(a.i) || tree.bears[b.i] - tree.bears[a.i] || tree.size[b.i] - tree.size[a.i] || a.i - b.i);
 };
 
+// A chain takes one row; what branches off is placed below it, from its far end back to its start, so that
+// no branch crosses another. Trials that led nowhere hang as a block of small marks under their parent.
 tree.arrange = () => {
   tree.nodes = [];
   tree.at = new Map();
-  let row = -1;
-  const roots = T.filter(t => t.parent < 0 && (tree.bears[t.i] || state.all));
-  const stack = roots.reverse().map(t => [t, 0, null, true]);       // an explicit stack: chains can be thousands deep
-  while (stack.length) {
-    const [t, depth, up, fresh] = stack.pop();
-    if (tree.at.has(t.i)) continue;
-    if (fresh) row++;
-    const list = tree.shown(t), node = { t, up, depth, x: depth * GAP_X, y: row * GAP_Y, kids: list.length, hidden: kids[t.i].length - list.length };
-    tree.nodes.push(node);
+  tree.floor = [];                                       // for each depth, the next free y
+  for (const t of T) if (t.parent < 0 && (tree.bears[t.i] || state.all)) tree.place(t, null, 0, 0);
+};
+tree.place = (first, up, depth, least) => {
+  const row = [];
+  for (let t = first, above = up; t && !tree.at.has(t.i); ) {
+    const list = tree.shown(t), leaf = c => !tree.bears[c.i] && !tree.shown(c).length;
+    const node = { t, up: above, depth: depth + row.length, branches: list.filter(c => !leaf(c)), leaves: list.filter(leaf), hidden: kids[t.i].length - list.length };
+    row.push(node);
     tree.at.set(t.i, node);
-    for (let k = list.length - 1; k >= 0; k--) stack.push([list[k], depth + 1, node, k > 0]);
+    above = node;
+    t = node.branches[0];
+  }
+  const y = row.reduce((top, n) => Math.max(top, tree.floor[n.depth] || 0), least);
+  for (const n of row) {
+    Object.assign(n, { x: n.depth * GAP_X, y });
+    tree.nodes.push(n);
+    n.leaves.forEach((c, k) => {
+      const leaf = { t: c, up: n, depth: n.depth + 1, x: n.x + 16 + 14 * (k % 5), y: y + 15 + 14 * Math.floor(k / 5), leaves: [], branches: [], hidden: kids[c.i].length, small: true };
+      tree.nodes.push(leaf);
+      tree.at.set(c.i, leaf);
+    });
+    tree.floor[n.depth] = y + GAP_Y + 14 * Math.ceil(n.leaves.length / 5);
+  }
+  for (const n of row.reverse()) for (const c of n.branches) if (!tree.at.has(c.i)) {
+    tree.place(c, n, n.depth + 1, Math.max(y + GAP_Y, tree.floor[n.depth]));
+    tree.floor[n.depth] = Math.max(tree.floor[n.depth], tree.at.get(c.i).y + GAP_Y);   // its edge runs down this column
   }
 };
 
@@ -36,6 +54,7 @@ tree.label = t => t === baseline ? "baseline" : t.score != null && baseline ? `$
 
 tree.drawNode = n => {
   const { t } = n, star = champions.has(t.id), g = s("g", { class: "node" + (tree.main.has(t.i) ? " main" : ""), "data-i": t.i, transform: `translate(${n.x} ${n.y})` });
+  if (n.small) return fill(g, { class: "node small" }, [s("rect", { class: "hit", x: -7, y: -7, width: 14, height: 14 }), s("path", { class: `m ${t.group.key}`, d: SHAPES[t.group.shape](0, 0, 3.2) })]);
   g.append(s("rect", { class: "hit", x: -11, y: -12, width: GAP_X - 6, height: 24 }), s("path", { class: `m ${star ? "champion" : t.group.key}`, d: SHAPES[star ? "star" : t.group.shape](0, 0, star ? 5 : 4.6) }));
   g.append(s("text", { x: 9, y: -5, class: "name" }, tree.label(t)));
   if (n.hidden > 0 || tree.shut.has(t.i)) {
@@ -49,8 +68,8 @@ tree.draw = () => {
   tree.arrange();
   const edges = s("g"), nodes = s("g"), world = s("g", { class: "world" });
   for (const n of tree.nodes) {
-    if (n.up) {
-      const d = n.y === n.up.y ? `M${n.up.x} ${n.y}H${n.x}` : `M${n.up.x} ${n.up.y}C${n.up.x + 14} ${n.y} ${n.up.x + 10} ${n.y} ${n.up.x + 34} ${n.y}H${n.x}`;
+    if (n.up && !n.small) {
+      const d = n.y === n.up.y ? `M${n.up.x} ${n.y}H${n.x}` : `M${n.up.x} ${n.up.y}V${n.y - 10}q0 10 10 10H${n.x}`;
       edges.append(s("path", { class: "edge" + (tree.main.has(n.t.i) ? " main" : ""), "data-c": n.t.i, d }));
     }
     nodes.append(tree.drawNode(n));
@@ -79,7 +98,12 @@ tree.fit = () => {
   tree.view = { k, x: 22, y: Math.max(28 * k + 6, (H - hgt * k) / 2 + 14 * k) };
   tree.move();
 };
+tree.grow = () => {                                     // as tall as what it shows, within reason
+  const rows = Math.max(...tree.nodes.map(n => n.y), 0) / GAP_Y + 1;
+  tree.host.style.setProperty("--tree-height", Math.max(150, Math.min(innerWidth < 720 ? 340 : 440, rows * GAP_Y + 70)) + "px");
+};
 tree.start = () => {                                     // readable rather than complete: the end of the main chain in sight
+  tree.grow();
   tree.fit();
   if (tree.view.k >= 0.7) return;
   const last = tree.at.get([...tree.main].pop()), W = tree.host.clientWidth, k = 0.85;
@@ -161,7 +185,7 @@ tree.keys = e => {
     .sort((a, b) => Math.abs(a.y - now.y) - Math.abs(b.y - now.y) || Math.abs(a.x - now.x) - Math.abs(b.x - now.x))[0];
   const go = n => { if (n) { select(n.t.i); tree.reveal(n.t.i); } };
   const act = {
-    ArrowLeft: () => go(now.up), ArrowRight: () => go(tree.nodes.find(n => n.up === now)), ArrowDown: () => go(near(1)), ArrowUp: () => go(near(-1)),
+    ArrowLeft: () => go(now.up), ArrowRight: () => go(tree.nodes.find(n => n.up === now && !n.small) || tree.nodes.find(n => n.up === now)), ArrowDown: () => go(near(1)), ArrowUp: () => go(near(-1)),
     Enter: () => { go(now); panel.focus(); }, " ": () => tree.fold(now.t.i), "+": () => tree.zoom(1.3), "=": () => tree.zoom(1.3), "-": () => tree.zoom(1 / 1.3), 0: tree.fit,
   }[e.key];
   if (!act || !now) return;
