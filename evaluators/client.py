@@ -1,0 +1,336 @@
+"""What the flows call: try a program on fake data, train it once, have its runs judged.
+
+Use: `smoke(bench, source)`, `train(bench, source, seed, out)`, `judge(bench, source, runs, ...)`; each
+blocks, starts its own processes, and ends them within about 0.1 s of `cancel.set()`. Limits: candidate code
+never runs in this process, and labels are read only by the judge's process. A cancelled run comes
+back with cause `abandoned`; a fault of ours with end `infra`, or as InfraFault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from evaluators import endings, identity
+from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
+from evaluators.sandbox import session
+from evaluators.sandbox.box import MIB, Box, Limits, request
+from evaluators.sandbox.layers import CLEAN_ENV
+from evaluators.sandbox.prove import Isolation
+from evaluators.workplace import read_source, stage, workplace, write_files
+from lineage.errors import DataMissing, InfraFault
+from lineage.ids import tree_hash
+from lineage.records import Artifact, Check, Measurement, Number, SeedResult, TrainRun
+from lineage.spec import EnvironmentSpec
+
+__all__ = [
+    "Bench",
+    "artifact_matches",
+    "environment_sha256",
+    "evaluator_sha256",
+    "judge",
+    "machine_identity",
+    "smoke",
+    "train",
+]
+
+Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.25, 4.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where candidates are run: environment, prepared data, proven sandbox, scratch space, device."""
+
+    spec: EnvironmentSpec
+    data: Path
+    isolation: Isolation
+    scratch: Path
+    accelerator: str = ""
+
+
+def limits(bench: Bench, cpu_s: float, wall_s: float, *, writes: bool) -> Limits:
+    budget = bench.spec.budget
+    return Limits(
+        start_cpu_s=budget.start_cpu_s,
+        start_wall_s=4 * budget.start_cpu_s + 30,  # an import was seen to take 18 times its CPU time
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        memory=budget.memory_mb * MIB,
+        processes=budget.processes + 8,  # bubblewrap and the interpreter's own
+        threads=budget.threads,
+        tmp_bytes=budget.tmp_mb * MIB,
+        # room above the cap, so that an artifact that is too big can be measured and reported
+        out_bytes=2 * budget.artifact_bytes + MIB if writes else 0,
+    )
+
+
+def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits) -> Box:
+    spec = bench.spec
+    return Box(
+        mode=mode,
+        folder=str(folder),
+        source=str(source),
+        fake=str((bench.data / "fake").resolve()),
+        data=str(data),
+        outputs=spec.task.outputs,
+        context=spec.task.context if spec.task.kind == "language_model" else 0,
+        packages=tuple(spec.packages),
+        masked=tuple(spec.masked_packages),
+        accelerator=bench.accelerator,
+        limits=caps,
+    )
+
+
+def _source(bench: Bench, source: Path, folder: Path) -> tuple[Path, int]:
+    files = read_source(source)
+    return write_files(folder / "source", files), sum(len(data) for data in files.values())
+
+
+def train(
+    bench: Bench,
+    source: Path,
+    seed: int,
+    out: Path,
+    cancel: threading.Event | None = None,
+    on_progress: session.Progress | None = None,
+) -> TrainRun:
+    """One training run in sandbox 1. The sealed artifact is moved under `out`.
+
+    `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
+    returning True ends the run as `pruned`.
+    """
+    budget = bench.spec.budget
+    identity.check_data(bench.data, ("train/", "fake/"))
+    with workplace(bench.scratch) as folder:
+        copy, size = _source(bench, source, folder)
+        if size > budget.source_bytes:
+            return _too_long(seed, size, budget.source_bytes)
+        data = stage(bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap))
+        caps = limits(bench, budget.train_cpu_s, budget.train_wall_s, writes=True)
+        box = _box(bench, "train", folder, copy, data, caps).model_copy(
+            update={
+                "order": {"seed": seed},
+                "collect": str(folder / "sealed"),
+                "artifact_cap": budget.artifact_bytes,
+            }
+        )
+        (folder / "sealed").mkdir()
+        final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+        cause, numbers = endings.explain(final, caps, artifact_needed=True)
+        artifact = None
+        if cause is None:
+            artifact = Artifact(**final["artifact"])
+            out.mkdir(parents=True, exist_ok=True)
+            for path in sorted((folder / "sealed").iterdir()):
+                shutil.move(path, out / path.name)
+    facts = endings.facts(final, bench.isolation.level)
+    return TrainRun(seed=seed, facts=facts, artifact=artifact, cause=cause, numbers=numbers)
+
+
+def _too_long(seed: int, size: int, cap: int) -> TrainRun:
+    numbers: dict[str, Number] = {"source_bytes": size, "cap": cap, "over": size - cap}
+    facts = endings.facts({"end": "protocol", "started": False, "detail": "source over its cap"}, "")
+    return TrainRun(seed=seed, facts=facts, cause="oversize", numbers=numbers)
+
+
+def artifact_matches(place: Path, artifact: Artifact) -> bool:
+    """Are the files under `place` still exactly those that were sealed?"""
+    return identity.artifact_sha256(place) == artifact.sha256
+
+
+def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> Check:
+    """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
+
+    A program that is still training without a fault when that fraction is used up passes: it cannot be
+    made to train less. `numbers["cause"]` says why it failed.
+    """
+    budget, began = bench.spec.budget, time.monotonic()
+    identity.check_data(bench.data, ("fake/",))
+    with workplace(bench.scratch) as folder:
+        copy, size = _source(bench, source, folder)
+        if size > budget.source_bytes:
+            numbers: dict[str, Number] = {
+                "cause": "oversize",
+                "source_bytes": size,
+                "cap": budget.source_bytes,
+            }
+            return Check(name="smoke", passed=False, numbers=numbers, detail="source over its cap")
+        data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
+        share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
+        caps = limits(bench, share, budget.smoke_wall_s, writes=True)
+        box = _box(bench, "smoke", folder, copy, data, caps).model_copy(
+            update={
+                "order": {"seed": 0},
+                "collect": str(folder / "sealed"),
+                "artifact_cap": budget.artifact_bytes,
+                "fake_request": str(_fake_request(bench, folder)),
+            }
+        )
+        (folder / "sealed").mkdir()
+        final = session.run(request(box, bench.isolation.tools), cancel)
+    return _smoke_check(final, caps, time.monotonic() - began)
+
+
+def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:
+    cause, numbers = endings.explain(final, caps, artifact_needed=True)
+    numbers |= {"cpu_s": round(final["start_cpu_s"] + final["cpu_s"], 3), "peak_bytes": final["peak_bytes"]}
+    if cause == "cpu_cap" and final["phase"] == "run" and not final["stage"]:
+        detail = f"trained {caps.cpu_s:g} CPU-s on fake data without a fault; prediction not tried"
+        return Check(name="smoke", passed=True, seconds=seconds, numbers=numbers, detail=detail)
+    if cause is None:
+        return Check(
+            name="smoke", passed=True, seconds=seconds, numbers=numbers, detail="train, load, predict"
+        )
+    numbers["cause"] = "smoke" if cause == "crash" else cause
+    detail = final["exception"] or final["detail"] or f"{cause} (exit {final['code']})"
+    return Check(name="smoke", passed=False, seconds=seconds, numbers=numbers, detail=str(detail)[:600])
+
+
+def _fake_request(bench: Bench, folder: Path) -> Path:
+    """Random inputs of the judge's shape and type: what prediction will be asked, without the content."""
+    task, rng = bench.spec.task, np.random.default_rng(0)
+    if task.kind == "language_model":
+        rows: Any = rng.integers(0, task.outputs, (min(4, task.batch), task.context), dtype=np.int64)
+    else:
+        like = np.load(bench.data / "public" / "inputs.npy", mmap_mode="r")
+        shape = (min(8, task.batch), *like.shape[1:])
+        whole = np.issubdtype(like.dtype, np.integer)
+        rows = rng.integers(0, 17, shape, dtype=like.dtype) if whole else rng.random(shape).astype(like.dtype)
+    np.save(folder / "fake_request.npy", rows, allow_pickle=False)
+    return folder / "fake_request.npy"
+
+
+def judge(
+    bench: Bench,
+    source: Path,
+    runs: Sequence[tuple[TrainRun, Path]],
+    *,
+    trial: str,
+    purpose: Purpose,
+    split: Literal["public", "sealed"] = "public",
+    cancel: threading.Event | None = None,
+) -> Measurement:
+    """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers."""
+    for run, place in runs:
+        if run.artifact is not None and not artifact_matches(place, run.artifact):
+            raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
+    with workplace(bench.scratch) as folder:
+        copy, size = _source(bench, source, folder)
+        job = {
+            "spec": bench.spec.model_dump(mode="json"),
+            "data": str(bench.data.resolve()),
+            "isolation": bench.isolation.model_dump(mode="json"),
+            "accelerator": bench.accelerator,
+            "folder": str(folder),
+            "source": str(copy),
+            "source_bytes": size,
+            "runs": [{"run": run.model_dump(mode="json"), "place": str(place)} for run, place in runs],
+            "trial": trial,
+            "purpose": purpose,
+            "split": split,
+        }
+        answer = _ask_judge(job, cancel)
+        if not answer:
+            return _abandoned(bench, copy, size, runs, trial, purpose, split)
+    return Measurement.model_validate_json(answer)
+
+
+def _abandoned(
+    bench: Bench,
+    source: Path,
+    size: int,
+    runs: Sequence[tuple[TrainRun, Path]],
+    trial: str,
+    purpose: Purpose,
+    split: Literal["public", "sealed"],
+) -> Measurement:
+    """What a cancelled judge leaves: no score, and a cause that says so."""
+    return Measurement(
+        trial=trial,
+        purpose=purpose,
+        split=split,
+        metric=bench.spec.score.metric,
+        score=None,
+        per_seed=tuple(SeedResult(seed=run.seed, cause="abandoned") for run, _ in runs),
+        source_bytes=size,
+        source_sha256=tree_hash(read_source(source)),
+        environment_sha256=environment_sha256(bench.spec, bench.data),
+        evaluator_sha256=evaluator_sha256(),
+        isolation=bench.isolation.level,
+        machine=machine_identity(),
+        accelerator=bench.accelerator,
+        measured_at=datetime.now(UTC),
+    )
+
+
+def _ask_judge(job: dict[str, Any], cancel: threading.Event | None) -> bytes:
+    """Run the judge's process; `lifeline` closes when it and everything it started are gone."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from evaluators.judge import main; main()"
+    lifeline, held = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**CLEAN_ENV, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=(held,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(held)
+    try:
+        return _converse(process, {**job, "lifeline": held}, cancel)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+        select.select([lifeline], [], [], 30)
+        os.close(lifeline)
+
+
+def _converse(process: subprocess.Popen[bytes], job: dict[str, Any], cancel: threading.Event | None) -> bytes:
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdin.write(json.dumps(job).encode() + b"\n")
+    process.stdin.flush()
+    parts: dict[str, bytes] = {}
+
+    def collect(name: str, stream: IO[bytes]) -> None:
+        parts[name] = stream.read()
+        stream.close()
+
+    readers = [
+        threading.Thread(target=collect, args=("out", process.stdout), daemon=True),
+        threading.Thread(target=collect, args=("err", process.stderr), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    while readers[0].is_alive():
+        readers[0].join(session.SLICE_S)
+        if cancel is not None and cancel.is_set():
+            process.stdin.close()  # the judge ends at once, and its sandbox with it
+            break
+    for reader in readers:
+        reader.join()
+    answer = parts["out"]
+    if not answer and not (cancel is not None and cancel.is_set()):
+        text = parts["err"].decode("utf-8", "replace").strip()[-1200:]
+        if "DataMissing" in text:
+            raise DataMissing(text.rpartition("DataMissing:")[2].strip())
+        raise InfraFault("judge", f"the judge ended without a measurement: {text or 'no message'}")
+    return answer

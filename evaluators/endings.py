@@ -1,0 +1,106 @@
+"""From the supervisor's last report to facts, cause and numbers. Pure and total.
+
+Use: `facts(final, isolation)` for the record, `explain(final, limits, artifact_needed=...)` for the
+cause (None: it ended well) and the numbers that a repair needs. First line that fits:
+
+| last report | cause |
+|---|---|
+| end `infra`, detail `cancelled` / anything else | abandoned / infra:sandbox |
+| `pruned`, `cpu_cap`, `wall_cap`, `oom` | the same word |
+| `start_cap` | cpu_cap or wall_cap, whichever was used up; numbers say phase `start` |
+| a rule broken (`protocol`) | oversize, no_artifact, or illegal:<rule> |
+| `signal` XCPU / XFSZ / another | cpu_cap / oversize / segfault; oom if the kernel counted a kill |
+| exit not 0, exception of memory / of a full output folder | oom / oversize |
+| exit before the import ended: SyntaxError / another | syntax / import |
+| any other exit not 0 | crash |
+| exit 0, artifact needed, none sealed | no_artifact |
+
+The process can choose its exit code and its exception text, so these only choose among failures;
+whether it started at all, memory kills, clocks and sealed bytes are seen from outside. Limits: a
+process that kills itself looks like one killed by a bug; both are `segfault`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from evaluators.sandbox.box import Limits
+from lineage.records import Number, RunFacts, check_cause
+
+MEMORY_WORDS = ("MemoryError", "DefaultCPUAllocator", "OutOfMemoryError", "out of memory", "Cannot allocate")
+FULL_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
+FACTS = tuple(name for name in RunFacts.model_fields if name != "isolation")
+
+
+def facts(final: Mapping[str, Any], isolation: str) -> RunFacts:
+    return RunFacts(**{key: final[key] for key in FACTS if key in final}, isolation=isolation)
+
+
+def explain(
+    final: Mapping[str, Any], limits: Limits, *, artifact_needed: bool = False
+) -> tuple[str | None, dict[str, Number]]:
+    """Cause and numbers of one ended run."""
+    cause = _cause(final, limits, artifact_needed)
+    return check_cause(cause), _numbers(final, limits, cause) if cause else {}
+
+
+def _cause(final: Mapping[str, Any], limits: Limits, artifact_needed: bool) -> str | None:
+    end = final["end"]
+    if end == "infra":
+        return "abandoned" if final["detail"].startswith("cancelled") else "infra:sandbox"
+    if end in ("pruned", "cpu_cap", "wall_cap", "oom"):
+        return str(end)
+    if end == "start_cap":
+        return "cpu_cap" if final["start_cpu_s"] > limits.start_cpu_s else "wall_cap"
+    if end == "protocol":
+        return _rule(final["rule"] or "protocol")
+    if end == "signal":
+        known = {signal.SIGXCPU: "cpu_cap", signal.SIGXFSZ: "oversize"}
+        return "oom" if final["oom_kills"] else known.get(final["code"], "segfault")
+    if final["code"] != 0:
+        return _exit(final)
+    artifact = final.get("artifact") or {}
+    if artifact_needed and "sha256" not in artifact:
+        return _rule(artifact.get("rule", "no_artifact")) if final["phase"] == "run" else _exit(final)
+    return None
+
+
+def _rule(rule: str) -> str:
+    return rule if rule in ("oversize", "no_artifact") else f"illegal:{rule}"
+
+
+def _exit(final: Mapping[str, Any]) -> str:
+    said = final["exception"]
+    if any(word in said for word in MEMORY_WORDS):
+        return "oom"
+    if any(word in said for word in FULL_WORDS):
+        return "oversize"
+    if final["phase"] != "up":
+        return "crash"
+    return "syntax" if said.startswith(("SyntaxError", "IndentationError", "TabError")) else "import"
+
+
+def _numbers(final: Mapping[str, Any], limits: Limits, cause: str) -> dict[str, Number]:
+    phase = final["phase"]
+    numbers: dict[str, Number] = {"phase": phase if phase == "run" else "start"}
+    if cause == "cpu_cap":
+        cap = limits.cpu_s if phase == "run" else limits.start_cpu_s
+        numbers |= {"cpu_s": final["cpu_s"] if phase == "run" else final["start_cpu_s"], "cap_s": cap}
+    elif cause == "wall_cap":
+        cap = limits.wall_s if phase == "run" else limits.start_wall_s
+        numbers |= {"wall_s": final["wall_s"] if phase == "run" else final["start_wall_s"], "cap_s": cap}
+    elif cause == "oom":
+        numbers |= {"peak_bytes": final["peak_bytes"], "cap_bytes": limits.memory}
+    elif cause == "segfault":
+        numbers["signal"] = final["code"]
+    elif cause == "oversize":
+        numbers |= (final.get("artifact") or {}).get("numbers", {})
+    if final["stage"]:
+        numbers["stage"] = final["stage"]
+    if final["exception"]:
+        numbers["exception"] = final["exception"][:400]
+    if final["code"] and cause != "segfault":
+        numbers["exit_code"] = final["code"]
+    return numbers

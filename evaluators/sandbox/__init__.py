@@ -1,0 +1,1 @@
+"""Runs one untrusted program at a time, measures it from outside and ends all of it."""

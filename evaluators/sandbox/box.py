@@ -1,0 +1,285 @@
+"""Builds the supervisor's request: what the candidate sees, its environment, its locks, its limits.
+
+Use: `request(box, layers, ...)` gives the JSON object for `evaluators.sandbox.session`. An allow-list:
+nothing of the host is there unless named here. Limits: without bubblewrap the candidate sees host
+paths and shares the host's process list; landlock and seccomp then carry the weight.
+"""
+
+# paths are strings of an argument list here
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH207
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from evaluators.sandbox import packages
+from evaluators.sandbox.layers import HERE, Layers
+from lineage.records import Record
+
+MIB = 1 << 20
+
+
+class Limits(Record):
+    """Caps of one run; CPU and wall seconds before release (`start_*`) and after it."""
+
+    start_cpu_s: float
+    start_wall_s: float
+    cpu_s: float
+    wall_s: float
+    memory: int
+    processes: int
+    threads: int = 1
+    tmp_bytes: int = 256 * MIB
+    out_bytes: int = 0
+
+
+class Box(Record):
+    """One run's inside. `folder` is the run's own scratch folder; paths are on the host.
+
+    `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it.
+    """
+
+    mode: str
+    folder: str
+    source: str
+    fake: str
+    data: str
+    order: dict[str, int | str] = {}
+    outputs: int = 0
+    context: int = 0
+    fake_request: str = ""
+    collect: str = ""
+    artifact_cap: int = 0
+    packages: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    accelerator: str = ""
+    limits: Limits
+
+    @property
+    def release(self) -> str:
+        return os.path.join(self.folder, "release")
+
+
+class View(Record):
+    """Where the same things are for the candidate."""
+
+    recipe: str
+    fake: str
+    release: str
+    out: str
+    tmp: str
+    entry: str
+    kernel: str
+    fake_request: str
+
+
+INSIDE = View(
+    recipe="/recipe",
+    fake="/fake",
+    release="/release",
+    out="/out",
+    tmp="/tmp",
+    entry="/bench/entry.py",
+    kernel="/bench/kernel.py",
+    fake_request="/fake_request.npy",
+)
+
+
+def _outside(box: Box) -> View:
+    return View(
+        recipe=box.source,
+        fake=box.fake,
+        release=box.release,
+        out=os.path.join(box.folder, "out"),
+        tmp=os.path.join(box.folder, "tmp"),
+        entry=str(HERE / "entry.py"),
+        kernel=str(HERE / "kernel.py"),
+        fake_request=box.fake_request,
+    )
+
+
+def environment(box: Box, tmp: str) -> dict[str, str]:
+    """The whole environment of the candidate: nothing of the engine's is passed on."""
+    threads = str(box.limits.threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    visible = box.accelerator.removeprefix("cuda:") if box.accelerator else ""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": tmp,
+        "TMPDIR": tmp,
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "WANDB_MODE": "disabled",
+        "CUDA_VISIBLE_DEVICES": visible,
+        **dict.fromkeys(names, threads),
+    }
+
+
+def prefixes() -> list[str]:
+    """Folders of the interpreter that must be readable: binaries and the standard library."""
+    base = sys.base_prefix
+    if base in ("/usr", "/"):
+        return []
+    folders = [os.path.join(base, name) for name in ("bin", "lib", "lib64")]
+    store = ["/nix/store"] if base.startswith("/nix/store") else []
+    return [path for path in folders if os.path.isdir(path)] + store
+
+
+def devices(accelerator: str) -> list[str]:
+    return sorted(glob.glob("/dev/nvidia*")) if accelerator else []
+
+
+NAMESPACES = (
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
+    *("--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"),
+    # root would keep every capability inside, enough to remount the host writable
+    *("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"),
+)
+
+
+def _system(accelerator: str) -> list[str]:
+    """The operating system's binaries and libraries, devices and /proc; no configuration, no home."""
+    given = []
+    for part in ("bin", "lib", "lib64", "include"):
+        if os.path.isdir(f"/usr/{part}"):
+            given += ["--ro-bind", f"/usr/{part}", f"/usr/{part}"]
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if os.path.islink(f"/{name}"):
+            given += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            given += ["--ro-bind", f"/{name}", f"/{name}"]
+    for path in ("/etc/ld.so.cache", "/etc/alternatives"):
+        given += ["--ro-bind-try", path, path]
+    given += ["--proc", "/proc", "--dev", "/dev"]
+    for path in devices(accelerator):
+        given += ["--dev-bind", path, path]
+    return given
+
+
+def _python(seen: packages.Visible, masked: tuple[str, ...]) -> list[str]:
+    """The interpreter and the allowed packages; other installed packages are blanked, masked ones twice."""
+    given = []
+    for path in prefixes():
+        given += ["--ro-bind", path, path]
+    roots = ("/usr/lib", "/usr/lib64", *prefixes())
+    for path in seen.hidden:
+        if any(path.startswith(root + "/") for root in roots):
+            given += ["--tmpfs", path]
+    for path in seen.paths:
+        given += ["--ro-bind", path, path]
+    for path in seen.site:
+        for name in masked:
+            if os.path.exists(os.path.join(path, name)):
+                given += ["--tmpfs", os.path.join(path, name)]
+    return given
+
+
+def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
+    """Namespaces and mounts. Order matters: a later mount hides an earlier one."""
+    given = list(NAMESPACES)
+    for name, value in env.items():
+        given += ["--setenv", name, value]
+    given += _system(box.accelerator)
+    given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
+    given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
+    given += _python(packages.visible(box.packages, box.masked), box.masked)
+    for name in ("entry.py", "kernel.py"):
+        given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
+    given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
+    given += ["--ro-bind", box.release, INSIDE.release]
+    if box.fake_request:
+        given += ["--ro-bind", box.fake_request, INSIDE.fake_request]
+    if box.limits.out_bytes:
+        given += ["--size", str(box.limits.out_bytes), "--tmpfs", INSIDE.out]
+    return [*given, "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def rlimits(box: Box, layers: Layers) -> dict[str, int]:
+    caps = box.limits
+    limits = {
+        "CORE": 0,
+        "NOFILE": 1024,
+        "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
+        "FSIZE": max(caps.out_bytes, caps.tmp_bytes),
+        "MSGQUEUE": 0,
+    }
+    if "memory" not in layers.cgroup and not box.accelerator:
+        limits["AS"] = (
+            caps.memory + 2048 * MIB
+        )  # mappings count; torch maps about 2 GiB that it never touches
+    if "pids" not in layers.cgroup and os.geteuid() != 0 and layers.bwrap:
+        limits["NPROC"] = caps.processes  # counted per user namespace, so only there is it this run's alone
+    return limits
+
+
+def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"rlimits": rlimits(box, layers)}
+    if layers.landlock:
+        seen = packages.visible(box.packages, box.masked)
+        read = ["/usr/lib", "/usr/lib64", "/usr/bin", "/etc/ld.so.cache", "/lib", "/lib64", "/bin"]
+        read += [*prefixes(), *seen.paths, view.recipe, view.fake, view.release, view.entry, view.kernel]
+        read += ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu"]
+        read += [
+            "/dev/urandom",
+            "/dev/random",
+            "/dev/zero",
+            *([view.fake_request] if view.fake_request else []),
+        ]
+        write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
+        wanted["landlock"] = {"read": read, "write": write}
+    if layers.seccomp:
+        wanted["seccomp"] = {"unix_sockets": bool(layers.bwrap)}
+    return wanted
+
+
+def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None) -> dict[str, Any]:
+    """The request for one run. Makes the run's folders; `box.data` must be on the same file system."""
+    view = INSIDE if layers.bwrap else _outside(box)
+    os.makedirs(box.release, exist_ok=True)
+    env = environment(box, view.tmp)
+    inner = {
+        "mode": box.mode,
+        "kernel": view.kernel,
+        "locks": locks(box, layers, view),
+        "site": list(packages.visible(box.packages, box.masked).site),
+        "recipe": view.recipe,
+        "fake": view.fake,
+        "out": view.out,
+        "outputs": box.outputs,
+        "context": box.context,
+        "fake_request": view.fake_request,
+    }
+    command = [packages.interpreter(), "-I", "-S", view.entry, json.dumps(inner)]
+    limits = box.limits.model_dump()
+    arguments = None
+    if layers.bwrap:
+        # not on the command line: pid 1 of the sandbox shows that to the candidate
+        arguments = bwrap_arguments(box, env)
+        command = [layers.bwrap, "--args", "9", "--", *command]
+        env = {"PATH": "/usr/bin:/bin"}
+    else:
+        for path in (view.out, view.tmp):
+            os.makedirs(path, exist_ok=True)
+            if layers.uid is not None:
+                os.chown(path, layers.uid, layers.uid)
+        limits |= {"out_folder": view.out}
+    return {
+        "argv": command,
+        "arguments": arguments,
+        "env": env,
+        "cwd": "/" if layers.bwrap else view.tmp,
+        "uid": None if layers.bwrap else layers.uid,
+        "cgroup": layers.cgroup,
+        "limits": limits,
+        "release": [box.data, os.path.join(box.release, "data")],
+        "order": {**box.order, "data": os.path.join(view.release, "data")},
+        "collect": {"folder": box.collect, "cap": box.artifact_cap} if box.collect else None,
+        "channels": {str(number): handle for number, handle in (channels or {}).items()},
+        "cleanup": box.folder,
+    }

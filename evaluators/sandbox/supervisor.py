@@ -1,0 +1,457 @@
+"""One engine-owned process per candidate run: starts the sandbox, holds both clocks, ends the tree.
+
+Use: `python -I -S supervisor.py` with one JSON request line on stdin, which then stays open: its end
+means that the engine died, and everything dies with it. Commands on stdin: `stop` (the answers are
+in; a success), `cancel`, `prune`. Events leave as JSON lines on stdout; the last is `final`, shaped
+like `lineage.records.RunFacts`. Limits: standard library only, one thread, Linux.
+"""
+
+# os.path: pathlib would double its start-up time
+# ruff: noqa: PTH100, PTH104, PTH118, PTH120
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+if __name__ == "__main__":  # started by path under -I -S, so the package root is not on sys.path
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from evaluators.sandbox import cgroup, kernel, tree
+from evaluators.sandbox.seal import Sealer
+
+TICK_S = 0.1
+LOG_BYTES = 32_768
+CHUNK = 1 << 16
+LOG_BYTES_PER_TICK = 1 << 20
+SETUP_FAILED = 121
+_INVISIBLE = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+)
+
+
+@dataclass
+class Run:
+    """Everything that changes while one candidate runs."""
+
+    request: dict[str, Any]
+    group: cgroup.Group | None = None
+    pid: int = 0
+    orders: int = -1
+    reports: int = -1
+    log: int = -1
+    artifact: int = -1
+    sealer: Sealer | None = None
+    phase: str = "start"  # start -> up -> imported -> run
+    began: float = 0.0
+    released: float = 0.0
+    released_cpu: float = 0.0
+    reaped_cpu: float = 0.0
+    seen_cpu: float = 0.0
+    peak: int = 0
+    status: int | None = None
+    tail: bytearray = field(default_factory=bytearray)
+    lines: bytearray = field(default_factory=bytearray)
+    commands: bytearray = field(default_factory=bytearray)
+    reported: int = 0
+    log_quota: int = LOG_BYTES_PER_TICK
+    over: bool = False
+    error: dict[str, str] = field(default_factory=dict)
+    refused: str = ""
+    stage: str = ""
+    end: str = ""
+    detail: str = ""
+
+
+def emit(event: str, **more: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, (json.dumps({"event": event, **more}) + "\n").encode())
+
+
+def clean(raw: bytes, limit: int) -> str:
+    """Candidate text without escapes, control, bidi or zero-width characters, last `limit` of it."""
+    return _INVISIBLE.sub("", raw.decode("utf-8", "replace"))[-limit:]
+
+
+# ---- starting ----
+
+
+def spawn(run: Run) -> None:
+    """Fork; the child joins the group and becomes the sandbox command with fds 0-6 and no others."""
+    request = run.request
+    orders_in, run.orders = os.pipe()
+    run.reports, reports_out = os.pipe()
+    run.log, log_out = os.pipe()
+    wanted = {0: os.open(os.devnull, os.O_RDONLY), 1: log_out, 2: log_out, 3: orders_in, 4: reports_out}
+    if request.get("collect"):
+        run.artifact, wanted[5] = os.pipe()
+        run.sealer = Sealer(request["collect"]["folder"], int(request["collect"]["cap"]))
+    for number, inherited in (request.get("channels") or {}).items():
+        wanted[int(number)] = int(inherited)
+    if request.get("arguments") is not None:
+        wanted[9] = _memory_file("\0".join(request["arguments"]).encode())
+    run.began = time.monotonic()
+    supervisor = os.getpid()
+    run.pid = os.fork()
+    if run.pid == 0:
+        try:
+            _become(run, wanted, supervisor)
+        except BaseException as error:
+            os.write(2, f"sandbox start failed: {type(error).__name__}: {error}\n".encode())
+            os._exit(SETUP_FAILED)
+    for handle in set(wanted.values()):
+        os.close(handle)
+    for handle in (run.reports, run.log, run.artifact):
+        if handle >= 0:
+            os.set_blocking(handle, False)
+
+
+def _memory_file(data: bytes) -> int:
+    """Not a pipe: the argument list may be longer than a pipe holds."""
+    handle = os.memfd_create("arguments")
+    os.write(handle, data)
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _become(run: Run, wanted: dict[int, int], supervisor: int) -> None:
+    os.setsid()
+    if run.group is not None:
+        cgroup.join(run.group)
+    lifted = {number: os.dup(handle) for number, handle in wanted.items()}
+    high = {number: _above(handle, 20) for number, handle in lifted.items()}
+    for number, handle in high.items():
+        os.dup2(handle, number, inheritable=True)
+    for number in sorted(set(range(3, 20)) - set(wanted)):
+        with contextlib.suppress(OSError):
+            os.close(number)
+    os.closerange(20, 4096)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    uid = run.request.get("uid")
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of uid clears it
+    if os.getppid() != supervisor:
+        os._exit(SETUP_FAILED)
+    os.chdir(run.request.get("cwd", "/"))
+    os.execve(run.request["argv"][0], run.request["argv"], run.request["env"])
+
+
+def _above(handle: int, least: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(handle, fcntl.F_DUPFD, least)
+
+
+# ---- measuring ----
+
+
+def cpu_now(run: Run) -> float:
+    measured = cgroup.cpu_seconds(run.group) if run.group else None
+    if measured is None:
+        measured = run.reaped_cpu + tree.cpu_seconds(tree.descendants(os.getpid()))
+    run.seen_cpu = max(run.seen_cpu, measured)
+    return run.seen_cpu
+
+
+def measure_memory(run: Run) -> int:
+    now = cgroup.memory_bytes(run.group) if run.group else None
+    if now is None:
+        now = tree.memory_bytes(tree.descendants(os.getpid()))
+    run.peak = max(run.peak, now)
+    return now
+
+
+def check_caps(run: Run) -> None:
+    limits, now = run.request["limits"], time.monotonic()
+    cpu = cpu_now(run)
+    if run.phase != "run":
+        if cpu > limits["start_cpu_s"]:
+            run.end, run.detail = "start_cap", f"{cpu:.1f} CPU-s before ready, cap {limits['start_cpu_s']:g}"
+        elif now - run.began > limits["start_wall_s"]:
+            run.end, run.detail = "start_cap", f"not ready after {limits['start_wall_s']:g} s of wall time"
+    elif cpu - run.released_cpu > limits["cpu_s"]:
+        run.end, run.detail = "cpu_cap", f"over {limits['cpu_s']:g} CPU-s"
+    elif now - run.released > limits["wall_s"]:
+        run.end, run.detail = "wall_cap", f"over {limits['wall_s']:g} s of wall time"
+    if not run.end and measure_memory(run) > limits["memory"]:
+        run.end, run.detail = "oom", f"over {limits['memory']} bytes"
+    folder = limits.get("out_folder")
+    if not run.end and folder and _folder_bytes(folder) > limits["out_bytes"]:
+        run.end, run.refused = "protocol", "oversize"
+
+
+def _folder_bytes(folder: str) -> int:
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+    return total
+
+
+# ---- listening ----
+
+
+def read_reports(run: Run, data: bytes) -> None:
+    run.lines += data
+    *lines, rest = run.lines.split(b"\n")
+    run.lines = bytearray(rest)
+    run.reported += len(lines)
+    # honest code reports at most 5 times a second
+    flood = run.reported > 1000 + 20 * (time.monotonic() - run.began)
+    for line in lines:
+        if run.end:
+            return
+        try:
+            if flood or len(line) > 4096:
+                raise ValueError("too much")
+            report = json.loads(line)
+            on_report(run, str(report.pop("say")), report)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
+            run.end, run.refused, run.detail = "protocol", "control", "unreadable control message"
+    if len(run.lines) > 4096:
+        run.end, run.refused, run.detail = "protocol", "control", "endless control message"
+
+
+def on_report(run: Run, word: str, report: dict[str, Any]) -> None:
+    """Only `up` (sent before candidate code exists) is evidence; all else is advice or hurts its sender."""
+    if word == "up" and run.phase == "start":
+        run.phase = "up"
+    elif word == "imported" and run.phase == "up":
+        run.phase = "imported"
+    elif word == "ready" and run.phase == "imported" and not run.over:
+        release(run)
+    elif word == "progress":
+        step, value = int(report["step"]), float(report["value"])
+        if run.phase == "run" and math.isfinite(value) and abs(step) < 2**53:
+            emit("progress", step=step, value=value)
+    elif word == "error" and not run.error:
+        keys = ("type", "message", "place")
+        run.error = {key: clean(str(report.get(key, "")).encode(), 600) for key in keys}
+    elif word == "refused" and not run.refused:
+        rule = str(report["rule"])
+        run.refused = rule if re.fullmatch(r"[a-z_]{1,40}", rule) else "control"
+    elif word in ("trained", "stage"):
+        run.stage = re.sub("[^a-z]", "", str(report.get("name", word)))[:20]
+
+
+def release(run: Run) -> None:
+    """The clocks start, then the data appears by one rename, then the child is told."""
+    request = run.request
+    run.released_cpu, run.released, run.phase = cpu_now(run), time.monotonic(), "run"
+    if request.get("release"):
+        source, target = request["release"]
+        os.rename(source, target)
+    order = json.dumps(request["order"]) + "\n"
+    with contextlib.suppress(BrokenPipeError):
+        os.write(run.orders, order.encode())
+    emit("released")
+
+
+def read_commands(run: Run) -> None:
+    data = os.read(0, 4096)
+    if not data:
+        run.end, run.detail = "infra", "the engine went away"
+    run.commands += data
+    for word in run.commands.split(b"\n")[:-1]:
+        if word == b"stop":
+            run.end = run.end or "exit"
+        elif word == b"prune":
+            run.end = run.end or "pruned"
+        elif word == b"cancel":
+            run.end, run.detail = "infra", "cancelled"
+    run.commands = run.commands[run.commands.rfind(b"\n") + 1 :]
+
+
+def listen(run: Run, poller: select.poll, timeout_s: float) -> None:
+    """One round: at most CHUNK bytes of each stream, so that a flood cannot starve the clocks.
+
+    Output beyond LOG_BYTES_PER_TICK waits for the next tick, and its writer with it.
+    """
+    for handle, _ in poller.poll(max(0, int(timeout_s * 1000))):
+        if handle == 0:
+            read_commands(run)
+            continue
+        try:
+            data = os.read(handle, CHUNK)
+        except BlockingIOError:
+            continue
+        run.log_quota -= len(data) if handle == run.log else 0
+        if not data or (handle == run.log and run.log_quota < 0):
+            poller.unregister(handle)
+        take(run, handle, data)
+
+
+def take(run: Run, handle: int, data: bytes) -> None:
+    if handle == run.log:
+        run.tail += data
+        del run.tail[:-LOG_BYTES]
+    elif handle == run.reports:
+        read_reports(run, data)
+    elif handle == run.artifact and run.sealer is not None:
+        if run.phase != "run":
+            run.end, run.refused = "protocol", "early_artifact"
+            return
+        run.sealer.feed(data)
+        if run.sealer.rule:
+            run.end, run.refused = "protocol", run.sealer.rule
+        elif run.sealer.done:
+            run.end = run.end or "exit"
+
+
+def drain(run: Run) -> None:
+    """After the tree has ended: what is left in the pipes, bounded by their kernel buffers."""
+    for handle in (run.reports, run.artifact, run.log):
+        for _ in range(64):
+            try:
+                data = os.read(handle, CHUNK) if handle >= 0 else b""
+            except OSError:
+                break
+            if not data:
+                break
+            take(run, handle, data)
+
+
+# ---- ending ----
+
+
+def watch(run: Run) -> None:
+    poller = select.poll()
+    for handle in (0, run.reports, run.log, run.artifact):
+        if handle >= 0:
+            poller.register(handle, select.POLLIN | select.POLLHUP)
+    wake_in, wake_out = os.pipe()
+    os.set_blocking(wake_out, False)
+    os.set_blocking(wake_in, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+    poller.register(wake_in, select.POLLIN)
+    parent, last = os.getppid(), 0.0
+    while not run.end:
+        listen(run, poller, TICK_S - (time.monotonic() - last))
+        spent, status = tree.reap(run.pid)
+        run.reaped_cpu += spent
+        if status is not None:
+            run.status = status
+            return
+        if time.monotonic() - last >= TICK_S:
+            last = time.monotonic()
+            if run.log_quota < 0:
+                poller.register(run.log, select.POLLIN | select.POLLHUP)
+            run.log_quota = LOG_BYTES_PER_TICK
+            if os.getppid() != parent:
+                run.end, run.detail = "infra", "the engine went away"
+            elif not run.end:
+                check_caps(run)
+
+
+def end_tree(run: Run) -> list[int]:
+    """Kill until nothing is left; the survivors, if the kernel will not let some go."""
+    cpu_now(run)
+    if run.group is not None:
+        cgroup.kill(run.group)
+    spent, alive = tree.end_all()
+    run.reaped_cpu += spent
+    if run.group is not None:
+        until = time.monotonic() + 5
+        while cgroup.members(run.group) and time.monotonic() < until:
+            cgroup.kill(run.group)
+            time.sleep(0.002)
+        alive = alive or cgroup.members(run.group)
+    return alive
+
+
+def verdict(run: Run) -> tuple[str, int]:
+    """How it ended and with what code, once the tree is gone and the pipes are drained."""
+    kills = cgroup.oom_kills(run.group) if run.group else 0
+    status = run.status
+    if run.end:
+        return run.end, 0
+    code = os.waitstatus_to_exitcode(status) if status is not None else 0
+    number = -code if code < 0 else code - 128 if code > 128 else 0  # bwrap passes signals on as 128 + n
+    if run.phase == "start":
+        run.detail = run.detail or "the sandbox did not start"
+        return "infra", code
+    if run.refused:
+        return "protocol", code
+    if kills and code:
+        return "oom", number
+    return ("signal", number) if number else ("exit", code)
+
+
+def finish(run: Run) -> dict[str, Any]:
+    ended = time.monotonic()
+    run.over = True
+    survivors = end_tree(run)
+    drain(run)
+    if run.sealer is not None and run.sealer.done and run.status is not None:
+        run.end = run.end or "exit"
+    end, code = verdict(run)
+    total = cpu_now(run)
+    inside = run.phase == "run"
+    place = f" ({run.error['place']})" if run.error.get("place") else ""
+    started = run.released if inside else ended
+    return {
+        "end": end,
+        "code": code,
+        "started": run.phase != "start",
+        "cpu_s": max(0.0, total - run.released_cpu) if inside else 0.0,
+        "wall_s": ended - started if inside else 0.0,
+        "start_cpu_s": run.released_cpu if inside else total,
+        "start_wall_s": started - run.began,
+        "peak_bytes": run.peak,
+        "oom_kills": cgroup.oom_kills(run.group) if run.group else 0,
+        "log_tail": clean(bytes(run.tail), 4000),
+        "exception": f"{run.error['type']}: {run.error['message']}{place}"[:800] if run.error else "",
+        "detail": run.detail + (f" survivors: {survivors}" if survivors else ""),
+        "phase": run.phase,
+        "stage": run.stage,
+        "rule": run.refused,
+        "artifact": run.sealer.result() if run.sealer is not None else None,
+    }
+
+
+def main() -> None:
+    text = bytearray()
+    while b"\n" not in text:
+        data = os.read(0, 1 << 16)
+        if not data:
+            return
+        text += data
+    line, _, rest = bytes(text).partition(b"\n")
+    request = json.loads(line)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    run = Run(request, commands=bytearray(rest))
+    bases = request.get("cgroup") or {}
+    try:
+        cgroup.sweep(bases)
+        limits = request["limits"]
+        run.group = cgroup.create(bases, cgroup.run_name(), memory=limits["memory"], pids=limits["processes"])
+        load = os.getloadavg()[0]
+        spawn(run)
+        watch(run)
+        final = finish(run)
+    finally:
+        if run.group is not None:
+            cgroup.kill(run.group)
+            cgroup.remove(run.group)
+    orphaned = run.detail.startswith("the engine went away")
+    if orphaned and request.get("cleanup"):
+        shutil.rmtree(request["cleanup"], ignore_errors=True)
+    emit("final", load_start=load, load_end=os.getloadavg()[0], **final)
+
+
+if __name__ == "__main__":
+    main()
