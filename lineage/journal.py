@@ -93,3 +93,10 @@ class Journal:
         if table.num_rows:
             last = table.select(["event_id", "row_sha256"]).slice(table.num_rows - 1).to_pylist()[0]
             self._newest, self._prev = last["event_id"], last["row_sha256"]
+
+
+def compact(store: Store, campaign: str, min_new: int = 256) -> int:
+    """Compact once from scratch; a process that lives on uses `Lineage.compact`, which remembers what it read."""
+    from lineage.table import Lineage  # writers that only append need not load pandas
+
+    return Lineage(store, campaign).compact(min_new)

@@ -13,7 +13,7 @@ import json
 
 from lineage.blobs import get_blob, put_blob
 from lineage.errors import ObjectMissing, StoreCorrupt
-from lineage.ids import canonical_json, check_campaign, check_segment, sha256
+from lineage.ids import HEX64, canonical_json, check_campaign, check_segment, sha256
 from lineage.store import Store
 
 
@@ -36,7 +36,7 @@ def read_claim(data: bytes, key: str) -> str:
         sha = json.loads(data)["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorrupt(f"{key} is not a result claim ({error!r}); restore it from a copy") from error
-    if not isinstance(sha, str) or len(sha) != 64:
+    if not isinstance(sha, str) or not HEX64.fullmatch(sha):
         raise StoreCorrupt(f"{key} names no sha256: {sha!r}; restore it from a copy")
     return sha
 

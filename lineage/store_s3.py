@@ -4,7 +4,7 @@ Use: `open_store("s3://bucket/prefix")`. Endpoint, region and keys come from the
 AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.
 A server that is down is retried with growing pauses for about `patience` seconds, then
 `StoreUnavailable`; wrong keys, a missing bucket and a skewed clock are `StoreDenied` at once.
-Limits: the s3fs object is made per process (it does not survive a fork) and never listed from cache.
+Limits: the s3fs object is made per process (it does not survive a fork) and never lists from its cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class S3Store:
         self._bucket, _, prefix = path.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._patience = patience
-        self._made: tuple[int, Any] | None = None
 
     @property
     def root(self) -> str:
@@ -41,27 +40,18 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.root!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": None}
-
-    def _fs(self) -> Any:
-        pid = os.getpid()
-        if self._made is None or self._made[0] != pid:
-            self._made = (pid, _filesystem())
-        return self._made[1]
-
     def create(self, key: str, data: bytes) -> None:
         path = f"{self._base}/{check_key(key)}"
 
         def put() -> None:
             try:
-                self._fs().pipe_file(path, data, mode="create")
+                _filesystem().pipe_file(path, data, mode="create")
             except Exception as error:
                 if not _refused(error):
                     raise
                 # The reply to our own earlier try may have been lost, so equal bytes are success.
                 try:
-                    held = self._fs().cat_file(path)
+                    held = _filesystem().cat_file(path)
                 except FileNotFoundError:
                     raise ConnectionError("a rival upload of this key was in flight") from error
                 if held != data:
@@ -73,7 +63,7 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         path = f"{self._base}/{check_key(key)}"
-        return bytes(self._patiently("read", key, lambda: self._fs().cat_file(path)))
+        return bytes(self._patiently("read", key, lambda: _filesystem().cat_file(path)))
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         paths = [f"{self._base}/{check_key(key)}" for key in keys]
@@ -81,7 +71,7 @@ class S3Store:
             return []
 
         def cat() -> dict[str, Any]:
-            found: dict[str, Any] = self._fs().cat(paths, on_error="return")
+            found: dict[str, Any] = _filesystem().cat(paths, on_error="return")
             for value in found.values():
                 if isinstance(value, Exception):
                     raise value
@@ -103,7 +93,7 @@ class S3Store:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, prefix: str, token: dict[str, str]) -> dict[str, Any]:
-        page: dict[str, Any] = self._fs().call_s3(
+        page: dict[str, Any] = _filesystem().call_s3(
             "list_objects_v2", Bucket=self._bucket, Prefix=prefix, **token
         )
         return page
@@ -113,7 +103,7 @@ class S3Store:
 
         def head() -> bool:
             try:
-                self._fs().call_s3("head_object", Bucket=self._bucket, Key=name)
+                _filesystem().call_s3("head_object", Bucket=self._bucket, Key=name)
             except FileNotFoundError:
                 self._page(
                     f"{self._prefix}probe/", {}
@@ -130,7 +120,7 @@ class S3Store:
             self._patiently("delete", keys[start], lambda b=batch: self._delete(b))  # type: ignore[misc]
 
     def _delete(self, batch: dict[str, Any]) -> None:
-        answer = self._fs().call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
+        answer = _filesystem().call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
         refused = [item for item in answer.get("Errors", []) if item.get("Code") != "NoSuchKey"]
         if refused:
             raise StoreDenied(
@@ -183,7 +173,21 @@ class S3Store:
         )
 
 
+# One per process and account: a new one costs 0.3 s, and one made before a fork hangs in the child. The
+# parent's is kept there, not dropped: closing its sessions would wait 20 s for a loop that does not run.
+_made: dict[tuple[str, ...], Any] = {}
+
+
 def _filesystem() -> Any:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+    secrets = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    account = (str(os.getpid()), *(os.environ.get(name, "") for name in (*names, *secrets)))
+    if account not in _made:
+        _made[account] = _connect()
+    return _made[account]
+
+
+def _connect() -> Any:
     import s3fs
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

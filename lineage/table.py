@@ -219,11 +219,6 @@ class Lineage:
         )
 
 
-def compact(store: Store, campaign: str, min_new: int = COMPACT_AT) -> int:
-    """Compact once from scratch; a process that lives on uses `Lineage.compact`, which remembers what it read."""
-    return Lineage(store, campaign).compact(min_new)
-
-
 def _ordered(table: Any) -> Any:
     """The table sorted by event id; untouched when it already is."""
     ids = table["event_id"].combine_chunks() if table.num_rows > 1 else None
