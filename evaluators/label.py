@@ -30,6 +30,9 @@ Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.r
 | infra:<what> | harness_abort |
 | (none) | baseline, keep, discard |
 
+How the end of a process becomes a cause is `evaluators.endings`; a run that did not end well and has no
+cause is `infra:unexplained`, because then the judge, not the candidate, is at fault.
+
 Numbers that every label carries where the facts hold them (`evaluators.margins` has the list): bytes,
 cap and bytes over or to spare; CPU seconds, cap and seconds over or to spare; each missed gate's mean,
 bound, limit and how much it is short by; exception and line. They are what turned failures into
@@ -44,13 +47,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evaluators.exits import run_cause, seed_cause
 from evaluators.margins import (
     Numbers,
     clean,
     failing_gate,
     gate_numbers,
+    run_cause,
     run_numbers,
+    seed_cause,
     seed_numbers,
     spare_numbers,
     stated,

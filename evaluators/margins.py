@@ -39,7 +39,7 @@ class GateMiss:
 
     @property
     def quantity(self) -> str:
-        return self.gate.quantity if self.gate else self.check.name
+        return self.check.name.partition(" ")[0]
 
     @property
     def is_size(self) -> bool:
@@ -66,6 +66,23 @@ def stated(numbers: Mapping[str, Number]) -> Numbers:
 def figure(value: float) -> str:
     """A figure for a sentence: whole numbers with separators, others to six significant digits."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
+
+
+def run_cause(spec: EnvironmentSpec, run: TrainRun) -> str | None:
+    """Why a training run failed; None when it left an artifact within the cap."""
+    if run.cause is not None:
+        return run.cause
+    if run.facts.end != "exit" or run.facts.code != 0 or not run.facts.started or run.artifact is None:
+        return "infra:unexplained"
+    return "oversize" if run.artifact.bytes > spec.budget.artifact_bytes else None
+
+
+def seed_cause(seed: SeedResult) -> str | None:
+    """Why a prediction run failed; None when it answered everything."""
+    if seed.cause is not None or seed.facts is None:
+        return seed.cause
+    ended_well = seed.facts.end == "exit" and seed.facts.code == 0 and seed.facts.started
+    return None if ended_well else "infra:unexplained"
 
 
 def spare_numbers(
@@ -113,7 +130,7 @@ def _gate_room(gate: Gate, measurement: Measurement) -> Numbers:
 
 
 def _check_of(gate: Gate, measurement: Measurement) -> Check | None:
-    return next((c for c in measurement.gates if c.name.startswith(gate.quantity)), None)
+    return next((c for c in measurement.gates if c.name.partition(" ")[0] == gate.quantity), None)
 
 
 def _gate_value(gate: Gate, check: Check | None, measurement: Measurement) -> float | None:
@@ -128,7 +145,7 @@ def failing_gate(spec: EnvironmentSpec, measurement: Measurement) -> GateMiss | 
     """The missed gate that names the label: size before the others, else the judge's order."""
     by_name = {gate.quantity: gate for gate in spec.gates}
     misses = [
-        GateMiss(check, next((by_name[q] for q in by_name if check.name.startswith(q)), None))
+        GateMiss(check, by_name.get(check.name.partition(" ")[0]))
         for check in measurement.gates
         if not check.passed
     ]
@@ -187,34 +204,52 @@ def _facts_numbers(facts: RunFacts, stage: str) -> Numbers:
     return numbers
 
 
+def _told(numbers: Mapping[str, Number]) -> Numbers:
+    """The judge's own numbers; its `stage` is a step inside the sandbox, a label's is one of the six."""
+    return {("step" if key == "stage" else key): value for key, value in numbers.items()}
+
+
+def _oversize(run: TrainRun, cap: int) -> tuple[int | None, int, str]:
+    """Bytes, cap and what was too big, from the sealed artifact or from what the seal counted."""
+    if run.artifact is not None:
+        return run.artifact.bytes, cap, "artifact"
+    what = "source" if "source_bytes" in run.numbers else "artifact"
+    size = run.numbers.get("source_bytes", run.numbers.get("bytes"))
+    stated_cap = run.numbers.get("cap", cap)
+    return (
+        int(size) if isinstance(size, int | float) else None,
+        int(stated_cap) if isinstance(stated_cap, int | float) else cap,
+        what,
+    )
+
+
 def run_numbers(spec: EnvironmentSpec, run: TrainRun, cause: str) -> tuple[Numbers, str]:
     """Numbers and sentence of a failed training run."""
     facts, budget = run.facts, spec.budget
     numbers: Numbers = _facts_numbers(facts, "train")
+    told = _told(run.numbers)
     if cause == "oversize":
-        told = run.numbers.get("artifact_bytes", run.numbers.get("bytes"))
-        cap_told = run.numbers.get("cap_bytes", run.numbers.get("cap", budget.artifact_bytes))
-        size = run.artifact.bytes if run.artifact else int(told) if isinstance(told, int | float) else None
-        cap = int(cap_told) if isinstance(cap_told, int | float) else budget.artifact_bytes
+        size, cap, what = _oversize(run, budget.artifact_bytes)
         if size is not None:
-            return {**run.numbers, **numbers, **_size(size, cap)}, _size_text(size, cap)
+            return {**told, **numbers, **_size(size, cap)}, _size_text(size, cap, what)
     if facts.end == "start_cap":
         numbers |= _clock("start", "cpu", facts.start_cpu_s, budget.start_cpu_s)
         text = f"start-up was stopped after {facts.start_cpu_s:.1f} CPU-s of {budget.start_cpu_s:g} allowed"
-        return {**run.numbers, **numbers}, text
+        return {**told, **numbers}, text
     if cause in ("cpu_cap", "wall_cap"):
         cap_s = budget.train_cpu_s if cause == "cpu_cap" else budget.train_wall_s
         seconds, text = _overrun("train", cause, facts, cap_s)
-        return {**run.numbers, **numbers, **seconds}, text
-    return {**run.numbers, **numbers}, _sentence("training", cause, facts, run.numbers)
+        return {**told, **numbers, **seconds}, text
+    return {**told, **numbers}, _sentence("training", cause, facts, run.numbers)
 
 
 def seed_numbers(spec: EnvironmentSpec, seed: SeedResult, cause: str) -> tuple[Numbers, str]:
     """Numbers and sentence of a failed prediction run."""
     facts = seed.facts
     if facts is None:
-        return {"stage": "evaluate", **seed.numbers}, _sentence("prediction", cause, None, seed.numbers)
-    numbers = {**seed.numbers, **_facts_numbers(facts, "evaluate")}
+        told = {**_told(seed.numbers), "stage": "evaluate"}
+        return told, _sentence("prediction", cause, None, seed.numbers)
+    numbers = {**_told(seed.numbers), **_facts_numbers(facts, "evaluate")}
     if cause in ("cpu_cap", "wall_cap") and facts.end != "start_cap":
         cap_s = spec.budget.predict_cpu_s if cause == "cpu_cap" else spec.budget.predict_wall_s
         seconds, text = _overrun("predict", cause, facts, cap_s)

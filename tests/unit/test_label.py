@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from evaluators import label as rules
+from evaluators.gates import judge_gate
 from evaluators.label import STATUS_OF_CAUSE, label, label_infra, label_refusal, status_of
 from lineage.records import CAUSES, Artifact, Check, Measurement, RunFacts, SeedResult, Status, TrainRun
 from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
@@ -154,7 +155,7 @@ def test_a_missed_gate_says_mean_bound_and_how_short() -> None:
 
 
 def test_a_training_overrun_says_the_cap_and_a_good_run_what_is_to_spare() -> None:
-    got = label(SPEC, runs=[failed_run(end="cpu_cap", cpu_s=30.4)])
+    got = label(SPEC, runs=[failed_run("cpu_cap", end="cpu_cap", cpu_s=30.4)])
     assert (got.status, got.cause) == (Status.TRAIN_BUDGET_OVERRUN, "cpu_cap")
     assert got.numbers["train_cpu_over_s"] == pytest.approx(0.4)
     assert "train_cpu_to_spare_s" not in got.numbers
@@ -165,14 +166,14 @@ def test_a_training_overrun_says_the_cap_and_a_good_run_what_is_to_spare() -> No
 
 
 def test_a_prediction_overrun_is_the_evaluation_budget() -> None:
-    slow = SeedResult(seed=1, facts=RunFacts(end="wall_cap", wall_s=101))
+    slow = SeedResult(seed=1, cause="wall_cap", facts=RunFacts(end="wall_cap", wall_s=101))
     got = label(SPEC, runs=[good_run()], measurement=measured(None, per_seed=(slow,)))
     assert (got.status, got.cause) == (Status.EVAL_BUDGET_OVERRUN, "wall_cap")
     assert got.numbers["predict_wall_over_s"] == 1.0
 
 
 def test_a_crash_names_exception_and_line() -> None:
-    got = label(SPEC, runs=[failed_run(code=1, exception="ValueError: bad shape (train.py:31)")])
+    got = label(SPEC, runs=[failed_run("crash", code=1, exception="ValueError: bad shape (train.py:31)")])
     assert (got.status, got.cause) == (Status.CRASH, "crash")
     assert got.numbers["exception"] == "ValueError: bad shape (train.py:31)"
     assert got.numbers["line"] == "train.py:31"
@@ -180,26 +181,60 @@ def test_a_crash_names_exception_and_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "status", "cause"),
+    ("cause", "facts", "status"),
     [
-        ({"end": "infra"}, "harness_abort", "infra:sandbox"),
-        ({"started": False, "code": 1}, "harness_abort", "infra:not_started"),
-        ({"end": "oom"}, "crash", "oom"),
-        ({"end": "signal", "code": -9, "oom_kills": 1}, "crash", "oom"),
-        ({"code": 1, "exception": "MemoryError: (train.py:3)"}, "crash", "oom"),
-        ({"end": "signal", "code": -11}, "crash", "segfault"),
-        ({"end": "wall_cap"}, "train_budget_overrun", "wall_cap"),
-        ({"end": "start_cap", "start_cpu_s": 61.0}, "train_budget_overrun", "cpu_cap"),
-        ({"end": "start_cap", "start_cpu_s": 2.0}, "train_budget_overrun", "wall_cap"),
-        ({"end": "protocol"}, "disqualified", "illegal:protocol"),
-        ({"end": "pruned"}, "discard", "pruned"),
-        ({}, "crash", "no_artifact"),
+        ("oom", {"end": "oom"}, "crash"),
+        ("segfault", {"end": "signal", "code": 11}, "crash"),
+        ("nan", {}, "crash"),
+        ("no_artifact", {}, "crash"),
+        ("pruned", {"end": "pruned"}, "discard"),
+        ("illegal:protocol", {"end": "protocol"}, "disqualified"),
+        ("infra:sandbox", {"end": "infra"}, "harness_abort"),
+        ("abandoned", {"end": "infra", "detail": "cancelled"}, "rejected"),
+        ("wall_cap", {"end": "wall_cap"}, "train_budget_overrun"),
+        ("cpu_cap", {"end": "start_cap", "start_cpu_s": 61.0}, "train_budget_overrun"),
     ],
 )
-def test_exit_facts_without_a_written_cause(facts: dict[str, object], status: str, cause: str) -> None:
-    got = label(SPEC, runs=[failed_run(**facts)])
+def test_the_cause_that_the_judge_wrote_decides(cause: str, facts: dict[str, object], status: str) -> None:
+    got = label(SPEC, runs=[failed_run(cause, **facts)])
     assert (got.status, got.cause) == (status, cause)
     assert got.text
+
+
+@pytest.mark.parametrize(
+    "facts", [{"end": "infra"}, {"started": False}, {"code": 1}, {"end": "oom"}, {}, {"end": "pruned"}]
+)
+def test_a_run_that_failed_without_a_cause_is_our_fault(facts: dict[str, object]) -> None:
+    assert label(SPEC, runs=[failed_run(**facts)]).cause == "infra:unexplained"
+
+
+def test_the_seal_and_the_source_cap_say_their_bytes() -> None:
+    sealed = TrainRun(
+        seed=1,
+        facts=RunFacts(end="exit"),
+        cause="oversize",
+        numbers={"bytes": 15_500, "cap": 15_000, "over": 500},
+    )
+    got = label(SPEC, runs=[sealed])
+    assert (got.numbers["bytes_over"], got.text) == (
+        500,
+        "artifact is 15,500 bytes, 500 over the cap of 15,000",
+    )
+    long = TrainRun(
+        seed=1, facts=RunFacts(end="protocol", started=False), cause="oversize",
+        numbers={"source_bytes": 90, "cap": 60},
+    )  # fmt: skip
+    assert label(SPEC, runs=[long]).text == "source is 90 bytes, 30 over the cap of 60"
+
+
+def test_the_judges_own_gate_checks_are_understood() -> None:
+    gate = SPEC.gates[0]
+    check = judge_gate(gate, [0.958, 0.961, 0.9625])
+    assert not check.passed
+    got = label(SPEC, runs=[good_run()], measurement=measured(gates=(check,)))
+    assert got.cause == "gate_missed"
+    assert got.numbers["gate_bound"] == check.numbers["bound"]
+    assert got.numbers["short_by"] == pytest.approx(check.numbers["short_by"])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +295,7 @@ def test_refusals_and_infra() -> None:
 
 def test_candidate_text_is_bounded_and_has_no_control_characters() -> None:
     noise = "Error: " + "\x1b[31m\n" * 3 + "x" * 5000
-    got = label(SPEC, runs=[failed_run(code=1, exception=noise)])
+    got = label(SPEC, runs=[failed_run("crash", code=1, exception=noise)])
     assert len(got.text) < 400
     assert len(str(got.numbers["exception"])) <= 300
     assert got.text.isprintable()
