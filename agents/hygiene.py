@@ -99,12 +99,29 @@ def word(text: object, limit: int = 60) -> str:
     return re.sub(r"[^A-Za-z0-9._:/-]", "", str(text))[:limit]
 
 
+def barred(text: str, limit: int) -> str:
+    """Lines behind a bar, as `numbered` but without numbers: diffs and tool output. Whole lines up to `limit`."""
+    out, room = list[str](), limit
+    lines = text.removesuffix("\n").split("\n")
+    for at, line in enumerate(lines):
+        shown = "| " + shortened(_escaped(redact(line)), 400)
+        if len(shown) + 1 > room - 40:
+            out.append(f"| … {len(lines) - at} more lines")
+            break
+        out.append(shown)
+        room -= len(shown) + 1
+    return "\n".join(out)
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c == "\t" or _visible(c) else f"\\u{ord(c):04x}" for c in line)
+
+
 def numbered(source: str, first: int = 1, line_limit: int = 400) -> str:
     """Source code with a line-number gutter; invisible characters show as escapes, long lines are cut."""
     lines = []
     for number, line in enumerate(source.split("\n"), start=first):
-        shown = "".join(c if c == "\t" or _visible(c) else f"\\u{ord(c):04x}" for c in line)
-        lines.append(f"{number:5d}| {shortened(shown, line_limit)}")
+        lines.append(f"{number:5d}| {shortened(_escaped(line), line_limit)}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,52 @@
+"""A proposer that talks to a model: the session loop behind the Proposer interface.
+
+`SessionProposer(chat, settings, ledger, prices)` with the chat of agents.client (Messages API) or
+agents.openai_client (chat completions). Thread-safe: every `propose` is a session of its own, and the
+chat and the ledger are shared. It keeps nothing that lineage does not hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from agents.calls import Chat
+from agents.ledger import Ledger
+from agents.prices import Prices, load_prices
+from agents.prompt import render
+from agents.protocol import ProposalRequest
+from agents.session import SessionSettings, run_session
+from lineage.records import Proposal
+
+
+class SessionProposer:
+    """Raises UnknownName at once when a model that it will use has no price."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        settings: SessionSettings | None = None,
+        ledger: Ledger | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        self.chat = chat
+        self.settings = settings or SessionSettings()
+        self.ledger = ledger or Ledger()
+        self.prices = prices or load_prices()
+        self._numbers = itertools.count(1)
+        for model in {self.settings.model, *self.settings.models.values()}:
+            self.prices.rate(model, chat.host)
+
+    @property
+    def name(self) -> str:
+        return self.chat.name
+
+    def propose(self, request: ProposalRequest) -> Proposal:
+        """One session. See agents.session for how it can end."""
+        prompt = render(request, self.settings.budgets)
+        key = f"{request.role.name}-{request.seed}-{next(self._numbers)}"
+        return run_session(self.chat, request, prompt, self.settings, self.ledger, self.prices, key)
+
+    def close(self) -> None:
+        close = getattr(self.chat, "close", None)
+        if close is not None:
+            close()
