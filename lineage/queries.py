@@ -10,26 +10,23 @@ Limits: one campaign; rows are built only for what a question returns (100,000 r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lineage.columns import Block, Floats, Frame, Ints, Mask
 from lineage.errors import UnknownName, UsageError
 from lineage.ids import uuid7
 from lineage.records import EventKind, Row
-from lineage.schema import seal, to_row, to_table
+from lineage.schema import SCHEMA, seal, to_row, to_table
 from lineage.text import TextIndex
 
-Mask = npt.NDArray[np.bool_]
-Positions = npt.NDArray[np.int64]
 VALID = ("keep", "discard")
 # What a later event adds to the trial row it speaks of.
 FOLDED = {
@@ -64,13 +61,16 @@ class View:
     """A campaign at one moment."""
 
     def __init__(
-        self, table: Any, campaign: str, direction: Literal["min", "max"] | None, shared: Shared | None = None
+        self,
+        frame: Frame,
+        campaign: str,
+        direction: Literal["min", "max"] | None,
+        shared: Shared | None = None,
     ) -> None:
         self.campaign = campaign
-        self._table = table
+        self._frame = frame
         self._direction = direction
         self._shared = shared or Shared()
-        self._columns: dict[str, Any] = {}
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], direction: Literal["min", "max"]) -> View:
@@ -81,7 +81,8 @@ class View:
             seal(row, event_id=uuid7(), writer="rows", seq=at, prev=None, now=now)
             for at, row in enumerate(listed)
         ]
-        return cls(to_table(records), listed[0].campaign if listed else "", direction)
+        frame = Frame(Block(SCHEMA.empty_table()), 0, to_table(records))
+        return cls(frame, listed[0].campaign if listed else "", direction)
 
     @property
     def sign(self) -> int:
@@ -92,61 +93,18 @@ class View:
             )
         return 1 if self._direction == "max" else -1
 
-    # --- columns of the trial rows -------------------------------------------------------------
-
     @cached_property
-    def _at(self) -> Positions:
-        """Positions of the trial rows; a second row for the same trial (a zombie's) is not an outcome."""
-        found = np.flatnonzero(np.asarray(pc.equal(self._table["event"], "trial")))
-        if len(found):
-            ids = self._table["trial"].take(pa.array(found)).combine_chunks()
-            if pc.count_distinct(ids, mode="all").as_py() < len(ids):
-                first = pa.table({"t": ids, "i": found}).group_by("t").aggregate([("i", "min")])["i_min"]
-                found = np.sort(np.asarray(first))
-        return found.astype(np.int64)
-
-    def _column(self, name: str) -> Any:
-        """One column of the trial rows, contiguous."""
-        if name not in self._columns:
-            column = self._table[name]
-            whole = len(self._at) == self._table.num_rows
-            taken = column if whole else column.take(pa.array(self._at))
-            self._columns[name] = taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
-        return self._columns[name]
-
-    def _floats(self, name: str) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = self._column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-        return values
-
-    def _is(self, name: str, *values: str) -> Mask:
-        hits = pc.is_in(self._column(name), value_set=pa.array(values, pa.string()))
-        return np.asarray(hits, dtype=bool)
-
-    @cached_property
-    def _score(self) -> npt.NDArray[np.float64]:
+    def _score(self) -> Floats:
         """Scores with the better one higher; NaN where there is none."""
-        return self._floats("score") * self.sign
+        return self._frame.floats("score") * self.sign
 
     @cached_property
     def _visible(self) -> Mask:
-        return ~self._is("status", "harness_abort")
+        return ~self._frame.mask("status", "harness_abort")
 
     @cached_property
     def _folds(self) -> dict[int, list[int]]:
-        """trial index -> positions of the later events about it, in order."""
-        later = np.flatnonzero(
-            np.asarray(
-                pc.is_in(self._table["event"], value_set=pa.array(list(FOLDED), pa.string())), dtype=bool
-            )
-        )
-        if not len(later):
-            return {}
-        about = pc.index_in(self._table["trial"].take(pa.array(later)), value_set=self._column("trial"))
-        folds: dict[int, list[int]] = {}
-        for position, index in zip(later.tolist(), about.to_pylist(), strict=True):
-            if index is not None:
-                folds.setdefault(index, []).append(position)
-        return folds
+        return self._frame.folds()
 
     @cached_property
     def _verdicts(self) -> dict[int, str]:
@@ -154,7 +112,7 @@ class View:
         pairs = sorted((position, index) for index, many in self._folds.items() for position in many)
         if not pairs:
             return {}
-        said = self._table["verdict"].take(pa.array([position for position, _ in pairs])).to_pylist()
+        said = self._frame.table["verdict"].take(pa.array([position for position, _ in pairs])).to_pylist()
         verdicts: dict[int, str] = {}
         for (_, index), verdict in zip(pairs, said, strict=True):
             if verdict is not None:
@@ -164,25 +122,26 @@ class View:
 
     # --- rows ----------------------------------------------------------------------------------
 
-    def _build(self, positions: Sequence[int]) -> list[Row]:
-        """Rows at these positions of the table, from the shared cache where they are there."""
+    def _build(self, positions: Ints) -> list[Row]:
+        """Rows at these positions among all events, from the shared cache where they are there."""
         if not len(positions):
             return []
-        ids = self._table["event_id"].take(pa.array(positions, pa.int64())).to_pylist()
         if len(self._shared.rows) > ROW_CACHE:
             self._shared.rows = {}
         cache = self._shared.rows
-        missing = [(event, at) for event, at in zip(ids, positions, strict=True) if event not in cache]
-        if missing:
-            taken = self._table.take(pa.array([at for _, at in missing], pa.int64())).to_pylist()
-            for (event, _), values in zip(missing, taken, strict=True):
-                cache[event] = to_row(values, self.campaign)
+        ids = self._frame.ids(positions)
+        missing = np.array([event not in cache for event in ids])
+        if missing.any():
+            for values in self._frame.take(positions[missing]).to_pylist():
+                cache[values["event_id"]] = to_row(values, self.campaign)
         return [cache[event] for event in ids]
 
     def _rows(self, indices: Iterable[int]) -> list[Row]:
         """Trial rows by index, with later facts folded in."""
         wanted = [int(index) for index in indices]
-        rows = self._build([int(self._at[index]) for index in wanted])
+        rows = self._build(np.array([self._frame.position(index) for index in wanted], dtype=np.int64))
+        if not self._folds:
+            return rows
         return [
             self._fold(row, self._folds[at]) if at in self._folds else row
             for at, row in zip(wanted, rows, strict=True)
@@ -190,7 +149,7 @@ class View:
 
     def _fold(self, row: Row, positions: list[int]) -> Row:
         update: dict[str, Any] = {}
-        for later in self._build(positions):
+        for later in self._build(np.array(positions, dtype=np.int64)):
             for name in FOLDED[later.event]:
                 value = getattr(later, name)
                 if value is not None:
@@ -199,43 +158,32 @@ class View:
 
     def count(self, event: EventKind = "trial") -> int:
         """How many events of a kind; for `trial` the number of trials with an outcome, baseline included."""
-        if event == "trial":
-            return len(self._at)
-        return int(pc.sum(pc.equal(self._table["event"], event)).as_py() or 0)
+        return self._frame.trials if event == "trial" else len(self._frame.events(event))
 
     def trials(self) -> list[Row]:
         """All trial rows, with later confirmation and sealed facts folded in."""
-        return self._rows(range(len(self._at)))
-
-    def _index(self, trial: str) -> int | None:
-        at = pc.index(self._column("trial"), trial).as_py() if len(self._at) else -1
-        return None if at < 0 else int(at)
+        return self._rows(range(self._frame.trials))
 
     def trial(self, trial: str) -> Row | None:
-        index = self._index(trial)
+        index = self._frame.index(trial)
         return None if index is None else self._rows([index])[0]
 
     def events(self, kind: EventKind) -> list[Row]:
         """All events of a kind, as written: nothing folded."""
-        return self._build(np.flatnonzero(np.asarray(pc.equal(self._table["event"], kind))).tolist())
+        return self._build(self._frame.events(kind))
 
     def open_trials(self) -> list[Row]:
         """`submitted` events of trials that have no outcome yet; the last one where a trial was retried."""
-        found = np.flatnonzero(np.asarray(pc.equal(self._table["event"], "submitted")))
-        if not len(found):
-            return []
-        ids = self._table["trial"].take(pa.array(found))
-        done = np.asarray(pc.is_in(ids, value_set=self._column("trial")), dtype=bool)
-        rows = {row.trial: row for row in self._build(found[~done].tolist())}
+        rows = {row.trial: row for row in self._build(self._frame.unfinished())}
         return list(rows.values())
 
     # --- the tree ------------------------------------------------------------------------------
 
     def baseline(self) -> Row | None:
-        found = np.flatnonzero(self._is("status", "baseline"))
+        found = np.flatnonzero(self._frame.mask("status", "baseline"))
         return self._rows(found[:1])[0] if len(found) else None
 
-    def _best(self, indices: Positions) -> Row | None:
+    def _best(self, indices: Ints) -> Row | None:
         """The best scored trial among these; the earlier one when scores tie."""
         scored = indices[np.isfinite(self._score[indices])]
         if not len(scored):
@@ -249,7 +197,7 @@ class View:
 
     def leader(self) -> Row | None:
         """The best keep or baseline by its measured score, unless it failed its confirmation."""
-        fit = self._is("status", "keep", "baseline")
+        fit = self._frame.mask("status", "keep", "baseline")
         fit[[index for index, verdict in self._verdicts.items() if verdict == "unconfirmed"]] = False
         return self._best(np.flatnonzero(fit))
 
@@ -260,16 +208,15 @@ class View:
     def chain(self, trial: str) -> list[Row]:
         """From the root to this trial along `parent`; stops where a parent is unknown."""
         path: list[int] = []
-        index = self._index(trial)
-        parents = self._column("parent")
+        index = self._frame.index(trial)
         while index is not None and index not in path:
             path.append(index)
-            parent = parents[index].as_py()
-            index = None if parent is None else self._index(parent)
+            parent = self._frame.value("parent", index)
+            index = None if parent is None else self._frame.index(parent)
         return self._rows(reversed(path))
 
     def children(self, trial: str) -> list[Row]:
-        return self._rows(np.flatnonzero(self._is("parent", trial)))
+        return self._rows(self._frame.find("parent", trial))
 
     # --- what a prompt shows ---------------------------------------------------------------------
 
@@ -279,35 +226,37 @@ class View:
 
     def by_role(self, role: str, n: int) -> list[Row]:
         """The last n trials of a role, oldest of them first."""
-        return self._rows(_last(np.flatnonzero(self._visible & self._is("role", role)), n))
+        return self._rows(_last(np.flatnonzero(self._visible & self._frame.mask("role", role)), n))
 
     def neighbours(self, role: str, n: int) -> list[Row]:
         """Up to n trials of other roles, best score first: every keep comes before any other."""
         others = (
             self._visible
-            & ~self._is("role", role)
+            & ~self._frame.mask("role", role)
             & np.isfinite(self._score)
-            & ~self._is("status", "baseline")
+            & ~self._frame.mask("status", "baseline")
         )
-        keeps = np.flatnonzero(others & self._is("status", "keep"))
-        rest = np.flatnonzero(others & self._is("status", "discard"))
+        keeps = np.flatnonzero(others & self._frame.mask("status", "keep"))
+        rest = np.flatnonzero(others & self._frame.mask("status", "discard"))
         ranked = [part[np.argsort(-self._score[part], kind="stable")] for part in (keeps, rest)]
         return self._rows(np.concatenate(ranked)[:n])
 
     def failures(self, role: str | None, n: int) -> list[Row]:
         """The last n trials without a usable score (of one role, or of all), oldest of them first."""
-        failed = self._visible & ~self._is("status", "baseline", *VALID)
+        failed = self._visible & ~self._frame.mask("status", "baseline", *VALID)
         if role is not None:
-            failed &= self._is("role", role)
+            failed &= self._frame.mask("role", role)
         return self._rows(_last(np.flatnonzero(failed), n))
 
     def failure_counts(self) -> dict[tuple[str, str | None], int]:
         """(status, cause) -> count over every trial that is no baseline, keep or discard."""
-        failed = pa.array(~self._is("status", "baseline", *VALID))
-        pairs = pa.table({"s": self._column("status"), "c": self._column("cause")}).filter(failed)
-        counted = pairs.group_by(["s", "c"]).aggregate([([], "count_all")]).to_pylist()
-        listed = sorted(counted, key=lambda row: (-row["count_all"], row["s"], row["c"] or ""))
-        return {(row["s"], row["c"]): row["count_all"] for row in listed}
+        failed = ~self._frame.mask("status", "baseline", *VALID)
+        (status, words), (cause, causes) = self._frame.codes("status"), self._frame.codes("cause")
+        counts = np.bincount((status * len(causes) + cause)[failed], minlength=len(words) * len(causes))
+        found = [divmod(int(at), len(causes)) for at in np.flatnonzero(counts)]
+        named = [(words[s], causes[c] or None, int(counts[s * len(causes) + c])) for s, c in found]
+        named.sort(key=lambda item: (-item[2], item[0], item[1] or ""))
+        return {(status_word, cause_word): count for status_word, cause_word, count in named}
 
     def hit_rates(self, by: str = "role") -> list[HitRate]:
         """One line per role, edit_kind or operator, most tried first; baselines and our own faults left out."""
@@ -315,14 +264,14 @@ class View:
             raise UnknownName(
                 "column to count by", by, ("role", "edit_kind", "operator", "proposer", "model")
             )
-        counted = self._visible & ~self._is("status", "baseline")
-        coded = pc.dictionary_encode(pc.fill_null(self._column(by), ""))
-        codes = np.asarray(coded.indices)[counted]
-        keeps = self._is("status", "keep")[counted]
-        valid = self._is("status", *VALID)[counted]
-        gains = (self._floats("delta_parent") * self.sign)[counted]
+        counted = self._visible & ~self._frame.mask("status", "baseline")
+        codes, words = self._frame.codes(by)
+        codes = codes[counted]
+        keeps = self._frame.mask("status", "keep")[counted]
+        valid = self._frame.mask("status", *VALID)[counted]
+        gains = (self._frame.floats("delta_parent") * self.sign)[counted]
         measured = valid & np.isfinite(gains)
-        size = len(coded.dictionary)
+        size = len(words)
         n, k, v, m = (
             np.bincount(codes[mask], minlength=size) for mask in (codes >= 0, keeps, valid, measured)
         )
@@ -336,60 +285,59 @@ class View:
                 failed=int(n[at] - v[at]),
                 mean_gain=float(total[at] / m[at]) if m[at] else None,
             )
-            for at, key in enumerate(coded.dictionary.to_pylist())
+            for at, key in enumerate(words)
             if key and n[at]
         ]
         return sorted(rates, key=lambda rate: (-rate.n, rate.key))
 
     def has_program(self, ast_sha: str) -> str | None:
         """The first trial whose program has this normalised hash and that was not cut short by our own fault."""
-        hits = self._is("ast_sha256", ast_sha) & self._visible & ~self._is("cause", "abandoned")
-        found = np.flatnonzero(hits)
-        return str(self._column("trial")[int(found[0])].as_py()) if len(found) else None
+        judged = self._visible & ~self._frame.mask("cause", "abandoned")
+        found = [index for index in self._frame.find("ast_sha256", ast_sha) if judged[index]]
+        return str(self._frame.value("trial", int(found[0]))) if found else None
 
     def near_duplicates(self, text: str, n: int) -> list[tuple[str, float]]:
         """(trial, cosine) of the n earlier hypotheses nearest to a text, nearest first."""
-        ids = self._column("event_id")
-        shared = self._shared
-        size = shared.index.size
-        if size > len(ids) or (size and ids[size - 1].as_py() != shared.indexed_to):
-            shared.index, size = TextIndex(), 0
-        shared.index.extend([text or "" for text in self._column("hypothesis").slice(size).to_pylist()])
-        if len(ids):
-            shared.indexed_to = ids[len(ids) - 1].as_py()
-        return [
-            (str(self._column("trial")[at].as_py()), cosine) for at, cosine in shared.index.nearest(text, n)
-        ]
+        index, trials = self._shared.index, self._frame.trials
+        if index.size > trials or (
+            index.size and self._frame.value("event_id", index.size - 1) != self._shared.indexed_to
+        ):
+            index = self._shared.index = TextIndex()
+        if index.size < trials:
+            index.extend([text or "" for text in self._frame.values("hypothesis", index.size)])
+            self._shared.indexed_to = self._frame.value("event_id", trials - 1)
+        return [(str(self._frame.value("trial", at)), cosine) for at, cosine in index.nearest(text, n)]
 
     def best_so_far(self) -> list[tuple[int, str, float]]:
         """(trials so far, trial, score) at each improvement of the measured best; the baseline counts as 0."""
-        scores = np.where(self._is("status", "keep", "baseline"), self._score, np.nan)
-        number = np.cumsum(~self._is("status", "baseline"))
+        scores = np.where(self._frame.mask("status", "keep", "baseline"), self._score, np.nan)
+        number = np.cumsum(~self._frame.mask("status", "baseline"))
         steps: list[tuple[int, str, float]] = []
         best = -np.inf
         for at in np.flatnonzero(np.isfinite(scores)):
             if scores[at] > best:
                 best = scores[at]
-                trial = str(self._column("trial")[int(at)].as_py())
-                steps.append((int(number[at]), trial, float(self._column("score")[int(at)].as_py())))
+                trial = str(self._frame.value("trial", int(at)))
+                steps.append((int(number[at]), trial, float(scores[at] * self.sign)))
         return steps
 
     def to_pandas(self, *, events: bool = False) -> pd.DataFrame:
         """Trials with later facts folded in, or with `events` every event as written, as a DataFrame."""
         if events:
-            return _frame(self._table, self.campaign)
-        frame = _frame(self._table.take(pa.array(self._at)), self.campaign)
+            return _pandas(self._frame.table, self.campaign)
+        at = np.array([self._frame.position(index) for index in range(self._frame.trials)], dtype=np.int64)
+        frame = _pandas(self._frame.take(at), self.campaign)
         for index, row in zip(self._folds, self._rows(self._folds), strict=True):
             for name in (*FOLDED["confirmation"], *FOLDED["sealed"]):
                 frame.at[index, name] = getattr(row, name)
         return frame
 
 
-def _last(found: Positions, n: int) -> Positions:
+def _last(found: Ints, n: int) -> Ints:
     return found[-n:] if n > 0 else found[:0]
 
 
-def _frame(table: Any, campaign: str) -> pd.DataFrame:
+def _pandas(table: Any, campaign: str) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     frame.insert(0, "campaign", campaign)
     return frame
