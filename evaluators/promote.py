@@ -1,0 +1,257 @@
+"""From leader to champion: how a candidate that looked better once is confirmed, or not.
+
+A trial that beat the leader in one measurement is only a candidate. `worth_confirming` says whether it is
+worth fresh replicates; `open_attempt` fixes the level and what is known of the noise; `next_step` is
+called with the replicates so far and answers `Continue`, `Confirmed` or `Unconfirmed`. All of it is pure,
+so that `bakeoff verify` repeats it from the recorded replicates (`evaluators.recompute`).
+
+The test at a look with n fresh candidate replicates, on seeds that chose nothing:
+
+    t = gain / sqrt(max(s_own^2, s^2) / n + s^2 / m),   p = P(T_df > t)
+
+s^2 with df degrees of freedom is the pooled variance of everything measured before this attempt
+(`evaluators.noise`), m the incumbent's replicates. Where noise is equal for all programs the maximum can
+only lower t, so p is valid at every n; where a candidate is noisier than the rest its own spread counts.
+A time score is compared in pairs run next to each other: gain is the mean difference, m is without end,
+s^2 is the variance of a pair difference.
+
+Levels (all simulated in `tests/unit/test_simulation_promotion.py`, `python -m tests.bench.promotion`):
+
+- One look spends a fixed share of the attempt's level (`shares`, summing to 1: Bonferroni over looks).
+- One attempt gets `alpha_for`: the level left, divided by the attempts still expected (this one
+  included). It depends only on the past, and the sum never passes the campaign's alpha, so with no
+  real effect the chance of any false champion is at most alpha (union bound; spending in the sense of
+  Lan and DeMets 1983, attempts in the place of information).
+- A promotion opens the budget again for the new incumbent, as alpha-investing does (Foster and Stine
+  2008, payout up to alpha): the promise is per incumbent, and a long run of real gains does not
+  starve the next one.
+- Futility: an attempt whose p is above `futility` at a look ends there. It is not counted on for validity.
+
+Limits: confirmations of one campaign run one at a time. After a promotion the champion's replicates carry
+the luck that promoted it until `incumbent_target` replicates dilute it; this makes the next promotion
+harder, not easier. `gain` of an attempt stopped early is biased upwards; the sealed score is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats as sp
+
+from evaluators.noise import Noise
+from evaluators.stats import detectable_gain
+from lineage.spec import EnvironmentSpec
+
+TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
+SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.05, 0.2, 0.75)}
+FUTILITY = {1: (), 2: (0.1,), 3: (0.15, 0.03)}
+PRIOR_TRIALS = 10  # weight, in trials, of the share of attempts expected when nothing is known
+TAIL = 0.1  # past the planned end a campaign still expects this share of it, so that a level is left
+INCUMBENT_FACTOR = 4  # 4 incumbent replicates per candidate one: 0.9 of the precision of endlessly many
+INCUMBENT_RATE = 2  # incumbent runs per candidate run until that is reached
+
+
+@dataclass(frozen=True)
+class ConfirmPlan:
+    """The fixed rules of a campaign's confirmations; stored with the campaign, never changed in it."""
+
+    sign: int
+    is_paired: bool
+    looks: tuple[int, ...] = (3, 5, 8)
+    shares: tuple[float, ...] = SHARES[3]
+    futility: tuple[float, ...] = FUTILITY[3]
+    alpha: float = 0.05
+    horizon: int = 200
+    screen_z: float = 0.4
+    min_gain: float = 0.0
+    min_units: float = 0.0
+
+    @property
+    def incumbent_target(self) -> int:
+        return INCUMBENT_FACTOR * self.looks[-1]
+
+    def incumbent_runs(self, pool: int, candidate: int) -> int:
+        """New incumbent runs that belong to the first `candidate` runs of an attempt begun with `pool`."""
+        if self.is_paired:
+            return candidate
+        return min(max(0, self.incumbent_target - pool), INCUMBENT_RATE * candidate)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One confirmation so far: its level, the noise known before it, and the replicates in order.
+
+    `pool` are the incumbent's replicates from before (unused in pairs), `incumbent` the new ones.
+    `gates`: after each look, do the candidate's replicates pass every hard rule? Not said is yes.
+    """
+
+    alpha: float
+    noise: Noise
+    pool: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    incumbent: tuple[float, ...] = ()
+    gates: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look saw. `gain` is positive when the candidate is better; interval two-sided 90 %."""
+
+    n: int
+    incumbent_n: int
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    level: float
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Run this many further seeds of each, interleaved, then ask again."""
+
+    candidate: int
+    incumbent: int
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """`reason`: futile, not_shown, gate (better but a hard rule fails), failed (a replicate had no score)."""
+
+    reason: str
+    looks: tuple[Look, ...] = ()
+
+
+Step = Continue | Confirmed | Unconfirmed
+
+
+def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
+    """The environment's plan; `trials` is the campaign's trial budget, 200 when it has none."""
+    rules = spec.evaluation
+    first, last = rules.confirm_runs, max(rules.confirm_runs, rules.max_confirm_runs)
+    middle = round(math.sqrt(first * last))
+    looks = tuple(sorted({first, middle, last}))
+    return ConfirmPlan(
+        sign=spec.sign,
+        is_paired=spec.score.metric in TIME_METRICS,
+        looks=looks,
+        shares=SHARES[len(looks)],
+        futility=FUTILITY[len(looks)],
+        alpha=rules.alpha,
+        horizon=trials or 200,
+        min_gain=rules.min_gain,
+        min_units=rules.min_units,
+    )
+
+
+def p_value(gain: Any, own: Any, n: Any, variance: Any, df: Any, incumbent_n: Any) -> Any:
+    """The test of the module docstring, for numbers or arrays; `own` is the candidate's own variance."""
+    se = standard_error(own, n, variance, incumbent_n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(se > 0, gain / se, np.where(np.asarray(gain) > 0, np.inf, -np.inf))
+    return sp.t.sf(t, df)
+
+
+def standard_error(own: Any, n: Any, variance: Any, incumbent_n: Any) -> Any:
+    return np.sqrt(np.maximum(own, variance) / n + np.asarray(variance) / incumbent_n)
+
+
+def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
+    """Level of the next attempt: what is left over the attempts still expected, this one included.
+
+    `trials`: recorded up to and with the candidate, the start not counted; `attempts`: earlier ones. Numbers
+    or arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
+    and learns from the campaign.
+    """
+    chance = sp.norm.sf(plan.screen_z)
+    share = (attempts + PRIOR_TRIALS * chance) / (trials + PRIOR_TRIALS)
+    to_come = np.maximum(plan.horizon - trials, TAIL * plan.horizon)
+    return left / (1 + share * to_come)
+
+
+def screening_bar(plan: ConfirmPlan, noise_sd: Any, runs: Any, mean: Any, pool: Any) -> Any:
+    """Gain that one measurement of `runs` seeds must show over the incumbent's mean to be worth replicates."""
+    by_noise = plan.screen_z * noise_sd * np.sqrt(1 / runs + 1 / np.asarray(pool))
+    return np.maximum(np.maximum(by_noise, plan.min_gain * np.abs(mean)), plan.min_units)
+
+
+def worth_confirming(plan: ConfirmPlan, score: float, runs: int, pool: Sequence[float], noise: Noise) -> bool:
+    """Is a leader's single measurement far enough ahead? `pool` holds the incumbent's replicates."""
+    if not pool:
+        return False
+    mean = float(np.mean(pool))
+    bar = screening_bar(plan, noise.sd, runs, mean, len(pool))
+    return bool(plan.sign * (score - mean) > bar)
+
+
+def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
+    """The test at look `index`, from the replicates that belong to it and no later one."""
+    n = plan.looks[index]
+    ours = plan.sign * np.asarray(attempt.candidate[:n])
+    new = attempt.incumbent[: plan.incumbent_runs(len(attempt.pool), n)]
+    if plan.is_paired:
+        values, incumbent_n = ours - plan.sign * np.asarray(new), math.inf
+        gain = float(values.mean())
+    else:
+        theirs = plan.sign * np.asarray((*attempt.pool, *new))
+        values, incumbent_n = ours, float(len(theirs))
+        gain = float(ours.mean() - theirs.mean())
+    own = float(values.var(ddof=1)) if n > 1 else 0.0
+    variance, df = attempt.noise.variance, attempt.noise.df
+    if df < 1:
+        # Nothing was measured before: the candidate's own spread is all there is.
+        variance, df = own, float(n - 1)
+    p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
+    half = float(sp.t.ppf(0.95, max(df, 1.0)) * standard_error(own, n, variance, incumbent_n))
+    count = n if plan.is_paired else int(incumbent_n)
+    return Look(n, count, gain, gain - half, gain + half, p, attempt.alpha * plan.shares[index])
+
+
+def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
+    """What to do after the replicates so far; looks are repeated from the first, so nobody can peek.
+
+    A candidate that is better and misses a hard rule gets the remaining replicates before it is given
+    up, because bounds tighten with them.
+    """
+    looks: list[Look] = []
+    for index, n in enumerate(plan.looks):
+        wanted = plan.incumbent_runs(len(attempt.pool), n)
+        if len(attempt.candidate) < n or len(attempt.incumbent) < wanted:
+            more, others = n - len(attempt.candidate), wanted - len(attempt.incumbent)
+            return Continue(max(0, more), max(0, others))
+        look = look_at(attempt, plan, index)
+        looks.append(look)
+        is_last = index == len(plan.looks) - 1
+        if look.p_value <= look.level:
+            if index >= len(attempt.gates) or attempt.gates[index]:
+                return Confirmed(tuple(looks))
+            if is_last:
+                return Unconfirmed("gate", tuple(looks))
+        elif is_last:
+            return Unconfirmed("not_shown", tuple(looks))
+        elif look.p_value > plan.futility[index]:
+            return Unconfirmed("futile", tuple(looks))
+    raise ValueError("the plan has no looks; plan_for(spec) makes one that has")
+
+
+def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:
+    """What the last look can show at a typical attempt's level: gain with 80 % power, in sd and in units.
+
+    Typical: the attempt in the middle of a campaign whose trials are all noise, the worst case.
+    """
+    half = plan.horizon // 2
+    attempts = half * float(sp.norm.sf(plan.screen_z))
+    left = plan.alpha / 2
+    level = float(alpha_for(plan, left, attempts, half)) * plan.shares[-1]
+    n = plan.looks[-1]
+    gain_sd = detectable_gain(n, plan.incumbent_target, level, is_paired=plan.is_paired)
+    return {"level": level, "replicates": n, "gain_sd": gain_sd, "gain": gain_sd * noise_sd}

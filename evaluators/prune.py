@@ -1,0 +1,98 @@
+"""May a run be ended early because its own curve is hopelessly behind its parent's? Pure.
+
+Use: `Pruner(parents, direction)` with the parent's recorded curves (one per seed), then
+`hopeless(pruner, curve)` each time the candidate reports; the caller ends the run when it says True.
+The curve comes from the candidate through `report(step, value)`, so it is advice: it can only end
+the candidate's own run, with status `discard` and cause `pruned`, and never raises a score.
+
+Rule, after the successive-halving family (Li et al. 2018) but against one known rival and much more
+careful: compare at equal share of the parent's steps; from a quarter of them on; the candidate must
+be worse than the parents' mean by more than `margin` times their spread (t quantile of a new value) and
+worse than the worst parent's value, at `patience` successive checks, and must not have been better than
+the parents' mean at any check. A single noisy point, an early lag, or a curve that recovers ends nothing.
+
+False prunes, by simulation (`tests/unit/test_prune.py`, curves with correlated noise of the parent's
+own size): below 1 in 1,000 of runs that are as good as the parent. Limits: with fewer than 2 parent
+curves, or if the two curves measure different things (a new loss), the rule must not be used; the flow
+turns it off for roles whose surface holds the reported quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats as sp
+
+Curve = Sequence[tuple[float, float]]
+
+FIRST_SHARE = 0.25  # a quarter of the parent's steps: warm-up and schedules differ before
+CHECKS = 24  # checks are made at 24 equal parts of the parent's length
+PATIENCE = 4  # successive failed checks, a sixth of a whole run
+CONFIDENCE = 0.999  # one-sided, of a new value given the parent's
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """The parent's curves on a common grid, higher is better. `usable` is False when they cannot judge."""
+
+    grid: tuple[float, ...]
+    mean: tuple[float, ...]
+    bar: tuple[float, ...]
+    sign: int
+    usable: bool
+
+
+def pruner(parents: Sequence[Curve], better: Literal["higher", "lower"]) -> Pruner:
+    """Bars from the parent's curves; at least two of them, each with 8 points or more."""
+    sign = 1 if better == "higher" else -1
+    curves = [clean for clean in (_clean(curve) for curve in parents) if len(clean[0]) >= 8]
+    if len(curves) < 2:
+        return Pruner((), (), (), sign, False)
+    end = min(float(steps[-1]) for steps, _ in curves)
+    grid = np.linspace(end / CHECKS, end, CHECKS)
+    grid = grid[grid >= FIRST_SHARE * end]
+    values = np.array([np.interp(grid, steps, sign * smooth(points)) for steps, points in curves])
+    count = len(curves)
+    # The curves' spread is pooled over the grid, since one point has only `count` values.
+    spread = np.sqrt(np.mean(np.var(values, axis=0, ddof=1)))
+    reach = float(sp.t.ppf(CONFIDENCE, count - 1)) * spread * np.sqrt(1 + 1 / count)
+    mean = values.mean(axis=0)
+    bar = np.minimum(mean - reach, values.min(axis=0))
+    return Pruner(tuple(grid), tuple(mean), tuple(bar), sign, True)
+
+
+def hopeless(rival: Pruner, curve: Curve) -> bool:
+    """True when the curve so far can be given up."""
+    if not rival.usable:
+        return False
+    steps, values = _clean(curve)
+    if len(steps) < 2:
+        return False
+    reached = [i for i, step in enumerate(rival.grid) if step <= steps[-1]]
+    if len(reached) < PATIENCE:
+        return False
+    seen = np.interp([rival.grid[i] for i in reached], steps, rival.sign * smooth(values))
+    behind = [value < rival.bar[i] for i, value in zip(reached, seen, strict=True)]
+    ahead = any(value > rival.mean[i] for i, value in zip(reached, seen, strict=True))
+    return not ahead and all(behind[-PATIENCE:])
+
+
+def smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean over the last 5 points of each: no future value is used, so that growing curves stay the same."""
+    padded = np.concatenate([np.full(4, values[0]), values]) if len(values) else values
+    return np.convolve(padded, np.full(5, 0.2), mode="valid") if len(values) else values
+
+
+def _clean(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Finite points with growing steps; anything else that a candidate reports is dropped."""
+    steps: list[float] = []
+    values: list[float] = []
+    for step, value in curve:
+        if np.isfinite(step) and np.isfinite(value) and (not steps or step > steps[-1]):
+            steps.append(float(step))
+            values.append(float(value))
+    return np.asarray(steps), np.asarray(values)

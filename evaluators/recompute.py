@@ -1,0 +1,217 @@
+"""Labels and promotions again, from the recorded facts: what `bakeoff verify` compares with lineage.
+
+Use: `recompute_promotions(rows, plan, measured)` and `recompute_labels(rows, plan, spec, evidence)`; both
+return one `Mismatch` per thing that the facts do not support, none when all is well. `rows` are all
+rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
+inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
+
+Limits: what these functions see is as honest as the hashes that `lineage.verify` checks first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evaluators.label import label, status_of
+from evaluators.promote import Attempt, Confirmed, ConfirmPlan, Continue, next_step
+from evaluators.standing import Book
+from lineage.records import Check, Measurement, Row, Status, TrainRun
+from lineage.spec import EnvironmentSpec
+
+CLOSE = 1e-9  # relative; the same arithmetic on the same machine agrees to the last bit
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One recorded claim that its facts do not support."""
+
+    trial: str
+    what: str
+    recorded: str
+    recomputed: str
+
+    def __str__(self) -> str:
+        return (
+            f"trial {self.trial}: {self.what} recorded as {self.recorded}, the facts give {self.recomputed}"
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the label stage had: preflight checks, training runs, the measurement."""
+
+    build: tuple[Check, ...] = ()
+    runs: tuple[TrainRun, ...] = ()
+    measurement: Measurement | None = None
+
+
+Measured = Callable[[str], Measurement | None]
+
+
+def recompute_promotions(
+    rows: Iterable[Row], plan: ConfirmPlan, measured: Measured | None = None
+) -> list[Mismatch]:
+    """Every confirmation event again: incumbent, level, replicates, looks, verdict."""
+    book, found = Book(plan), []
+    last_trials = 0
+    for row in rows:
+        if row.event == "confirmation":
+            detail = json.loads(row.detail_json)
+            trials = int(detail.get("trials", -1))
+            if not last_trials <= trials <= book.trials:
+                span = f"{last_trials} to {book.trials}"
+                found.append(Mismatch(row.trial or "", "trials seen at the opening", str(trials), span))
+                trials = book.trials
+            last_trials = trials
+            found += _confirmation(row, detail, book, trials)
+            found += _replicates(row, detail, measured) if measured is not None else []
+        book.read(row)
+    return found
+
+
+def _confirmation(row: Row, detail: dict[str, Any], book: Book, trials: int) -> list[Mismatch]:
+    trial, plan = row.trial or "", book.plan
+    found = []
+
+    def say(what: str, recorded: object, recomputed: object) -> None:
+        found.append(Mismatch(trial, what, str(recorded), str(recomputed)))
+
+    if row.incumbent != book.incumbent:
+        say("incumbent", row.incumbent, book.incumbent)
+    attempt = replace(
+        book.open(trials),
+        candidate=tuple(row.scores),
+        incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
+        gates=tuple(bool(g) for g in detail.get("gates", [])),
+    )
+    if not _close(row.alpha_spent, attempt.alpha):
+        say("level", row.alpha_spent, attempt.alpha)
+    if detail.get("reason") == "failed":
+        if row.verdict == "confirmed":
+            say("verdict", "confirmed", "unconfirmed, a replicate failed")
+        return found
+    step = next_step(attempt, plan)
+    if isinstance(step, Continue):
+        missing = f"{step.candidate} more candidate and {step.incumbent} more incumbent runs needed"
+        say("verdict", row.verdict, missing)
+        return found
+    verdict = "confirmed" if isinstance(step, Confirmed) else "unconfirmed"
+    if row.verdict != verdict:
+        say("verdict", row.verdict, verdict)
+    last = step.looks[-1]
+    if _runs_used(attempt, plan, last.n) != (len(attempt.candidate), len(attempt.incumbent)):
+        say("replicates", len(attempt.candidate), f"decided after {last.n}")
+    for name, recomputed in (("p_value", last.p_value), ("gain", last.gain)):
+        if not _close(getattr(row, name), recomputed):
+            say(name, getattr(row, name), recomputed)
+    mean = math.fsum(row.scores) / len(row.scores)
+    if row.score is not None and not _close(row.score, mean):
+        say("score", row.score, mean)
+    return found
+
+
+def _runs_used(attempt: Attempt, plan: ConfirmPlan, n: int) -> tuple[int, int]:
+    return n, plan.incumbent_runs(len(attempt.pool), n)
+
+
+def _replicates(row: Row, detail: dict[str, Any], measured: Measured) -> list[Mismatch]:
+    """The recorded replicates against the measurements that they claim to come from."""
+    found = []
+    claims = (
+        ("candidate replicates", list(row.scores), detail.get("measurements", [row.measurement_sha256])),
+        (
+            "incumbent replicates",
+            detail.get("incumbent_scores", []),
+            detail.get("incumbent_measurements", []),
+        ),
+    )
+    for what, scores, hashes in claims:
+        facts: list[float] = []
+        missing = [sha for sha in hashes if sha is None or measured(sha) is None]
+        for sha in hashes:
+            facts += _scores(measured(sha)) if sha is not None else []
+        if missing:
+            found.append(
+                Mismatch(row.trial or "", what, f"{len(scores)} scores", f"no measurement {missing[0]}")
+            )
+        elif len(facts) != len(scores) or not all(map(_close, facts, scores)):
+            found.append(Mismatch(row.trial or "", what, str(scores), str(facts)))
+    return found
+
+
+def _scores(measurement: Measurement | None) -> list[float]:
+    """Per-seed scores of a measurement made for a confirmation on the public split."""
+    if measurement is None or measurement.purpose != "confirm" or measurement.split != "public":
+        return []
+    name = measurement.metric
+    return [seed.quantities[name] for seed in measurement.per_seed if name in seed.quantities]
+
+
+def recompute_labels(
+    rows: Iterable[Row],
+    plan: ConfirmPlan,
+    spec: EnvironmentSpec,
+    evidence: Callable[[Row], Evidence | None],
+) -> list[Mismatch]:
+    """Every trial row's status, cause and score again, against the leader of that moment."""
+    book, found = Book(plan), []
+    for row in rows:
+        if row.event == "trial":
+            found += _label(row, book, spec, evidence(row))
+        book.read(row)
+    return found
+
+
+def _label(row: Row, book: Book, spec: EnvironmentSpec, facts: Evidence | None) -> list[Mismatch]:
+    trial = row.trial or ""
+    if facts is None or row.status is Status.REJECTED:
+        # No program was run: the cause alone carries the status, and a score would have no source.
+        if row.cause is None or row.score is not None:
+            return [Mismatch(trial, "status", str(row.status), "nothing, there is no evidence for it")]
+        expected = status_of(row.cause)
+        return [] if row.status is expected else [Mismatch(trial, "status", str(row.status), expected)]
+    leader = book.leader()
+    again = label(
+        spec,
+        build=facts.build,
+        runs=facts.runs,
+        measurement=facts.measurement,
+        leader_score=leader[1] if leader else None,
+        is_baseline=book.start is None and row.parent is None,
+    )
+    found = []
+    if (row.status, row.cause) != (again.status, again.cause) and not _told_infra(row):
+        found.append(Mismatch(trial, "label", _name(row.status, row.cause), _name(again.status, again.cause)))
+    score = facts.measurement.score if facts.measurement else None
+    if not _close(row.score, score):
+        found.append(Mismatch(trial, "score", str(row.score), str(score)))
+    return found
+
+
+def _told_infra(row: Row) -> bool:
+    """A fault of ours between the stages leaves no trace in the evidence, and claims nothing."""
+    return row.status is Status.HARNESS_ABORT and row.score is None
+
+
+def _name(status: Status | None, cause: str | None) -> str:
+    return f"{status}" + (f" ({cause})" if cause else "")
+
+
+def _close(left: float | None, right: float | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return math.isclose(left, right, rel_tol=CLOSE, abs_tol=1e-300)
+
+
+def gauge_inputs(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Public and sealed scores of the champions, in order, for `evaluators.stats.sealed_gap`."""
+    pairs = [
+        (row.public_score, row.sealed_score)
+        for row in rows
+        if row.event == "sealed" and row.public_score is not None and row.sealed_score is not None
+    ]
+    return [public for public, _ in pairs], [sealed for _, sealed in pairs]

@@ -1,0 +1,193 @@
+"""Where a campaign's promotions stand: a fold over lineage rows, in the order in which they were recorded.
+
+Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should be
+confirmed now, `book.open(trial)` its attempt, `row_fields(attempt, step, book)` what the confirmation event
+records. `bakeoff verify` folds the same rows again (`evaluators.recompute`), so nothing else may
+influence a promotion.
+
+What is read from rows: `trial` (status, score, scores), `confirmation` (verdict, scores, and in `detail_json`
+`incumbent_scores`, `gates`, `trials`), `calibration` (scores of the start), `intervention` with operator
+`veto`. Fresh replicates are kept per program; a program's screening scores are never among them, the
+start's are, because nothing was chosen by them.
+
+Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score
+is the mean of its fresh replicates, not the lucky measurement that made it a leader: otherwise every
+later improvement would have to beat that luck.
+
+Limits: confirmations of one campaign are recorded one after the other; memory grows by the replicates.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from evaluators.noise import Noise, consecutive, pooled
+from evaluators.promote import (
+    Attempt,
+    Confirmed,
+    ConfirmPlan,
+    Continue,
+    Step,
+    Unconfirmed,
+    alpha_for,
+    worth_confirming,
+)
+from lineage.records import Row, Status
+
+
+class Book:
+    """The running state; read rows in order, ask at any time."""
+
+    def __init__(self, plan: ConfirmPlan) -> None:
+        self.plan = plan
+        self.trials = 0
+        self.attempts = 0
+        self.alpha_left = plan.alpha
+        self.start: str | None = None
+        self.champions: list[str] = []
+        self.vetoed: set[str] = set()
+        self._standing: dict[str, float] = {}
+        self._runs: dict[str, int] = {}
+        self._fresh: dict[str, list[float]] = {}
+        self._differences: list[list[float]] = []
+        self._calibrated: list[float] = []
+
+    @property
+    def incumbent(self) -> str | None:
+        """The last confirmed trial that nobody vetoed; the start while there is none."""
+        return next((t for t in reversed(self.champions) if t not in self.vetoed), self.start)
+
+    def read(self, row: Row) -> None:
+        """Take one row in; events that say nothing about promotions are passed over."""
+        if row.event == "trial":
+            self._read_trial(row)
+        elif row.event == "confirmation":
+            self._read_confirmation(row)
+        elif row.event == "calibration":
+            self._calibrated += row.scores
+        elif row.event == "intervention" and row.operator == "veto" and row.trial:
+            self.vetoed.add(row.trial)
+            self._standing.pop(row.trial, None)
+
+    def _read_trial(self, row: Row) -> None:
+        if row.status not in (Status.BASELINE, Status.HARNESS_ABORT):
+            self.trials += 1
+        if row.trial is None or row.score is None or row.trial in self.vetoed:
+            return
+        if row.status is Status.BASELINE and self.start is None:
+            self.start = row.trial
+            self._fresh[row.trial] = list(row.scores) or [row.score]
+            self._standing[row.trial] = row.score
+        elif row.status is Status.KEEP:
+            self._standing[row.trial] = row.score
+            self._runs[row.trial] = max(1, len(row.scores))
+
+    def _read_confirmation(self, row: Row) -> None:
+        detail = json.loads(row.detail_json)
+        new = [float(v) for v in detail.get("incumbent_scores", [])]
+        trial = row.trial or ""
+        self.attempts += 1
+        self.alpha_left = max(0.0, self.alpha_left - (row.alpha_spent or 0.0))
+        if self.plan.is_paired:
+            pairs = zip(row.scores, new, strict=False)
+            self._differences.append([ours - theirs for ours, theirs in pairs])
+        if self.incumbent is not None:
+            self._fresh.setdefault(self.incumbent, []).extend(new)
+        self._fresh.setdefault(trial, []).extend(row.scores)
+        if row.verdict == "confirmed" and trial not in self.vetoed:
+            self.champions.append(trial)
+            self.alpha_left = self.plan.alpha
+            self._standing[trial] = math.fsum(self._fresh[trial]) / len(self._fresh[trial])
+        else:
+            self._standing.pop(trial, None)
+
+    def pool(self) -> tuple[float, ...]:
+        """All fresh replicates of the incumbent, oldest first."""
+        own = self._fresh.get(self.incumbent, []) if self.incumbent else []
+        return tuple(self._calibrated + own) if self.incumbent == self.start else tuple(own)
+
+    def noise(self) -> Noise:
+        """Spread of one replicate, within programs."""
+        start = self._calibrated + self._fresh.get(self.start or "", [])
+        others = [values for trial, values in self._fresh.items() if trial != self.start]
+        return pooled([start, *others])
+
+    def test_noise(self) -> Noise:
+        """Spread of what the test averages: a replicate, or a pair difference for time scores."""
+        if not self.plan.is_paired:
+            return self.noise()
+        start = self._calibrated or self._fresh.get(self.start or "", [])
+        return consecutive(start) + pooled(self._differences)
+
+    def leader(self) -> tuple[str, float] | None:
+        """Best standing trial and its score; the earlier one on a tie; None before a valid start."""
+        best: tuple[str, float] | None = None
+        for trial, score in self._standing.items():
+            if best is None or self.plan.sign * (score - best[1]) > 0:
+                best = (trial, score)
+        return best
+
+    def candidate(self) -> str | None:
+        """The leader, if it is not the incumbent and is far enough ahead to be worth replicates."""
+        leader = self.leader()
+        if leader is None or leader[0] == self.incumbent or self.incumbent is None:
+            return None
+        runs = self._runs.get(leader[0], 1)
+        fit = worth_confirming(self.plan, leader[1], runs, self.pool(), self.noise())
+        return leader[0] if fit else None
+
+    def alpha(self, trials: int | None = None) -> float:
+        """Level of an attempt opened now, or when `trials` trial rows were recorded."""
+        seen = self.trials if trials is None else trials
+        return float(alpha_for(self.plan, self.alpha_left, self.attempts, seen))
+
+    def open(self, trials: int | None = None) -> Attempt:
+        """A new attempt: everything that the first look may know from before."""
+        pool = () if self.plan.is_paired else self.pool()
+        return Attempt(alpha=self.alpha(trials), noise=self.test_noise(), pool=pool)
+
+
+def book_of(rows: Iterable[Row], plan: ConfirmPlan) -> Book:
+    """The book after all these rows."""
+    book = Book(plan)
+    for row in rows:
+        book.read(row)
+    return book
+
+
+def row_fields(attempt: Attempt, step: Step, trials: int) -> dict[str, Any]:
+    """Columns of the confirmation event; `trials` is `Book.trials` when the attempt was opened.
+
+    The caller adds who, when, seeds and measurement hashes (`detail_json` is a dict here, so that
+    hashes can be put beside; dump it with sorted keys).
+    """
+    if isinstance(step, Continue):
+        raise ValueError("the attempt is not decided: run what Continue asks for and call next_step again")
+    last = step.looks[-1] if step.looks else None
+    scores = attempt.candidate
+    reason = step.reason if isinstance(step, Unconfirmed) else ""
+    return {
+        "verdict": "confirmed" if isinstance(step, Confirmed) else "unconfirmed",
+        "p_value": last.p_value if last else None,
+        "alpha_spent": attempt.alpha,
+        "gain": last.gain if last else None,
+        "gain_low": last.low if last else None,
+        "gain_high": last.high if last else None,
+        "score": math.fsum(scores) / len(scores) if scores else None,
+        "scores": list(scores),
+        "noise_sd": attempt.noise.sd,
+        "gate_ok": all(attempt.gates),
+        "detail_json": {
+            "reason": reason,
+            "trials": trials,
+            "incumbent_scores": list(attempt.incumbent),
+            "gates": list(attempt.gates),
+            "looks": [
+                {"n": look.n, "incumbent_n": look.incumbent_n, "p_value": look.p_value, "level": look.level}
+                for look in step.looks
+            ],
+        },
+    }
