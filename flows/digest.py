@@ -273,10 +273,8 @@ def _noise(
 def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | None, datetime | None, str]:
     starts = [row.t_started for row in [*campaign, *trials] if row.t_started]
     ends = [at for row in [*campaign, *trials] if (at := row.t_finished or row.t_started)]
-    why = ""
-    for row in campaign:
-        facts = detail(row)
-        why = str(facts.get("why", "")) if facts.get("what") == "end" else ""
+    last = campaign[-1] if campaign else None
+    why = (last.notes or "") if last is not None and last.operator in ("end", "stop") else ""
     return min(starts, default=None), max(ends, default=None), w.one_line(why)
 
 

@@ -16,13 +16,16 @@ DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
 STAGE_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
 
+_ESCAPE = re.compile(
+    "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])"
+)  # CSI, OSC, two-byte
 # C0/C1 controls and the bidirectional overrides: candidate text must not move a cursor or reorder a line
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
     """Candidate or model text made harmless for a terminal: no escape sequence, no text direction trick."""
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _ESCAPE.sub("", text.replace("\r\n", "\n")))
 
 
 def one_line(text: str, width: int = 0) -> str:

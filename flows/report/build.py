@@ -25,7 +25,7 @@ import jinja2
 from markupsafe import Markup
 
 from flows import wording as w
-from flows.digest import Digest, detail, digest, headline, in_sds
+from flows.digest import Digest, digest, headline, in_sds
 from flows.report.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from lineage.records import Row
 
@@ -143,8 +143,13 @@ def _about(view: View, spec: EnvironmentSpec, d: Digest, meta: Meta) -> dict[str
 
 def _event(row: Row) -> dict[str, object]:
     at = row.t_started or row.t_finished
-    facts = {key: str(value)[:200] for key, value in list(detail(row).items())[:8]}
-    return {"kind": row.event, "t": at.timestamp() if at else None, "trial": row.trial, "facts": facts}
+    return {
+        "kind": row.event,
+        "t": at.timestamp() if at else None,
+        "trial": row.trial,
+        "what": row.operator or "",
+        "why": w.one_line(row.notes or "", 300),
+    }
 
 
 def _tiles(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from flows.digest import loads
 from flows.wording import plain
 from lineage.errors import StoreError
 from lineage.records import STAGES, Row
@@ -66,14 +67,14 @@ WORDS = [
     "bakeoff_version",
 ]
 HASHES = ["source_sha256", "diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256"]
-# characters of hypothesis, notes and log excerpt kept per trial; the first step that fits the budget is used
+# characters of hypothesis, notes, log excerpt and label sentence kept per trial; the first step that fits the budget is used
 TEXT_LADDER = (
-    (2000, 8000, 4096),
-    (2000, 2000, 2000),
-    (1000, 800, 900),
-    (600, 240, 400),
-    (300, 0, 160),
-    (120, 0, 0),
+    (2000, 8000, 4096, 1000),
+    (2000, 2000, 2000, 600),
+    (1000, 800, 900, 400),
+    (600, 240, 400, 300),
+    (300, 0, 160, 200),
+    (120, 0, 0, 100),
 )
 DIFFS_PER_BLOCK = 50
 DIFF_CHARS = 16_000  # of one diff; a longer one is cut and says so
@@ -115,6 +116,7 @@ def columns(rows: Sequence[Row]) -> dict[str, object]:
         "seeds": [row.seeds for row in rows],
         "numbers": [_object(row.numbers_json) for row in rows],
         "quantities": [_object(row.quantities_json) for row in rows],
+        "checks": [_checks(row) for row in rows],
     }
     for name in NUMBERS:
         values = [tidy(getattr(row, name)) for row in rows]
@@ -134,8 +136,8 @@ def columns(rows: Sequence[Row]) -> dict[str, object]:
     return out
 
 
-def fit_texts(rows: Sequence[Row], limit: int) -> tuple[str, tuple[int, int, int]]:
-    """Hypotheses, notes and log excerpts, cut alike for all trials until they fit `limit` bytes."""
+def fit_texts(rows: Sequence[Row], limit: int) -> tuple[str, tuple[int, ...]]:
+    """Hypotheses, notes, log excerpts and label sentences, cut alike for all trials until they fit `limit` bytes."""
     packed, step = "", TEXT_LADDER[-1]
     for step in TEXT_LADDER:
         packed = squeeze(
@@ -202,15 +204,29 @@ _TEXTS: tuple[Callable[[Row], str], ...] = (
     lambda row: plain(row.hypothesis or ""),
     lambda row: plain(row.notes or ""),
     lambda row: plain(row.error_excerpt or ""),
+    lambda row: plain(str(loads(row.detail_json).get("label") or "")),
 )
 
 
+def _checks(row: Row) -> list[list[object]] | None:
+    """[name, passed, seconds] of the preflight rungs, and the hard rules and audits without seconds."""
+    facts = loads(row.detail_json)
+    found: list[list[object]] = []
+    for kind in ("checks", "gates", "audits"):
+        listed = facts.get(kind)
+        for check in listed if isinstance(listed, list) else []:
+            if isinstance(check, dict):
+                took = check.get("seconds") if kind == "checks" else None
+                name = plain(str(check.get("name", "")))[:60]
+                found.append(
+                    [name, bool(check.get("passed")), tidy(took) if isinstance(took, float) else None]
+                )
+    return found[:24] or None
+
+
 def _object(text: str) -> Mapping[str, object] | None:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or not found:
+    found = loads(text)
+    if not found:
         return None
     return {
         str(k)[:60]: tidy(v) if isinstance(v, int | float) else str(v)[:300]

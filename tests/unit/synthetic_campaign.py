@@ -79,6 +79,13 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def detail(text: str, *, smoke: bool = True) -> str:
+    checks = [{"name": n, "passed": True, "seconds": 0.01} for n in ("syntax", "surface", "size", "import")]
+    checks.append({"name": "smoke", "passed": smoke, "seconds": 0.8})
+    gates = [{"name": "accuracy", "passed": smoke, "numbers": {"bound": 0.9651, "at_least": 0.96}}]
+    return json.dumps({"label": text, "checks": checks, "gates": gates if smoke else []})
+
+
 def make_diff(rng: random.Random, number: int) -> str:
     line = rng.randint(10, 200)
     lines = [f"--- a/model.py\n+++ b/model.py\n@@ -{line},7 +{line},8 @@ class Net(nn.Module):"]
@@ -122,9 +129,7 @@ class _Campaign:
         }
 
     def open(self, n: int) -> None:
-        self.rows.append(
-            Row(event="campaign", t_started=START, detail_json='{"what": "start"}', **self.common())
-        )
+        self.rows.append(Row(event="campaign", t_started=START, operator="start", **self.common()))
         base = [3.09, 3.12, 3.10, 3.08, 3.11]
         self.rows.append(
             Row(event="calibration", trial="t0000", score=3.1, scores=base, noise_sd=0.021, **self.common())
@@ -155,8 +160,14 @@ class _Campaign:
         )
         for i in range(1, n):
             self.trial(i)
-        end = json.dumps({"what": "end", "why": f"{n} trials, as asked"})
-        self.rows.append(Row(event="campaign", t_finished=self.clock, detail_json=end, **self.common()))
+        end = Row(
+            event="campaign",
+            t_started=self.clock,
+            operator="end",
+            notes=f"all {n} trials are done",
+            **self.common(),
+        )
+        self.rows.append(end)
 
     def trial(self, i: int) -> None:
         rng, tid = self.rng, f"t{i:04d}"
@@ -213,6 +224,7 @@ class _Campaign:
                 stage="train" if late else "build",
                 error_excerpt='Traceback (most recent call last):\n  File "train.py", line 84, in train\n    loss.backward()\n'
                 "RuntimeError: mat1 and mat2 shapes cannot be multiplied (128x96 and 64x10)\n",
+                detail_json=detail(f"{cause}: {json.dumps(numbers)}", smoke=cause != "smoke"),
                 build_s=rng.uniform(0.3, 2),
                 train_s=rng.uniform(3, 20) if late else None,
                 train_cpu_s=rng.uniform(3, 20) if late else None,
@@ -242,6 +254,9 @@ class _Campaign:
                 noise_sd=0.021,
                 gate_ok=True,
                 quantities_json=json.dumps({"accuracy": accuracy, "cpu_seconds": score}),
+                detail_json=detail(
+                    "better than the leader; not yet confirmed" if keep else "not better than the leader"
+                ),
                 build_s=rng.uniform(0.3, 2),
                 train_s=rng.uniform(6, 18),
                 evaluate_s=rng.uniform(0.6, 2),

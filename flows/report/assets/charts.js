@@ -36,7 +36,7 @@ const showTip = (event, ...content) => {
 const hideTip = () => { tip.hidden = true; };
 addEventListener("scroll", hideTip, { passive: true });
 const trialTip = t => [
-  h("div", { class: "tip-head" }, h("b", {}, t.id), t.role ? ` ${t.role} ` : " ", badge(t)),
+  h("div", { class: "tip-head" }, h("b", {}, t.id), t.role && t !== baseline ? ` ${t.role} ` : " ", badge(t)),
   t.score != null && h("div", { class: "num" }, score(t.score), baseline && t !== baseline ? `  ${percent(gainOver(t.score, baseline.score))}` : ""),
   h("div", { class: "tip-text" }, (t.hypothesis || "").slice(0, 180)),
 ];

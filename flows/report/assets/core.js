@@ -16,13 +16,13 @@ if (typeof DecompressionStream === "undefined") {
   throw new Error("this browser cannot unpack the page; Chrome 80, Firefox 113, Safari 16.4 or later can");
 }
 const D = await unpack(packed("table"));
-const [HYPOTHESES, NOTES, EXCERPTS] = await unpack(packed("texts"));
+const [HYPOTHESES, NOTES, EXCERPTS, LABELS] = await unpack(packed("texts"));
 
 /* ---- trials: columns become objects once ---- */
 const T = (cols => {
   const names = Object.keys(cols);
   return cols.id.map((id, i) => {
-    const t = { i, hypothesis: HYPOTHESES[i], notes: NOTES[i], excerpt: EXCERPTS[i] };
+    const t = { i, hypothesis: HYPOTHESES[i], notes: NOTES[i], excerpt: EXCERPTS[i], label: LABELS[i] };
     for (const k of names) {
       const c = cols[k];
       t[k] = Array.isArray(c) ? c[i] : c.codes[i] < 0 ? null : c.words[c.codes[i]];

@@ -95,7 +95,7 @@ figures.enforced = host => {
 };
 
 figures.events = host => {
-  const words = e => e.kind === "campaign" ? [e.facts.what, e.facts.why].filter(Boolean).join(": ") : Object.entries(e.facts).map(([k, v]) => `${k} ${v}`).join(", ");
+  const words = e => [e.what, e.why].filter(Boolean).join(": ");
   const list = D.events.filter(e => words(e)).sort((a, b) => (a.t || 0) - (b.t || 0));
   $("events-card").hidden = !list.length;
   host.replaceChildren(h("ol", { class: "events" }, list.slice(-60).map(e => h("li", {}, h("time", {}, clock(e.t)), h("span", {}, e.kind === "intervention" ? "a person: " : "", words(e), e.trial ? ` (${e.trial})` : "")))));

@@ -51,6 +51,7 @@ panel.measured = t => pairs([
   ...Object.entries(t.quantities || {}).filter(([k]) => k !== D.env.metric).map(([k, v]) => [k.replace(/_/g, " "), plainNumber(v)]),
   ["hard rules", t.gate_ok == null ? null : t.gate_ok ? "all held" : "missed"],
 ]);
+panel.checks = t => t.checks ? h("ul", { class: "checks" }, t.checks.map(([name, passed, took]) => h("li", { class: passed ? "" : "bad" }, h("span", { "aria-hidden": "true" }, passed ? "✓" : "✗"), " ", name.replace(/_/g, " "), passed ? "" : " failed", took >= 0.05 ? h("span", { class: "small" }, ` ${seconds(took)}`) : null))) : null;
 panel.verdict = t => pairs([
   ["verdict", t.verdict && h("b", {}, t.verdict)], ["gain", t.gain != null ? plainNumber(t.gain) : null],
   ["interval", t.gain_low != null ? `${plainNumber(t.gain_low)} to ${t.gain_high == null ? "∞" : plainNumber(t.gain_high)}` : null],
@@ -94,16 +95,16 @@ panel.diff = async t => {
 panel.show = i => {
   if (i == null) return panel.close();
   const t = T[i], path = chain(i);
-  $("panel-title").replaceChildren(h("span", {}, t.id), t.role ? h("span", { class: "who" }, t.role) : "", badge(t, champions.has(t.id)), champions.has(t.id) ? h("span", { class: "badge champion" }, mark("star", "champion"), t === incumbent ? "champion now" : "champion") : "");
+  $("panel-title").replaceChildren(h("span", {}, t.id), t.role && t !== baseline ? h("span", { class: "who" }, t.role) : "", badge(t, champions.has(t.id)), champions.has(t.id) ? h("span", { class: "badge champion" }, mark("star", "champion"), t === incumbent ? "champion now" : "champion") : "");
   const numbers = Object.entries(t.numbers || {}).map(([k, v]) => [k.replace(/_/g, " "), plainNumber(v)]);
   panel.body.replaceChildren(...[
     h("p", { class: "hypothesis" }, t.hypothesis || "No hypothesis was recorded."),
     h("p", { class: "path" }, (path.length > 7 ? [link(T[path[0]]), " … ", ...path.slice(-5, -1).map(j => [link(T[j]), " › "])] : path.slice(0, -1).map(j => [link(T[j]), " › "])), h("b", {}, t.id),
       kids[i].length ? h("span", { class: "small" }, ` · ${many(kids[i].length, "child").replace("childs", "children")}`) : null),
-    !VALID.has(t.status) || numbers.length ? section(VALID.has(t.status) ? "Numbers" : "Why it ended", pairs([["cause", VALID.has(t.status) ? null : t.cause || t.status], ["last stage", VALID.has(t.status) ? null : t.stage], ...numbers]), t.excerpt && h("pre", { class: "log", tabindex: "0" }, t.excerpt)) : null,
-    section("Measured", panel.measured(t), panel.seeds(t)),
+    !VALID.has(t.status) || numbers.length || t.label ? section(VALID.has(t.status) ? "Label" : "Why it ended", t.label && h("p", { class: "label-text" }, t.label), pairs([["cause", VALID.has(t.status) ? null : t.cause || t.status], ["last stage", VALID.has(t.status) ? null : t.stage], ...numbers]), t.excerpt && h("pre", { class: "log", tabindex: "0" }, t.excerpt)) : null,
+    section(t.score == null ? "Forecast" : "Measured", panel.measured(t), panel.seeds(t)),
     section("Confirmation", panel.verdict(t)),
-    section("Six stages", panel.stages(t)),
+    section("Six stages", panel.stages(t), panel.checks(t)),
     h("section", {}, h("h3", {}, "Change"), h("div", { id: "panel-diff" }, h("p", { class: "small" }, "…"))),
     t.notes ? section("Notes", h("p", { class: "notes" }, t.notes)) : null,
     section("Cost", panel.cost(t)),

@@ -5,7 +5,7 @@ const table = { body: $("rows"), rows: [], first: -1, focus: 0 };
 const COLUMNS = [
   ["i", "trial", t => t.i, t => t.id, "id", "70px"],
   ["outcome", "outcome", t => outcome(t), t => badge(t), "outcome", "minmax(150px, 1.2fr)"],
-  ["role", "role", t => t.role, t => t.role || DASH, "role wide", "minmax(104px, .6fr)"],
+  ["role", "role", t => t === baseline ? "" : t.role, t => t === baseline ? DASH : t.role || DASH, "role wide", "minmax(104px, .6fr)"],
   ["score", "score", t => t.score, t => score(t.score, false), "num score", "84px"],
   ["gain", "vs baseline", t => baseline && gainOver(t.score, baseline.score), t => percent(baseline && t !== baseline ? gainOver(t.score, baseline.score) : null), "num gain", "86px"],
   ["delta", "vs parent", t => t.delta_parent, t => signed(t.delta_parent), "num delta wide", "86px"],

@@ -1,0 +1,293 @@
+"""What a person sees while a campaign runs: a live view on a terminal, plain lines everywhere else.
+
+Use: `with Display(spec, settings, title=..., live=sys.stdout.isatty()) as d: run(..., sinks=[d.on])`.
+`on(event)` may be called from any thread. Events: stage {trial, role, stage, state}, progress {trial,
+stage, done, total}, row / trial {row}, budget {spent, settings}, note {text}, confirm {trial, state, ...}.
+Limits: a fault in drawing never reaches the campaign; it is kept and told once at the end.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from flows import wording as w
+from flows.digest import detail
+from lineage.records import Row, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+    from flows.settings import Settings
+    from lineage.spec import EnvironmentSpec
+
+NOTES_KEPT = 3
+RECENT_KEPT = 40
+BUDGET_LINE_EVERY_S = 300.0  # of a plain log
+
+
+@dataclass
+class Running:
+    trial: str
+    role: str = ""
+    stage: str = ""
+    since: float = 0.0
+    stage_since: float = 0.0
+    done: int = 0
+    total: int = 0
+    confirming: bool = False
+
+
+@dataclass
+class State:
+    """All that the live view draws, filled from events."""
+
+    title: str
+    started: float
+    running: dict[str, Running] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    recent: deque[Row] = field(default_factory=lambda: deque(maxlen=RECENT_KEPT))
+    failures: Counter[str] = field(default_factory=Counter)
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    baseline: Row | None = None
+    incumbent: Row | None = None
+    leader: Row | None = None
+    keeps: int = 0
+    confirmed: int = 0
+    failed_confirmation: set[str] = field(default_factory=set)
+    spent: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def noise_sd(self) -> float | None:
+        return self.baseline.noise_sd if self.baseline else None
+
+
+class Display:
+    """A context manager around a campaign; see the module's text."""
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        settings: Settings | None = None,
+        *,
+        title: str = "",
+        live: bool = True,
+        out: TextIO | None = None,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.state = State(title=title or spec.name, started=clock())
+        self.fault: BaseException | None = None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._live_wanted = live
+        self._out = out or sys.stdout
+        if isinstance(self._out, io.TextIOWrapper):
+            self._out.reconfigure(errors="replace")  # a terminal without UTF-8 must not stop a campaign
+        self._console = console
+        self._live: Live | None = None
+        self._last_budget = -BUDGET_LINE_EVERY_S
+
+    def __enter__(self) -> Self:
+        if self._live_wanted:
+            from rich.console import Console
+            from rich.live import Live
+
+            from flows.panels import Screen
+
+            console = self._console or Console(file=self._out)
+            screen = Screen(self.spec, self.settings, self.state, self._lock, self._clock)
+            self._live = Live(screen, console=console, refresh_per_second=4, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self.fault is not None:
+            print(
+                f"display: {type(self.fault).__name__}: {self.fault} (the record is whole)", file=sys.stderr
+            )
+
+    def on(self, event: Mapping[str, Any]) -> None:
+        """Take one event. Never raises: what a campaign measures must not hang on a terminal."""
+        try:
+            with self._lock:
+                line = self._take(event)
+            if line and self._live is None:
+                self._print(line)
+        except Exception as fault:  # kept for __exit__, see above
+            self.fault = self.fault or fault
+
+    def _print(self, line: str) -> None:
+        stamp = datetime.now().strftime("%H:%M:%S")
+        print(f"{stamp} {line}", file=self._out, flush=True)
+
+    def _take(self, event: Mapping[str, Any]) -> str | None:
+        kind = event.get("kind")
+        if kind in ("row", "trial"):
+            return self._row(event["row"])
+        if kind == "stage":
+            return self._stage(event)
+        if kind == "progress":
+            found = self.state.running.get(str(event["trial"]))
+            if found is not None:
+                found.done, found.total = int(event.get("done", 0)), int(event.get("total", 0))
+            return None
+        if kind == "budget":
+            return self._budget(event)
+        if kind == "note":
+            text = w.one_line(str(event.get("text", "")))
+            self.state.notes.append(text)
+            return text
+        if kind == "confirm":
+            return self._confirm(event)
+        return None
+
+    def _stage(self, event: Mapping[str, Any]) -> str | None:
+        trial, stage, now = str(event["trial"]), str(event.get("stage", "")), self._clock()
+        found = self.state.running.get(trial)
+        if found is None:
+            found = self.state.running[trial] = Running(trial, since=now)
+            found.confirming = trial in self.state.rows
+        found.role = str(event.get("role") or found.role)
+        if stage != found.stage:
+            found.stage, found.stage_since, found.done, found.total = stage, now, 0, 0
+            if stage == "train":  # the only stage long enough to be worth a line of a plain log
+                doing = "measured again" if found.confirming else "training"
+                return f"{trial} {found.role}: {doing}"
+        return None
+
+    def _row(self, row: Row) -> str | None:
+        state, trial = self.state, row.trial or ""
+        if row.event == "trial":
+            state.running.pop(trial, None)
+            if trial in state.rows:
+                return None  # told as a row and as a trial
+            state.rows[trial] = row
+            state.recent.append(row)
+            self._count(row)
+            return self.outcome_line(row)
+        if row.event == "submitted":
+            state.running.setdefault(trial, Running(trial, row.role or "", "", self._clock(), self._clock()))
+        elif row.event == "confirmation":
+            return self._verdict(row)
+        elif row.event == "sealed" and row.sealed_score is not None:
+            return f"{trial} on the sealed split: {w.score_text(self.spec, row.sealed_score)}"
+        elif row.event == "intervention":
+            return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"
+        return None
+
+    def _count(self, row: Row) -> None:
+        state = self.state
+        if row.status == Status.BASELINE:
+            state.baseline = row
+            state.incumbent = state.incumbent or row
+            state.leader = state.leader or row
+        elif row.status == Status.KEEP:
+            state.keeps += 1
+            if self._better(row, state.leader):
+                state.leader = row
+        elif row.status not in w.VALID:
+            state.failures[row.cause or str(row.status)] += 1
+
+    def _better(self, row: Row, than: Row | None) -> bool:
+        if row.score is None:
+            return False
+        return than is None or than.score is None or self.spec.sign * (row.score - than.score) > 0
+
+    def _verdict(self, row: Row) -> str:
+        state, trial = self.state, row.trial or ""
+        state.running.pop(trial, None)
+        known = state.rows.get(trial)
+        if known is not None:
+            known = state.rows[trial] = known.model_copy(update={"verdict": row.verdict})
+            state.recent = deque((state.rows.get(r.trial or "", r) for r in state.recent), RECENT_KEPT)
+        if row.verdict == "confirmed":
+            state.confirmed += 1
+            if known is not None and self._better(known, state.incumbent):
+                state.incumbent = known
+        elif row.verdict == "unconfirmed":
+            state.failed_confirmation.add(trial)
+            fit = [
+                r
+                for r in state.rows.values()
+                if r.status in (Status.KEEP, Status.BASELINE) and r.trial not in state.failed_confirmation
+            ]
+            state.leader = max(fit, key=lambda r: self.spec.sign * (r.score or 0.0), default=None)
+        text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
+        return text + (f" ({w.p_text(row.p_value)})" if row.p_value is not None else "")
+
+    def _confirm(self, event: Mapping[str, Any]) -> str | None:
+        trial, total = str(event["trial"]), int(event.get("of", 0))
+        found = self.state.running.setdefault(trial, Running(trial, since=self._clock()))
+        found.confirming, found.done, found.total = True, int(event.get("run", 0)), total
+        if event.get("state") in ("confirmed", "unconfirmed"):
+            self.state.running.pop(trial, None)
+        return None
+
+    def _budget(self, event: Mapping[str, Any]) -> str | None:
+        spent = event.get("spent") or event.get("used") or {}
+        self.state.spent = spent if isinstance(spent, Mapping) else vars(spent)
+        if event.get("settings") is not None:
+            self.settings = event["settings"]
+        now = self._clock()
+        if self._live is not None or now - self._last_budget < BUDGET_LINE_EVERY_S:
+            return None
+        self._last_budget = now
+        left = [f"{name} {text}" for name, _, text in budget_lines(self.state.spent, self.settings)]
+        return "spent: " + ", ".join(left) if left else None
+
+    def outcome_line(self, row: Row) -> str:
+        """`t0042 optimizer: keep 2.911 s, 6.10 % better than the baseline` on one plain line."""
+        text = f"{row.trial} {w.author(row)}: {w.outcome(row)}"
+        if row.score is not None:
+            text += f" {w.score_text(self.spec, row.score)}"
+        base = self.state.baseline
+        gain = w.relative(self.spec, row.score, base.score if base else None)
+        if gain is not None and row.status != Status.BASELINE:
+            text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
+        why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
+        if row.status not in w.VALID and why:
+            text += f" ({w.one_line(why, 140)})"
+        return text
+
+
+def budget_lines(spent: Mapping[str, float], settings: Any) -> list[tuple[str, float | None, str]]:
+    """(name, share used or None without a cap, text) of each budget that is capped or used."""
+
+    def cap(name: str) -> float | None:
+        value = getattr(settings, name, None)
+        return float(value) if value else None
+
+    table = (
+        ("trials", spent.get("trials", 0), cap("trials"), "{:.0f}"),
+        ("time", spent.get("seconds", 0.0) / 3600, cap("hours"), "{:.2f} h"),
+        ("CPU", spent.get("cpu_s", 0.0) / 3600, cap("cpu_hours"), "{:.2f} h"),
+        ("tokens", spent.get("tokens", 0), cap("tokens"), "{:,.0f}"),
+        ("dollars", spent.get("usd", 0.0), cap("usd"), "${:,.2f}"),
+    )
+    lines: list[tuple[str, float | None, str]] = []
+    for name, used, limit, form in table:
+        if limit is not None:
+            lines.append((name, min(1.0, used / limit), f"{form.format(used)} of {form.format(limit)}"))
+        elif used:
+            lines.append((name, None, form.format(used)))
+    until = getattr(settings, "until", None)
+    if until:
+        lines.append(("until", None, str(until)))
+    return lines

@@ -1,0 +1,183 @@
+"""The live terminal view of a campaign, drawn with rich from the display's state.
+
+Use: `Live(Screen(spec, settings, state, lock, clock))`; rich calls it a few times a second.
+Limits: fits any width from 50 columns and any height from 12 lines by showing fewer past trials;
+glyphs fall back to ASCII where the terminal's encoding has no others. Colour never stands alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.bar import Bar
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from flows import wording as w
+from flows.display import Running, State, budget_lines
+from lineage.records import STAGES, Row, Status
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+    from lineage.spec import EnvironmentSpec
+
+# status -> (glyph, ASCII glyph, colour); the same shapes as on the report page
+GLYPHS = {
+    Status.BASELINE: ("◆", "#", "bold"),
+    Status.KEEP: ("▲", "^", "green"),
+    Status.DISCARD: ("○", "o", "bright_black"),
+    Status.CRASH: ("×", "x", "red"),
+    Status.PREFLIGHT_CRASH: ("×", "x", "red"),
+    Status.SIZE_BLOCKED: ("■", "=", "yellow"),
+    Status.TRAIN_BUDGET_OVERRUN: ("■", "=", "yellow"),
+    Status.EVAL_BUDGET_OVERRUN: ("■", "=", "yellow"),
+    Status.DISQUALIFIED: ("▼", "v", "magenta"),
+    Status.REJECTED: ("–", "-", "blue"),
+    Status.HARNESS_ABORT: ("+", "+", "bright_black"),
+}
+STAR = ("★", "*", "bold yellow")
+DOTS = ("●", "◐", "○")
+ASCII_DOTS = ("#", ">", ".")
+
+
+def glyph(row: Row, ascii_only: bool = False) -> Text:
+    mark, plain, style = (
+        STAR if row.verdict == "confirmed" else GLYPHS[row.status] if row.status else ("?", "?", "")
+    )
+    return Text(plain if ascii_only else mark, style=style)
+
+
+def ascii_console(console: Console) -> bool:
+    return not (console.encoding or "").lower().startswith("utf")
+
+
+class Screen:
+    """A rich renderable that reads the state under its lock each time it is drawn."""
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        settings: Settings | None,
+        state: State,
+        lock: threading.Lock,
+        clock: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.state = state
+        self.lock = lock
+        self.clock = clock
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = options.height or console.size.height
+        try:
+            with self.lock:
+                drawn = self.draw(options.max_width, height, ascii_console(console))
+        except Exception as fault:  # rich draws in a thread of its own; an error there would end the view
+            drawn = Text(f"cannot draw: {type(fault).__name__}: {fault}")
+        yield drawn
+
+    def draw(self, width: int, height: int, ascii_only: bool = False) -> RenderableType:
+        state = self.state
+        running = sorted(state.running.values(), key=lambda r: r.trial)[: max(2, height // 3)]
+        used = 5 + len(running) + len(state.notes) + min(5, len(state.failures))
+        parts: list[RenderableType] = [self._head(), self._best(), Text("")]
+        if running:
+            parts.append(self._running(running, width, ascii_only))
+        recent = list(state.recent)[-max(1, height - used - 6) :]
+        if recent:
+            parts += [Text(""), self._recent(recent, width, ascii_only)]
+        side = self._budget_and_failures(width, ascii_only)
+        if side is not None:
+            parts += [Text(""), side]
+        parts += [Text(w.one_line(note, width), style="yellow", no_wrap=True) for note in state.notes]
+        parts.append(Text("Ctrl-C stops cleanly; bakeoff resume continues.", style="bright_black"))
+        return Group(*parts)
+
+    def _head(self) -> Text:
+        state = self.state
+        tried = sum(row.status != Status.BASELINE for row in state.rows.values())
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(state.title, style="bold")
+        text.append(
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {state.confirmed} confirmed,"
+            f" {w.seconds(self.clock() - state.started)}"
+        )
+        return text
+
+    def _best(self) -> Text:
+        state, spec = self.state, self.spec
+        if state.baseline is None:
+            return Text("measuring the baseline", style="bright_black")
+        text = Text(no_wrap=True, overflow="ellipsis")
+        best = state.incumbent or state.baseline
+        text.append("confirmed best ", style="bright_black")
+        text.append(f"{best.trial} {w.score_text(spec, best.score)}", style="bold")
+        gain = w.relative(spec, best.score, state.baseline.score)
+        if best.trial != state.baseline.trial:
+            text.append(f" ({w.percent(gain)})", style="green")
+        lucky = state.leader
+        if lucky is not None and lucky.trial not in (best.trial, state.baseline.trial):
+            text.append("  measured once ", style="bright_black")
+            text.append(f"{lucky.trial} {w.score_text(spec, lucky.score)}")
+        if state.noise_sd is not None:
+            text.append(f"  noise sd {w.score_text(spec, state.noise_sd)}", style="bright_black")
+        return text
+
+    def _running(self, running: list[Running], width: int, ascii_only: bool) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for row in running:
+            at = STAGES.index(row.stage) if row.stage in STAGES else -1
+            full, half, empty = ASCII_DOTS if ascii_only else DOTS
+            dots = "".join(full if i < at else half if i == at else empty for i in range(len(STAGES)))
+            doing = "confirm" if row.confirming else row.stage or "waiting"
+            seeds = f" {row.done}/{row.total}" if row.total else ""
+            now = self.clock()
+            cells = [
+                Text(row.trial, style="bold"),
+                Text(w.one_line(row.role, 16)),
+                Text(dots, style="cyan"),
+                Text(f"{doing}{seeds}", style="cyan"),
+                Text(w.seconds(now - (row.stage_since or row.since)), style="bright_black"),
+            ]
+            table.add_row(*(cells if width >= 60 else [cells[0], cells[2], cells[3]]))
+        return table
+
+    def _recent(self, rows: list[Row], width: int, ascii_only: bool) -> Table:
+        table = Table.grid(padding=(0, 2), expand=True)
+        for ratio in (None, None, None, None, None, 1):
+            table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+        base = self.state.baseline.score if self.state.baseline else None
+        for row in reversed(rows):
+            gain = None if row.status == Status.BASELINE else w.relative(self.spec, row.score, base)
+            colour = "green" if gain is not None and gain > 0 and row.status == Status.KEEP else ""
+            table.add_row(
+                glyph(row, ascii_only),
+                Text(row.trial or "", style="bold" if row.status == Status.KEEP else ""),
+                Text(w.outcome(row)),
+                Text(w.percent(gain) if gain is not None else "", style=colour, justify="right"),
+                Text(w.one_line(w.author(row), 14), style="bright_black") if width >= 80 else Text(""),
+                Text(w.one_line(row.hypothesis or "", 200), style="bright_black"),
+            )
+        return table
+
+    def _budget_and_failures(self, width: int, ascii_only: bool) -> Table | None:
+        lines = budget_lines(self.state.spent, self.settings)
+        failures = self.state.failures.most_common(5)
+        if not lines and not failures:
+            return None
+        budget = Table.grid(padding=(0, 1))
+        for name, share, text in lines:
+            bar: RenderableType = ""
+            if share is not None and not ascii_only:
+                bar = Bar(1.0, 0.0, share, width=16, color="cyan", bgcolor="black")
+            budget.add_row(Text(name, style="bright_black"), bar, Text(text))
+        causes = Table.grid(padding=(0, 1))
+        for cause, n in failures:
+            causes.add_row(Text(str(n), justify="right"), Text(w.one_line(cause, 32)))
+        both = Table.grid(padding=(0, 4))
+        both.add_row(budget, causes) if width >= 72 else both.add_row(budget)
+        return both
