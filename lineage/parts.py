@@ -66,27 +66,31 @@ def log_event(key: str) -> str | None:
     return match[1] if match else None
 
 
-def _write(table: Any) -> bytes:
+def write_parquet(table: Any, *, dictionaries: bool = False) -> bytes:
     sink = pa.BufferOutputStream()
     # Dictionaries and statistics cost 4 to 8 KB in a file of one row and 10 % in a part of 256.
     pq.write_table(
         table,
         sink,
         compression="zstd",
-        use_dictionary=False,
+        use_dictionary=dictionaries,
         write_statistics=False,
         write_page_checksum=True,
     )
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _read(data: bytes, key: str) -> Any:
+def read_parquet(data: bytes, key: str) -> Any:
     try:
         return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreCorrupt(
-            f"{key} is damaged: {str(error)[:160]}; run `bakeoff verify`, restore it from a copy"
+            f"{key} is damaged: {_short(error)}; run `bakeoff verify`, restore it from a copy"
         ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def encode_log(record: Record, campaign: str) -> tuple[str, bytes]:
@@ -94,7 +98,7 @@ def encode_log(record: Record, campaign: str) -> tuple[str, bytes]:
     columns = [name for name in SCHEMA.names if name in record]
     values = {name: [record[name]] for name in columns}
     try:
-        data = _write(pa.table(values, schema=pa.schema([FIELDS[name] for name in columns])))
+        data = write_parquet(pa.table(values, schema=pa.schema([FIELDS[name] for name in columns])))
     except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UsageError(f"a row does not fit the schema: {error}") from error
     return f"{log_folder(campaign)}/{record['event_id']}-{sha256(data)[:16]}.parquet", data
@@ -107,7 +111,7 @@ def decode_log(key: str, data: bytes, campaign: str) -> Record:
         raise StoreCorrupt(
             f"{key}: the bytes do not match the name; the object was damaged, altered or renamed"
         )
-    rows = _read(data, key).to_pylist()
+    rows = read_parquet(data, key).to_pylist()
     if len(rows) != 1 or rows[0].get("event_id") != match[1]:
         raise StoreCorrupt(f"{key}: does not hold the one event that its name says")
     record = strip(rows[0], campaign)
@@ -132,12 +136,12 @@ def encode_part(records: Sequence[Record], footer: Footer) -> bytes:
         "quarantine": list(footer.quarantine),
         "schema_version": SCHEMA_VERSION,
     }
-    return _write(to_table(records).replace_schema_metadata({"lineage": canonical_json(meta)}))
+    return write_parquet(to_table(records).replace_schema_metadata({"lineage": canonical_json(meta)}))
 
 
 def decode_part(key: str, data: bytes) -> tuple[Any, Footer]:
     """Table (current schema) and footer of a part; StoreCorrupt when either does not hold together."""
-    table = _read(data, key)
+    table = read_parquet(data, key)
     footer = _footer(key, table.schema.metadata, table.num_rows)
     return conform(table, key), footer
 
@@ -147,7 +151,7 @@ def read_footer(key: str, data: bytes) -> Footer:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise StoreCorrupt(f"{key} is damaged: {str(error)[:160]}; run `bakeoff verify`") from error
+        raise StoreCorrupt(f"{key} is damaged: {_short(error)}; run `bakeoff verify`") from error
     return _footer(key, file.schema_arrow.metadata, file.metadata.num_rows)
 
 

@@ -172,6 +172,14 @@ class View:
         """All events of a kind, as written: nothing folded."""
         return self._build(self._frame.events(kind))
 
+    def milestones(self) -> list[Row]:
+        """What decides promotions, as recorded and in order: starts, keeps, confirmations, calibrations, interventions."""
+        frame = self._frame
+        tried = np.flatnonzero(frame.mask("status", "keep", "baseline"))
+        positions = np.array([frame.position(int(index)) for index in tried], dtype=np.int64)
+        others = frame.events("confirmation", "calibration", "intervention")
+        return self._build(np.sort(np.concatenate([positions, others])))
+
     def open_trials(self) -> list[Row]:
         """`submitted` events of trials that have no outcome yet; the last one where a trial was retried."""
         rows = {row.trial: row for row in self._build(self._frame.unfinished())}

@@ -11,14 +11,18 @@ Limits: one thread at a time per object; the whole campaign is held in memory (a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lineage.anchors import write_anchor
+from lineage.columns import Block, Frame
 from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt, StoreUnavailable
 from lineage.ids import check_campaign, sha256
+from lineage.packs import SIZES, choose, decode_pack, encode_pack, pack_folder, pack_key, pack_range, wanted
 from lineage.parts import (
     Footer,
     decode_log,
@@ -29,6 +33,7 @@ from lineage.parts import (
     part_folder,
     part_key,
     part_number,
+    read_footer,
 )
 from lineage.queries import Shared, View
 from lineage.schema import SCHEMA, Record, to_table
@@ -50,6 +55,7 @@ class Lineage:
         self._direction = direction
         self._part_sha: list[str] = []
         self._base: Any = SCHEMA.empty_table()
+        self._settled = Block(self._base)
         self._newest = ""  # largest event id in the parts
         self._tail: dict[str, Record] = {}
         self._tail_table: Any = SCHEMA.empty_table()
@@ -67,10 +73,10 @@ class Lineage:
         """The campaign as of now; cheap when little is new, the same object when nothing is."""
         changed = self._look()
         if changed or self._view is None:
-            table = self._joined()
+            self._view = View(self._joined(), self.campaign, self._direction, self._shared)
             if self._direction is None:
-                self._direction = _recorded_direction(table)
-            self._view = View(table, self.campaign, self._direction, self._shared)
+                self._direction = recorded_direction(self._view)
+                self._view = View(self._joined(), self.campaign, self._direction, self._shared)
         return self._view
 
     def compact(self, min_new: int = COMPACT_AT) -> int:
@@ -83,6 +89,8 @@ class Lineage:
         if len(self._tail) >= max(1, min_new):
             moved = self._commit()
         self._vacuum()
+        if moved and len(self._part_sha) % SIZES[0] == 0:
+            self._pack()
         return moved
 
     def _commit(self) -> int:
@@ -94,8 +102,8 @@ class Lineage:
             prev_sha256=self._part_sha[-1] if self._part_sha else None,
             rows_before=self._base.num_rows,
             rows=len(self._tail),
-            covers=tuple(sorted(key.rsplit("/", 1)[-1] for key in self._tail)),
-            quarantine=tuple(sorted(key.rsplit("/", 1)[-1] for key in self.quarantine)),
+            covers=tuple(sorted(_name(key) for key in self._tail)),
+            quarantine=tuple(sorted(_name(key) for key in self.quarantine)),
         )
         records = sorted(self._tail.values(), key=lambda record: str(record["event_id"]))
         try:
@@ -108,7 +116,32 @@ class Lineage:
             write_anchor(self._store, self.campaign, number, self._part_sha[number - 1], rows)
         return len(records)
 
+    def _pack(self) -> None:
+        """Write the packs that are due, from the files as they are stored."""
+        total = len(self._part_sha)
+        for first, last in wanted(total, self._list_packs()) if total >= SIZES[0] else []:
+            reader = Lineage(self._store, self.campaign)
+            reader._part_sha = self._part_sha[: first - 1]
+            spans = choose(first - 1, last, [span for span in self._list_packs() if span != (first, last)])
+            tables = reader._read_ranges(spans, {})
+            prev = self._part_sha[first - 2] if first > 1 else None
+            try:
+                data = encode_pack(tables, first, self._part_sha[first - 1 : last], prev)
+                self._store.create(pack_key(self.campaign, first, last), data)
+            except ObjectExists:
+                pass  # another compactor's, packed by another version of the library
+
     def _vacuum(self) -> None:
+        """Delete log objects that a part covers; the covering part has been read, not only written."""
+        left = {_name(key): key for key in self._covered - self._deletable}
+        # Left by a compactor that died between commit and vacuum: look for the part that names them.
+        for number in range(len(self._part_sha), 0, -1) if left else ():
+            key = part_key(self.campaign, number)
+            for name in read_footer(key, self._store.get(key)).covers:
+                if name in left:
+                    self._deletable.add(left.pop(name))
+            if not left:
+                break
         if self._deletable:
             self._store.delete(sorted(self._deletable))
             self._deletable = set()
@@ -135,30 +168,65 @@ class Lineage:
     def _load_parts(self, log: list[str]) -> bool:
         """Read parts not seen yet, check their chain, note which log objects they cover."""
         keys = [key for key in self._store.list(part_folder(self.campaign)) if part_number(key) is not None]
-        known = len(self._part_sha)
-        if [part_number(key) for key in keys] != list(range(1, len(keys) + 1)) or len(keys) < known:
+        known, total = len(self._part_sha), len(keys)
+        if [part_number(key) for key in keys] != list(range(1, total + 1)) or total < known:
             raise StoreCorrupt(
-                f"{part_folder(self.campaign)} in {self._store.root} lacks a part between 1 and {max(known, len(keys))};"
-                " run `bakeoff verify` and restore it from a copy"
+                f"{part_folder(self.campaign)} in {self._store.root} lacks a part between 1 and"
+                f" {max(known, total)}; run `bakeoff verify` and restore it from a copy"
             )
-        new = keys[known:]
-        if not new:
+        if total == known:
             return False
-        tables = []
-        names = {key.rsplit("/", 1)[-1]: key for key in log}
-        for key, data in zip(new, self._store.get_many(new), strict=True):
-            table, footer = decode_part(key, data)
-            if footer.prev_sha256 != (self._part_sha[-1] if self._part_sha else None):
-                raise StoreCorrupt(
-                    f"{key} does not continue the part before it: one of the two was altered; run `bakeoff verify`"
-                )
-            self._part_sha.append(sha256(data))
-            self._deletable |= {names[name] for name in footer.covers if name in names}
-            tables.append(table)
-        self._base = _ordered(pa.concat_tables([self._base, *tables])).combine_chunks()
-        if self._base.num_rows:
-            self._newest = self._base["event_id"][-1].as_py()
+        packs = self._list_packs() if total - known >= SIZES[0] else []
+        tables = [
+            self._base,
+            *self._read_ranges(choose(known, total, packs), {_name(key): key for key in log}),
+        ]
+        tables = [table for table in tables if table.num_rows]
+        ends = [(table["event_id"][0].as_py(), table["event_id"][-1].as_py()) for table in tables]
+        self._base = pa.concat_tables(tables) if tables else self._base
+        if any(left[1] > right[0] for left, right in pairwise(ends)):
+            self._base = self._base.sort_by("event_id").combine_chunks()
+        elif self._base.num_columns and self._base.column(0).num_chunks > 4 * SIZES[0]:
+            self._base = self._base.combine_chunks()
+        self._newest = max([self._newest, *(end for _, end in ends)])
+        self._settled = Block(self._base)
         return True
+
+    def _list_packs(self) -> list[tuple[int, int]]:
+        found = [pack_range(key) for key in self._store.list(pack_folder(self.campaign))]
+        return [span for span in found if span is not None]
+
+    def _read_ranges(self, spans: Sequence[tuple[int, int]], names: Mapping[str, str]) -> list[Any]:
+        """Tables of these runs of parts, in order; a pack that does not hold together is read part by part."""
+        keys = [part_key(self.campaign, a) if a == b else pack_key(self.campaign, a, b) for a, b in spans]
+        tables = []
+        for (first, last), key, data in zip(spans, keys, self._store.get_many(keys), strict=True):
+            if first == last:
+                tables.append(self._admit_part(key, data, names))
+                continue
+            try:
+                pack = decode_pack(key, data)
+                if pack.prev_sha256 != (self._part_sha[-1] if self._part_sha else None):
+                    raise StoreCorrupt(
+                        f"{key} does not continue the part before it; delete it, packs are only copies"
+                    )
+            except StoreCorrupt as error:
+                self.quarantine[key] = str(error)
+                tables += self._read_ranges([(at, at) for at in range(first, last + 1)], names)
+                continue
+            self._part_sha += pack.shas
+            tables.append(pack.table)
+        return tables
+
+    def _admit_part(self, key: str, data: bytes, names: Mapping[str, str]) -> Any:
+        table, footer = decode_part(key, data)
+        if footer.prev_sha256 != (self._part_sha[-1] if self._part_sha else None):
+            raise StoreCorrupt(
+                f"{key} does not continue the part before it: one of the two was altered; run `bakeoff verify`"
+            )
+        self._part_sha.append(sha256(data))
+        self._deletable |= {names[name] for name in footer.covers if name in names}
+        return table
 
     def _classify(self, log: list[str]) -> None:
         """Find log objects whose event is already in a part, by event id and not by name."""
@@ -205,18 +273,18 @@ class Lineage:
             self._tail_table = _ordered(pa.concat_tables([self._tail_table, to_table(fresh)]))
         return bool(fresh)
 
-    def _joined(self) -> Any:
-        """Parts and tail in order of event id; only the overlap of the two is sorted."""
-        if not self._tail_table.num_rows:
-            return self._base
-        first = self._tail_table["event_id"][0].as_py()
-        if first > self._newest:
-            return pa.concat_tables([self._base, self._tail_table])
-        later = pc.sum(pc.greater(self._base["event_id"], first)).as_py() or 0
-        at = self._base.num_rows - later
-        return pa.concat_tables(
-            [self._base.slice(0, at), _ordered(pa.concat_tables([self._base.slice(at), self._tail_table]))]
-        )
+    def _joined(self) -> Frame:
+        """Parts and tail in order of event id; only where the two overlap is anything sorted."""
+        tail, at = self._tail_table, self._base.num_rows
+        if tail.num_rows and tail["event_id"][0].as_py() < self._newest:
+            later = pc.greater(self._base["event_id"], tail["event_id"][0])
+            at -= pc.sum(later).as_py() or 0
+            tail = _ordered(pa.concat_tables([self._base.slice(at), tail]))
+        return Frame(self._settled, at, tail)
+
+
+def _name(key: str) -> str:
+    return key.rsplit("/", 1)[-1]
 
 
 def _ordered(table: Any) -> Any:
@@ -227,12 +295,11 @@ def _ordered(table: Any) -> Any:
     return table.sort_by("event_id")
 
 
-def _recorded_direction(table: Any) -> Direction | None:
+def recorded_direction(view: View) -> Direction | None:
     """`direction` in the detail of the first campaign event that has one."""
-    details = table.filter(pc.equal(table["event"], "campaign"))["detail_json"].to_pylist()
-    for text in details:
+    for row in view.events("campaign"):
         try:
-            detail = json.loads(text)
+            detail = json.loads(row.detail_json)
         except ValueError:
             continue
         if isinstance(detail, dict) and detail.get("direction") in ("min", "max"):

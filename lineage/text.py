@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class TextIndex:
                     self._df.append(0)
                 self._df[at] += 1
                 ids.append(at)
-                weights.append(1.0 + float(np.log(count)))
+                weights.append(1.0 + log(count))
                 docs.append(self.size)
             self.size += 1
         if ids:
@@ -67,7 +68,7 @@ class TextIndex:
         norm = 0.0
         for term, count in found.items():
             at = self._terms.get(term)
-            weight = (1.0 + float(np.log(count))) * (unseen if at is None else float(idf[at]))
+            weight = (1.0 + log(count)) * (unseen if at is None else float(idf[at]))
             norm += weight * weight
             if at is not None:
                 query[at] = weight

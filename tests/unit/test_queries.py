@@ -183,7 +183,7 @@ def test_queries_empty_campaign() -> None:
 
 def test_queries_without_direction_say_so() -> None:
     rows = View.from_rows([trial("t0", "baseline", 1.0)], "min")
-    blind = View(rows._table, C, None)
+    blind = View(rows._frame, C, None)
     assert blind.count() == 1
     with pytest.raises(UsageError, match="records no direction"):
         blind.leader()
