@@ -15,6 +15,7 @@ remembered for the model.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,10 +27,11 @@ import httpx2
 from agents.calls import CallFault, FaultKind, ModelCall, Reply
 from agents.hygiene import quoted, redact
 from agents.prices import is_loopback
+from agents.status import advice, retry_seconds, status_kind
 from agents.wire import Assembly, chars_in, reply_from
+from lineage.errors import UsageError
 from lineage.records import Usage
 
-DEFAULT_MODEL = "claude-opus-5-5"
 # What a server may not know, and the words by which its refusal names it.
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "thinking": ("thinking",),
@@ -38,10 +40,6 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     "tools": ("tools", "tool use", "tool_use", "function calling"),
     "stream": ("stream",),
 }
-_TOO_LONG = ("prompt is too long", "context length", "context window", "context size", "too many tokens")
-_MONEY = ("credit balance", "billing", "spend limit", "spend_limit", "quota")
-_TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
-_BLOCKED_STATUS = frozenset({401, 402, 403, 404, 405})
 _STREAM_ERROR_STATUS = {
     "overloaded_error": 529,
     "api_error": 500,
@@ -62,15 +60,8 @@ class AnthropicChat:
     name = "anthropic"
 
     def __init__(self) -> None:
-        client = anthropic.Anthropic(max_retries=0, open_telemetry=False)
+        client, self.key_source = _open_client()
         self._host = client.base_url.host
-        self.key_source = "ANTHROPIC_API_KEY" if client.api_key else "ANTHROPIC_AUTH_TOKEN"
-        if client.api_key is None and client.auth_token is None:
-            self.key_source = "profile" if client.credentials is not None else "none"
-            if client.credentials is None and is_loopback(self._host):
-                client.close()
-                client = anthropic.Anthropic(max_retries=0, open_telemetry=False, api_key="local")
-                self.key_source = "none needed: local endpoint"
         self._client = client
         self._without: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
@@ -120,6 +111,25 @@ class AnthropicChat:
             return assembly.reply()
 
 
+def _open_client() -> tuple[anthropic.Anthropic, str]:
+    """The SDK's client and where its key came from (a name, never the key).
+
+    For a server on this machine a missing key is no fault, and no profile on disk is looked for.
+    """
+    host = httpx2.URL(os.environ.get("ANTHROPIC_BASE_URL", "")).host
+    named = [
+        n for n in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE") if os.environ.get(n)
+    ]
+    if not named and is_loopback(host):
+        client = anthropic.Anthropic(max_retries=0, open_telemetry=False, api_key="local")
+        return client, "none needed: local endpoint"
+    try:
+        client = anthropic.Anthropic(max_retries=0, open_telemetry=False)
+    except anthropic.AnthropicError as e:
+        raise UsageError(f"the credentials for the model endpoint cannot be read: {redact(str(e))}") from e
+    return client, named[0] if named else ("profile" if client.credentials is not None else "none")
+
+
 def request_body(call: ModelCall, without: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The body of one request, without the options that the server refused."""
     cache = {"type": "ephemeral", "ttl": call.cache_ttl} if call.cache_ttl == "1h" else {"type": "ephemeral"}
@@ -164,47 +174,20 @@ def _json_body(data: bytes) -> object:
         raise CallFault("transient", f"answer is not JSON (begins {shown})") from e
 
 
-def _status_kind(status: int, words: str, code: str, retryable: str | None) -> FaultKind:
-    if any(w in words or w in code for w in _MONEY) and status in (400, 402, 403, 429):
-        return "blocked"
-    if status == 413 or (status in (400, 422) and any(w in words for w in _TOO_LONG)):
-        return "too_long"
-    if status in _BLOCKED_STATUS or (status in _TRANSIENT_STATUS and retryable == "false"):
-        return "blocked"
-    if status in _TRANSIENT_STATUS or status >= 500:
-        return "transient"
-    return "rejected"
-
-
-def _seconds(value: str | None) -> float | None:
-    """A retry-after header in seconds; dates and nonsense count as not said."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
-
-
 def _status_fault(error: anthropic.APIStatusError, host: str, assembly: Assembly) -> CallFault:
     status, kind_word = error.status_code, str(error.type or "")
     if status == 200:  # an `error` event inside a stream that had begun well
         status = _STREAM_ERROR_STATUS.get(kind_word, 500)
     message = str(error.api_message or error.message)
     headers: Mapping[str, str] = error.response.headers
-    kind = _status_kind(status, message.lower(), str(error.error_code or ""), headers.get("x-should-retry"))
-    hint = {
-        401: "check ANTHROPIC_API_KEY",
-        403: "check what the key may do",
-        404: "check the model's name and ANTHROPIC_BASE_URL",
-        405: "check ANTHROPIC_BASE_URL",
-    }.get(status, "")
-    said = quoted(message, 300)
-    code = f" ({error.error_code})" if error.error_code else ""
-    text = f"{host} answered {status} {kind_word}{code}: {said}" + (f"; {hint}" if hint else "")
+    code = str(error.error_code or "")
+    kind = status_kind(status, message, code, headers.get("x-should-retry"))
+    shown = f" ({code})" if code else ""
+    hint = advice(status, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
     return CallFault(
         kind,
-        redact(text),
-        retry_after=_seconds(headers.get("retry-after")),
+        redact(f"{host} answered {status} {kind_word}{shown}: {quoted(message, 300)}{hint}"),
+        retry_after=retry_seconds(headers.get("retry-after")),
         usage=assembly.partial_usage() if assembly.started else None,
         status=status,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from agents.hygiene import quoted, shortened, stripped, word
 from agents.prompt_budget import clipped, listed
@@ -26,11 +27,11 @@ from lineage.queries import HitRate, View
 from lineage.records import Row, Status
 from lineage.spec import EnvironmentSpec, Role
 
-OWN_ROWS, OWN_SCAN, NEIGHBOUR_ROWS, FAILURE_ROWS, REACH_SCAN, RECENT_ROWS = 12, 90, 10, 9, 80, 10
+OWN_ROWS, OWN_SCAN, NEIGHBOUR_ROWS, FAILURE_ROWS, REACH_SCAN, RECENT_ROWS, CHAIN_ROWS = 9, 90, 8, 9, 80, 10, 7
 SATURATED_AFTER = 5
 # How near a failure must be to count as within reach: share of the cap, share of the gate's limit.
 NEAR_BYTES, NEAR_GATE = 0.05, 0.02
-LINE = 520
+LINE = 480
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Scene:
     view: View
     spec: EnvironmentSpec
     role: Role
+
+    @cached_property
+    def by_role(self) -> list[HitRate]:
+        return self.view.hit_rates("role")
 
     def own(self, n: int) -> list[Row]:
         """The role's last n rows, newest first. All generalists are one role."""
@@ -84,7 +89,7 @@ def now(scene: Scene, budget: int, lineage: bool, in_flight: int) -> str:
         f"You are the {display_name(scene.role)} specialist. Score: {spec.score.metric}, {better} is better."
     ]
     if baseline is not None and baseline.score is not None:
-        noise = "" if baseline.noise_sd is None else f", noise sd {baseline.noise_sd:.4g} per measurement"
+        noise = "" if baseline.noise_sd is None else f", sd over single runs {baseline.noise_sd:.4g}"
         lines.append(f"The start scored {score_text(spec, baseline.score)}{noise}.")
     least = spec.evaluation.min_gain
     if least:
@@ -99,7 +104,7 @@ def now(scene: Scene, budget: int, lineage: bool, in_flight: int) -> str:
     else:
         lines.append(f"Your scratch copy is the recipe as given: {why}.")
     if lineage:
-        rates = view.hit_rates("role")
+        rates = scene.by_role
         tried, keeps = sum(r.n for r in rates), sum(r.keeps for r in rates)
         valid = sum(r.valid for r in rates)
         lines.append(
@@ -120,14 +125,20 @@ def steering(text: str, budget: int) -> str:
 
 
 def chain(scene: Scene, budget: int) -> str:
-    """From the start to the parent: what has worked. The start and the newest links are always there."""
+    """From the parent back towards the start: what has worked. The start is always there."""
     parent, _ = parent_choice(scene.view)
-    rows = scene.view.chain(parent.trial) if parent is not None and parent.trial else []
-    newest_first = list(reversed(rows[1:])) + rows[:1]
-    lines = [scene.line(row, 400) for row in newest_first[:8]]
-    if len(rows) > 8:
-        lines[7] = scene.line(rows[0], 400)
-    return listed("How the parent came about (newest step first)", lines, budget, of=len(rows))
+    rows = [] if parent is None else [parent]
+    while rows and len(rows) < CHAIN_ROWS and rows[-1].parent and rows[-1].parent != rows[-1].trial:
+        before = scene.view.trial(rows[-1].parent)
+        if before is None:
+            break
+        rows.append(before)
+    start = scene.view.baseline()
+    cut = bool(rows) and rows[-1].status is not Status.BASELINE and start is not None
+    lines = [scene.line(row, 330) for row in rows]
+    if cut and start is not None:
+        lines.append(f"earlier steps back to the start: {scene.line(start, 160)}")
+    return listed("How the parent came about (newest step first)", lines, budget)
 
 
 # ---- lessons -----------------------------------------------------------------------------------
@@ -182,16 +193,21 @@ def failures(scene: Scene, budget: int) -> str:
         if status != Status.HARNESS_ABORT and cause != "abandoned"
     ]
     mine = [] if is_generalist(scene.role.name) else scene.view.failures(scene.role.name, FAILURE_ROWS)
-    seen = {row.trial for row in mine}
-    others = [r for r in scene.view.failures(None, 3 * FAILURE_ROWS) if r.trial not in seen][-FAILURE_ROWS:]
+    own_ids = {row.trial for row in mine}
+    others = [r for r in scene.view.failures(None, 3 * FAILURE_ROWS) if r.trial not in own_ids][
+        -FAILURE_ROWS:
+    ]
+    above = {row.trial for row in scene.own(OWN_ROWS)}
     lines = [f"counts: {', '.join(counts[:12])}"] if counts else []
     for row in [*reversed(mine), *reversed(others)]:
         if is_ours(row):
             continue
-        lines.append(scene.line(row, 460))
-        if row.error_excerpt and row.trial in seen:
-            lines.append(f"  log of {word(row.trial)}: {quoted(row.error_excerpt[-600:], 340)}")
-    return listed("Failures with their numbers (yours first, newest first)", lines, budget)
+        if row.trial not in above:
+            lines.append(scene.line(row, 420))
+        if row.error_excerpt and (row.trial in own_ids or row.trial in above):
+            lines.append(f"log of {word(row.trial)}: {quoted(row.error_excerpt[-600:], 340)}")
+    title = "Failures with their numbers (yours first, newest first; those listed above are not repeated)"
+    return listed(title, lines, budget)
 
 
 def tried(scene: Scene, budget: int) -> str:
@@ -218,7 +234,7 @@ def rates(scene: Scene, budget: int) -> str:
     """Hit rates: who and what kind of edit has paid off. Gains count towards the better side."""
     lines = []
     for by, title in (("role", "by role"), ("edit_kind", "by kind of edit"), ("operator", "by operator")):
-        found = scene.view.hit_rates(by)[:8]
+        found = (scene.by_role if by == "role" else scene.view.hit_rates(by))[:8]
         if found:
             lines.append(f"{title}: " + "; ".join(_rate(r, scene.spec) for r in found))
     fitting = [shortened(line, 620) for line in lines]
@@ -235,7 +251,7 @@ def saturation(scene: Scene, budget: int) -> str:
     """A notice when the role's last trials moved nothing; otherwise says that there is none."""
     rows = scene.own(SATURATED_AFTER)
     baseline = scene.view.baseline()
-    noise = (baseline.noise_sd if baseline else None) or 0.0
+    noise = ((baseline.noise_sd if baseline else None) or 0.0) / scene.spec.evaluation.runs**0.5
     flat = [r for r in rows if _moved_nothing(scene, r, noise)]
     body = "No notice: your last trials still move the score."
     if len(rows) < SATURATED_AFTER:

@@ -99,6 +99,7 @@ class Session:
     nudges: int = 0
     cuts: int = 0
     last_text: str = ""
+    problem: str = ""
 
     def __post_init__(self) -> None:
         self.model = self.settings.model_for(self.request.role.name)
@@ -131,7 +132,7 @@ class Session:
             if self.scratch.submission is not None:
                 return self._proposal(self.scratch.submission)
             if sent is None:
-                return self._finish("the replies held no usable edit")
+                return self._finish(f"the replies held no usable edit{self.problem}")
             if sent:
                 shown = list(reply.content) or [{"type": "text", "text": "(empty reply)"}]
                 self.messages += [{"role": "assistant", "content": shown}, {"role": "user", "content": sent}]
@@ -238,6 +239,7 @@ class Session:
                 return None
         if not said:
             said = [f"The diff cannot be read: {answer.problem}" if answer.problem else _NUDGE]
+        self.problem = f"; the last problem: {said[-1][:300]}"
         return [{"type": "text", "text": "\n\n".join(said)[:12_000]}]
 
     def _text_edits(self, answer: TextAnswer, text: str) -> tuple[str, list[str]]:
@@ -245,6 +247,10 @@ class Session:
         kept, problems = self.scratch.now, list[str]()
         for edit in answer.edits:
             told, failed = use(self.scratch, "replace", edit.model_dump())
+            if failed and edit.search.endswith("\n"):
+                # the newline before the ======= mark is the format's, not always the author's
+                part = {key: value.removesuffix("\n") for key, value in edit.model_dump().items()}
+                _, failed = use(self.scratch, "replace", part)
             if failed:
                 problems.append(f"edit of {quoted(edit.path, 80)} failed: {told}")
         if problems:

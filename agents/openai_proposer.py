@@ -1,0 +1,28 @@
+"""The `openai` proposer: the same session with a model behind a chat completions endpoint.
+
+    proposer = openai_proposer(SessionSettings(model="qwen3-coder"), ledger)
+
+There is no default model: every such endpoint has its own names. See agents.openai_client for the
+environment variables and the limits.
+"""
+
+from __future__ import annotations
+
+from agents.ledger import Ledger
+from agents.openai_client import OpenAIChat
+from agents.prices import Prices
+from agents.session import DEFAULT_MODEL, SessionSettings
+from agents.session_proposer import SessionProposer
+from lineage.errors import UsageError
+
+
+def openai_proposer(
+    settings: SessionSettings, ledger: Ledger | None = None, prices: Prices | None = None
+) -> SessionProposer:
+    """A proposer on the environment's endpoint. Makes no call yet; `close()` it at the end."""
+    if settings.model in ("", DEFAULT_MODEL):
+        raise UsageError(
+            f"the openai proposer needs a model that its endpoint has, not {settings.model!r}; "
+            "give model = NAME in campaign.toml or --model NAME"
+        )
+    return SessionProposer(OpenAIChat(), settings, ledger, prices)
