@@ -234,7 +234,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
         write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
         wanted["landlock"] = {"read": read, "write": write}
     if layers.seccomp:
-        wanted["seccomp"] = {"unix_sockets": bool(layers.bwrap)}
+        wanted["seccomp"] = {"alone": not layers.bwrap}
     return wanted
 
 

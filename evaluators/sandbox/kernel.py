@@ -97,6 +97,31 @@ DENIED = {
     "sysfs": (139, -1),
     "lookup_dcookie": (212, 18),
 }
+# Landlock does not govern these. Where it stands alone they do nothing and report success, so that
+# honest code that copies a file's mode goes on.
+PRETENDED = {
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "lchown": (94, -1),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
 _SOCKET = (41, 198)
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
@@ -104,14 +129,15 @@ _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS|CGROUP|UTS|IPC|USER|PID|NET
 
 _LOAD, _JEQ, _JSET, _JGE, _RET = 0x20, 0x15, 0x45, 0x35, 0x06
-_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+_ALLOW, _KILL, _EPERM, _ENOSYS, _NOTHING = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050000
 
 
-def seccomp_program(*, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
+def seccomp_program(*, alone: bool) -> list[tuple[int, int, int, int]]:
     """The BPF filter as (code, jt, jf, k) rows; see `man 2 seccomp`.
 
     Denied calls fail with EPERM; clone3 with ENOSYS so that libc falls back to clone, whose flags
-    can be read. Sockets: none, or AF_UNIX only.
+    can be read. Sockets: AF_UNIX only; none where seccomp stands `alone`, without a mount namespace that
+    hides the host's socket files.
     """
     column, arch = _MACHINES[platform.machine()]
     rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
@@ -120,7 +146,7 @@ def seccomp_program(*, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
     rows += [(_JEQ, 0, 1, _CLONE3[column]), (_RET, 0, 0, _ENOSYS)]
     rows += [(_JEQ, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16)]
     rows += [(_JSET, 0, 1, _NEW_NAMESPACES), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
-    if unix_sockets:
+    if not alone:
         rows += [(_JEQ, 0, 4, _SOCKET[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
         rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
     else:
@@ -128,6 +154,9 @@ def seccomp_program(*, unix_sockets: bool) -> list[tuple[int, int, int, int]]:
     for numbers in DENIED.values():
         if numbers[column] >= 0:
             rows += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _EPERM)]
+    for numbers in PRETENDED.values() if alone else ():
+        if numbers[column] >= 0:
+            rows += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _NOTHING)]
     return [*rows, (_RET, 0, 0, _ALLOW)]
 
 
@@ -142,8 +171,8 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
 
 
-def seccomp(*, unix_sockets: bool) -> None:
-    rows = seccomp_program(unix_sockets=unix_sockets)
+def seccomp(*, alone: bool) -> None:
+    rows = seccomp_program(alone=alone)
     code = b"".join(struct.pack("HBBI", *row) for row in rows)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxQ", len(rows), ctypes.addressof(buffer))
@@ -192,7 +221,7 @@ def landlock(read: Iterable[str], write: Iterable[str]) -> None:
 
 
 def lock(config: Mapping[str, Any]) -> None:
-    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {unix_sockets}, in that order."""
+    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {alone}, in that order."""
     for name, value in config.get("rlimits", {}).items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
