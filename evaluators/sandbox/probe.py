@@ -5,7 +5,7 @@ addresses from the released data and writes one JSON object: attack name -> did 
 standard library only; every target is a decoy made for the occasion.
 """
 
-# ruff: noqa: SIM115
+# ruff: noqa: SIM115, PTH101, PTH110, PTH116, PTH208
 from __future__ import annotations
 
 import contextlib

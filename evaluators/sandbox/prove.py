@@ -206,7 +206,7 @@ def prove(policy: str = "medium") -> Isolation:
     if policy not in ORDER:
         raise IsolationRefused(f"isolation policy {policy!r} is unknown; known: {', '.join(ORDER)}")
     found = best()
-    if ORDER.index(found.level) < ORDER.index(policy):  # type: ignore[arg-type]
+    if ORDER.index(found.level) < ORDER.index(policy):
         raise IsolationRefused(
             f"{found.text()}\n  this campaign's policy asks for: {policy} -> REFUSED. Make it stronger as said "
             f"above, or accept it with isolation = {found.level!r}; every trial then records it"
