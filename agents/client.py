@@ -81,13 +81,14 @@ class AnthropicChat:
 
     def send(self, call: ModelCall, seconds: float, stop: threading.Event) -> Reply:
         """One answer; asked again, with less, of a server that refuses an option."""
-        without = self._without.get(call.model, frozenset())
+        known = self._without.get(call.model)
+        without = known or frozenset()
         while True:
             try:
                 reply = self._once(call, without, seconds, stop)
                 break
             except CallFault as fault:
-                refused = _refused_options(fault, call, without)
+                refused = _refused_options(fault, call, without, proven=known is not None)
                 if not refused or stop.is_set():
                     raise
                 without |= refused
@@ -154,8 +155,13 @@ def request_body(call: ModelCall, without: frozenset[str] = frozenset()) -> dict
     return body
 
 
-def _refused_options(fault: CallFault, call: ModelCall, without: frozenset[str]) -> frozenset[str]:
-    """Options to leave out after a 400 or 422: those it names; when it names none, all but tools."""
+def _refused_options(
+    fault: CallFault, call: ModelCall, without: frozenset[str], *, proven: bool
+) -> frozenset[str]:
+    """Options to leave out after a 400 or 422: those it names; when it names none, all but tools.
+
+    `proven`: the model has answered with these options before, so an unnamed reason is another one.
+    """
     if fault.kind != "rejected" or fault.status not in (400, 422):
         return frozenset()
     # once tools have been used in a conversation it cannot go on without them
@@ -163,7 +169,8 @@ def _refused_options(fault: CallFault, call: ModelCall, without: frozenset[str])
     used |= ({"thinking"} if call.thinking else set()) | ({"effort"} if call.effort else set())
     words = str(fault).lower()
     named = {option for option in used - without if any(w in words for w in _OPTIONAL[option])}
-    return frozenset(named or (used - without - {"tools", "stream"}))
+    unnamed = set() if proven else used - without - {"tools", "stream"}
+    return frozenset(named or unnamed)
 
 
 def _json_body(data: bytes) -> object:
