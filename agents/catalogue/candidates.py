@@ -1,0 +1,283 @@
+"""All edits that could be proposed now, described but not yet made.
+
+A `Candidate` names its parent, its operator and the program state it would lead to; making it
+(`build`) gives the new files and the delta against the parent, or NotApplicable. Kinds:
+
+    technique    one entry of the catalogue, with values for its constants
+    combination  two entries at once, such as one that buys accuracy and one that spends it
+    numbers      some constants of the surface, by a step nearby or by TPE
+    crossover    what a trial off the leader's line changed, merged onto the leader
+    undo         a change on the leader's own line, taken out again
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agents.catalogue import constants, tpe
+from agents.catalogue.apply import Applied, apply_technique, changed_numbers, draw
+from agents.catalogue.memory import Delta, Memory, State, Trial
+from agents.catalogue.merge import merge_files
+from agents.catalogue.technique import Catalogue, Range, Technique, Value
+from agents.catalogue.transform import NotApplicable
+from lineage.spec import EnvironmentSpec, Role
+
+Files = dict[str, bytes]
+PAIRS, STEPS, PORTS, UNDOS = 12, 8, 6, 5
+# A combination of a technique with a repeatable cut is how bought accuracy is spent, so such pairs come first.
+
+
+@dataclass(frozen=True)
+class Parent:
+    trial: Trial
+    why: str
+    files: Files
+    state: State
+
+
+@dataclass(frozen=True)
+class Candidate:
+    kind: str
+    operator: str
+    parent: Parent
+    state: State
+    techniques: tuple[Technique, ...] = ()
+    values: tuple[dict[str, Value], ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    other: Trial | None = None
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all candidates of one ask share."""
+
+    spec: EnvironmentSpec
+    role: Role
+    catalogue: Catalogue
+    memory: Memory
+    files_of: Callable[[str], Files]
+    start: Mapping[str, float]
+    rng: random.Random
+    seed: int
+
+    def owns(self, key: str) -> bool:
+        """May the role change this constant?"""
+        file, _, name = key.partition(":")
+        for surface in self.spec.surfaces:
+            listed = surface.units.get(file, [])
+            if surface.name in self.role.surfaces and ("*" in listed or name in listed):
+                return True
+        return False
+
+    def space(self, parent: Parent) -> dict[str, tuple[constants.Number, Range]]:
+        """Constants of the surface in this source, with the range left by past failures."""
+        bounds, out = self.memory.bounds(), {}
+        for key, number in constants.numbers(parent.files).items():
+            if self.owns(key):
+                span = constants.range_of(number, self.catalogue.ranges)
+                low, high = bounds.get(key, (span.low, span.high))
+                low, high = max(low, span.low), min(high, span.high)
+                if low < high:
+                    span = Range(low=low, high=high, log=span.log)
+                out[key] = (number, span)
+        return out
+
+
+def _added(parent: Parent, technique: Technique, values: Mapping[str, Value]) -> Delta:
+    """The delta as far as it is known before the edit is made."""
+    moved = [
+        (key, parent.state.numbers.get(key), float(value))
+        for key, value in values.items()
+        if not isinstance(value, str)
+    ]
+    names = () if technique.repeatable and not technique.edits else (technique.name,)
+    return Delta(names, tuple(moved))
+
+
+def _values(setting: Setting, parent: Parent, technique: Technique) -> dict[str, Value] | None:
+    first = not setting.memory.tried((technique.name,)) and not technique.repeatable
+    first = first or not any(
+        t.operator == f"technique:{technique.name}" for t in setting.memory.trials.values()
+    )
+    try:
+        return draw(
+            technique, parent.files, setting.rng, first, setting.catalogue.ranges, setting.memory.bounds()
+        )
+    except NotApplicable:
+        return None
+
+
+def techniques(setting: Setting, parent: Parent) -> list[Candidate]:
+    out = []
+    for technique in setting.catalogue.of(setting.role.surfaces):
+        if technique.name in parent.state.techniques and not technique.repeatable:
+            continue
+        values = _values(setting, parent, technique)
+        if values is not None:
+            state = parent.state.plus(_added(parent, technique, values), "")
+            out.append(
+                Candidate("technique", f"technique:{technique.name}", parent, state, (technique,), (values,))
+            )
+    return out
+
+
+def combinations(setting: Setting, singles: list[Candidate]) -> list[Candidate]:
+    """Pairs of single candidates of one parent, those of a buyer and a spender first."""
+    failed, out = setting.memory.failed_combinations(), list[Candidate]()
+    pairs = list(itertools.combinations(singles, 2))
+    setting.rng.shuffle(pairs)
+    pairs.sort(key=lambda p: {p[0].techniques[0].aim, p[1].techniques[0].aim} != {"room", "score"})
+    for a, b in pairs[: 3 * PAIRS]:
+        names = frozenset([a.techniques[0].name, b.techniques[0].name])
+        if names in failed or a.values[0].keys() & b.values[0].keys() or len(out) == PAIRS:
+            continue
+        first, second = sorted((a, b), key=lambda c: c.techniques[0].name)
+        state = first.state.plus(_added(first.parent, second.techniques[0], second.values[0]), "")
+        operator = "combine:" + "+".join(sorted(names))
+        out.append(
+            Candidate(
+                "combination",
+                operator,
+                a.parent,
+                state,
+                (first.techniques[0], second.techniques[0]),
+                (first.values[0], second.values[0]),
+            )
+        )
+    return out
+
+
+def _numbers(parent: Parent, setting: Setting, picked: Mapping[str, float], by: str) -> Candidate:
+    present = constants.numbers(parent.files)
+    moved = tuple((key, present[key].value, value) for key, value in sorted(picked.items()))
+    operator = "numbers:" + ",".join(key.split(":")[1] for key, _, _ in moved)
+    return Candidate(
+        "numbers", operator, parent, parent.state.plus(Delta((), moved), ""), numbers=dict(picked), by=by
+    )
+
+
+def steps(setting: Setting, parent: Parent, count: int = STEPS) -> list[Candidate]:
+    """Constants moved a little, one to three at a time."""
+    space, out = setting.space(parent), []
+    for _ in range(count if space else 0):
+        keys = setting.rng.sample(sorted(space), min(len(space), setting.rng.choice((1, 1, 2, 3))))
+        picked = {key: constants.step(*space[key], setting.rng) for key in keys}
+        picked = {key: value for key, value in picked.items() if value != space[key][0].value}
+        if picked:
+            out.append(_numbers(parent, setting, picked, "a step nearby"))
+    return out
+
+
+def by_tpe(setting: Setting, parent: Parent, every: bool = False) -> list[Candidate]:
+    """One to four constants where TPE would put them; all of them if `every`."""
+    space = setting.space(parent)
+    if not space:
+        return []
+    size = len(space) if every else min(len(space), setting.rng.choice((1, 2, 3, 4)))
+    keys = setting.rng.sample(sorted(space), size)
+    asked = tpe.ask(setting.memory, {key: space[key] for key in keys}, setting.start, setting.seed)
+    picked = {key: value for key, value in asked[0].items() if value != space[key][0].value}
+    known = len(setting.memory.trials) - 1
+    return [_numbers(parent, setting, picked, f"TPE over {known} trials")] if picked else []
+
+
+def _inside(setting: Setting, trial: Trial) -> bool:
+    """Does the trial's change lie in the role's surface, as far as its own role tells?"""
+    if trial.role == setting.role.name:
+        return True
+    known = [
+        setting.catalogue.get(name.lstrip("-")) for name in (trial.delta.techniques if trial.delta else ())
+    ]
+    moved = [key for key, _, _ in (trial.delta.numbers if trial.delta else ())]
+    if trial.delta is None or not (known or moved):
+        return False
+    return all(t is not None and t.surface in setting.role.surfaces for t in known) and all(
+        map(setting.owns, moved)
+    )
+
+
+def crossovers(setting: Setting, parent: Parent) -> list[Candidate]:
+    """Changes that improved their own parent but are not on this line."""
+    memory, line = setting.memory, {t.id for t in setting.memory.chain(parent.trial.id)}
+    found = []
+    for trial in memory.trials.values():
+        origin = memory.trials.get(trial.parent)
+        if trial.id in line or origin is None or origin.id == parent.trial.id or not trial.valid:
+            continue
+        if trial.gain is None or origin.gain is None or not _inside(setting, trial):
+            continue
+        better = trial.gain - origin.gain
+        freed = min(trial.room.values(), default=0.0) - min(origin.room.values(), default=0.0)
+        if better > 0.5 * memory.noise or (better > -0.05 and freed > 0.3):
+            found.append((better + 0.1 * freed, trial))
+    found.sort(key=lambda pair: -pair[0])
+    return [
+        Candidate("crossover", f"crossover:{t.id}", parent, parent.state.plus(t.delta, t.id), other=t)
+        for _, t in found[:PORTS]
+    ]
+
+
+def _negated(delta: Delta | None, trial: str) -> Delta:
+    if delta is None:
+        return Delta(others=(f"-{trial}",))
+    back = tuple(name[1:] if name.startswith("-") else f"-{name}" for name in delta.techniques)
+    others = tuple(name[1:] if name.startswith("-") else f"-{name}" for name in delta.others)
+    return Delta(back, tuple((key, new, old) for key, old, new in delta.numbers), others)
+
+
+def undos(setting: Setting, parent: Parent) -> list[Candidate]:
+    """Steps of the parent's own line that this role could take back, the smallest gains first."""
+    memory, found = setting.memory, []
+    for trial in memory.chain(parent.trial.id)[1:]:
+        origin = memory.trials[trial.parent]
+        if _inside(setting, trial) and trial.gain is not None and origin.gain is not None:
+            found.append((trial.gain - origin.gain, trial))
+    found.sort(key=lambda pair: pair[0])
+    return [
+        Candidate("undo", f"undo:{t.id}", parent, parent.state.plus(_negated(t.delta, t.id), ""), other=t)
+        for _, t in found[:UNDOS]
+    ]
+
+
+# ---- making --------------------------------------------------------------------------------------
+
+
+def build(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
+    """The new files and the delta, or NotApplicable."""
+    parent = candidate.parent
+    if candidate.kind in ("crossover", "undo"):
+        return _merged(setting, candidate)
+    files, names = dict(parent.files), list[str]()
+    for technique, values in zip(candidate.techniques, candidate.values, strict=True):
+        applied: Applied = apply_technique(technique, files, values)
+        files = applied.files
+        names += [technique.name] if technique.edits or not technique.repeatable else []
+    for key, value in candidate.numbers.items():
+        file, _, name = key.partition(":")
+        files[file] = constants.set_constant(files[file].decode(), name, value).encode()
+    moved = changed_numbers(constants.numbers(parent.files), constants.numbers(files))
+    return files, Delta(tuple(names), tuple((key, old, new) for key, (old, new) in sorted(moved.items())))
+
+
+def _merged(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
+    other = candidate.other
+    assert other is not None
+    origin, after = setting.files_of(other.parent), setting.files_of(other.id)
+    if candidate.kind == "undo":
+        origin, after = after, origin
+    merged = merge_files(origin, candidate.parent.files, after)
+    if merged is None:
+        raise NotApplicable(f"{other.id} and {candidate.parent.trial.id} change the same lines")
+    plain = (
+        _negated(other.delta, other.id)
+        if candidate.kind == "undo"
+        else other.delta or Delta(others=(other.id,))
+    )
+    before, now = constants.numbers(candidate.parent.files), constants.numbers(merged)
+    moved = [(key, old, new) for key, (old, new) in changed_numbers(before, now).items()]
+    gone = [(key, number.value, None) for key, number in before.items() if key not in now]
+    return merged, Delta(plain.techniques, tuple(sorted([*moved, *gone])), plain.others)

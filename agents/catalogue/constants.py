@@ -1,0 +1,168 @@
+"""Upper-case numbers at the top of a file: read, set, insert, and where each may lie.
+
+A constant is a module-level `NAME = number` (a sign allowed, annotated or not). Setting one changes the
+digits and nothing else, so the reason behind it on the line stays. Ranges come from the catalogue;
+without one a positive number may move by a factor of eight either way, and a zero up to one.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from agents.catalogue.technique import Range, Value
+from agents.catalogue.transform import NotApplicable
+from agents.edits import lines_of
+
+FACTOR = 8.0
+_UPPER = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A constant as it stands: `key` is `file:NAME`."""
+
+    key: str
+    value: float
+    integer: bool
+
+    @property
+    def name(self) -> str:
+        return self.key.split(":")[1]
+
+
+def _target(node: ast.stmt) -> tuple[str, ast.expr] | None:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id, node.value
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+        return node.target.id, node.value
+    return None
+
+
+def _number(node: ast.expr) -> int | float | None:
+    sign = 1
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -1, node.operand
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
+        return sign * node.value
+    return None
+
+
+@lru_cache(maxsize=256)
+def _assigned(text: str) -> dict[str, ast.expr]:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    pairs = (_target(node) for node in tree.body)
+    return {name: value for name, value in filter(None, pairs) if _UPPER.fullmatch(name)}
+
+
+def names_in(text: str) -> list[str]:
+    """All upper-case module constants, numbers or not, in order."""
+    return list(_assigned(text))
+
+
+def numbers(files: Mapping[str, bytes]) -> dict[str, Number]:
+    """Every numeric constant of these files, by key."""
+    out = {}
+    for path in sorted(files):
+        if path.endswith(".py"):
+            for name, node in _assigned(files[path].decode("utf-8", "replace")).items():
+                value = _number(node)
+                if value is not None and math.isfinite(value):
+                    key = f"{path}:{name}"
+                    out[key] = Number(key, float(value), isinstance(value, int))
+    return out
+
+
+def written(value: Value, integer: bool = False) -> str:
+    """A number as source: few digits, and a float stays one."""
+    if isinstance(value, str):
+        return value
+    if integer or isinstance(value, int):
+        return str(round(value))
+    text = f"{value:.4g}"
+    return text if any(c in text for c in ".en") else text + ".0"
+
+
+def set_constant(text: str, name: str, value: Value) -> str:
+    """The text with another value; the constant must be there."""
+    node = _assigned(text).get(name)
+    if node is None or node.end_lineno is None or node.end_col_offset is None:
+        raise NotApplicable(f"no constant {name} to set")
+    integer = isinstance(_number(node), int) and isinstance(value, int | float) and float(value).is_integer()
+    lines = [line.encode() for line in lines_of(text)]
+    first, last = node.lineno - 1, node.end_lineno - 1
+    head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+    lines[first : last + 1] = [head + written(value, integer).encode() + tail]
+    return b"".join(lines).decode()
+
+
+def insert_constant(text: str, name: str, value: Value, reason: str = "", after: str = "") -> str:
+    """The text with a new constant behind another one, or behind the last one, or above the first definition."""
+    known = _assigned(text)
+    if name in known:
+        raise NotApplicable(f"constant {name} is there already")
+    anchor = known.get(after) or (list(known.values())[-1] if known else None)
+    line = f"{name} = {written(value)}" + (f"  # {reason}" if reason else "") + "\n"
+    lines = lines_of(text)
+    if anchor is not None:
+        at = anchor.end_lineno or anchor.lineno
+        if at == len(lines) and not lines[-1].endswith("\n"):
+            lines[-1] += "\n"
+        return "".join([*lines[:at], line, *lines[at:]])
+    body = ast.parse(text).body
+    heads = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)] or body[:1]
+    at = max((n.end_lineno or n.lineno for n in heads), default=0)
+    return "".join([*lines[:at], "\n", line, *lines[at:]])
+
+
+def range_of(number: Number, ranges: Mapping[str, Range]) -> Range:
+    """The catalogue's range, widened to hold the present value; else a guess from that value."""
+    known, value = ranges.get(number.key), number.value
+    if known is not None:
+        low = min(known.low, value) if value > 0 or not known.log else known.low
+        return Range(low=low, high=max(known.high, value), log=known.log)
+    if value > 0:
+        return Range(low=value / FACTOR, high=value * FACTOR, log=True)
+    if value < 0:
+        return Range(low=value * FACTOR, high=value / FACTOR)
+    return Range(low=0.0, high=1.0)
+
+
+def unit(value: float, span: Range) -> float:
+    """Position of a value in its range, 0 to 1 (outside when it is outside)."""
+    if span.log:
+        value = max(value, span.low * 1e-3)
+        return math.log(value / span.low) / math.log(span.high / span.low)
+    return (value - span.low) / (span.high - span.low)
+
+
+def at_unit(position: float, span: Range, integer: bool) -> float:
+    """The value at a position of the range, rounded as it will be written."""
+    position = min(1.0, max(0.0, position))
+    if span.log:
+        value = span.low * math.exp(position * math.log(span.high / span.low))
+    else:
+        value = span.low + position * (span.high - span.low)
+    return float(round(value)) if integer else float(f"{value:.4g}")
+
+
+def step(number: Number, span: Range, rng: random.Random, size: float = 0.15) -> float:
+    """A value nearby: a normal step of `size` times the range, never the same value."""
+    at = unit(number.value, span)
+    for _ in range(20):
+        value = at_unit(at + rng.gauss(0.0, size), span, number.integer)
+        if value != number.value:
+            return value
+    return at_unit(rng.random(), span, number.integer)

@@ -1,0 +1,252 @@
+"""The embedded proposer: real edits from a catalogue, chosen by what lineage says. No key, no network.
+
+    CatalogueProposer(Path("recipes/airbench_mini/techniques")).propose(request)
+
+One ask: read lineage (`memory`), fit effects (`surrogate`), list what could be done (`candidates`), draw
+one world from what the trials leave possible and take the candidate that is best in it (Thompson
+sampling over operators that share strength through the linear model), make the edit, check surface and
+duplicates, and say why. An operator that cannot give an untried program is masked and the next one
+taken. The first WARM trials of a campaign are drawn uniformly: a bandit that starts cold lost to that.
+The same lineage, seed and `in_flight` give the same proposal; lineage is the only memory.
+
+Arms (`request.arm` or the constructor): anything else is the full proposer; `random` draws operators
+uniformly and never learns; `no_lineage` sees the leader's program and no row; `numbers_only` is TPE
+over the constants of the surface.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from agents.catalogue import candidates as make
+from agents.catalogue import constants, tpe, wording
+from agents.catalogue.candidates import Candidate, Parent, Setting
+from agents.catalogue.memory import Delta, Memory, State, Trial
+from agents.catalogue.surrogate import Draw, Forecast, Surrogate
+from agents.catalogue.technique import load_catalogue
+from agents.catalogue.transform import NotApplicable
+from agents.edits import edits_between
+from agents.normal import ast_hash
+from agents.protocol import ProposalRequest
+from agents.surface import check_surface
+from lineage.errors import EditRefused, NothingLeft
+from lineage.records import Edit, Proposal
+
+Files = dict[str, bytes]
+ARMS = ("lineage", "no_lineage", "random", "numbers_only")
+WARM = 10  # trials drawn uniformly at first
+ROOM_WORTH = 0.15  # gain that the room of the start is worth; the next unit is worth less
+TRIES = 40
+CACHE = 96  # source snapshots kept, the newest
+
+
+class CatalogueProposer:
+    """Thread-safe; holds the catalogue and a cache of sources, which are immutable."""
+
+    def __init__(self, techniques: Path, arm: str = "", name: str = "catalogue") -> None:
+        self._name, self._arm = name, arm
+        self._catalogue = load_catalogue(techniques)
+        self._sources: OrderedDict[tuple[str, str], Files] = OrderedDict()
+        tpe.warm_up()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def propose(self, request: ProposalRequest) -> Proposal:
+        arm = self._arm or (request.arm if request.arm in ARMS else "lineage")
+        setting, parents = self._setting(request, arm)
+        seed = np.random.default_rng(request.seed)
+        model = Surrogate(setting.memory, self._catalogue, setting.start)
+        ranked = self._ranked(setting, parents, arm, model, seed)
+        masked = _masked(setting.memory)
+        for candidate in ranked[:TRIES]:
+            if request.deadline is not None and time.monotonic() > request.deadline:
+                break
+            if (candidate.operator, candidate.parent.trial.id) in masked and candidate.kind != "numbers":
+                continue
+            made = self._made(request, setting, candidate, arm)
+            if made is not None:
+                edits, delta = made
+                return self._proposal(request, setting, candidate, edits, delta, model, arm)
+        raise NothingLeft(
+            f"role {request.role.name}: no untried edit among {len(ranked)} candidates on "
+            f"{', '.join(p.trial.id for p in parents)}"
+        )
+
+    # ---- lineage ---------------------------------------------------------------------------------
+
+    def _files(self, request: ProposalRequest, trial: str) -> Files:
+        key = (request.view.campaign, trial)
+        if key not in self._sources:
+            self._sources[key] = dict(request.files_of(trial))
+            while len(self._sources) > CACHE:
+                self._sources.popitem(last=False)
+        return self._sources[key]
+
+    def _setting(self, request: ProposalRequest, arm: str) -> tuple[Setting, list[Parent]]:
+        memory = Memory.of(request.view, request.spec)
+        start, leader = memory.start, memory.leader
+        if start is None or leader is None:
+            raise NothingLeft("there is no measured baseline to start from")
+        if arm == "no_lineage":
+            memory = _blank(memory, leader)
+        rng = random.Random(request.seed)
+        first = constants.numbers(self._files(request, start.id))
+        setting = Setting(
+            spec=request.spec,
+            role=request.role,
+            catalogue=self._catalogue,
+            memory=memory,
+            files_of=lambda trial: self._files(request, trial),
+            start={key: number.value for key, number in first.items()},
+            rng=rng,
+            seed=request.seed % 2**32,
+        )
+        chosen = _parents(memory, leader) if arm == "lineage" else [(leader, "the leader")]
+        return setting, [
+            Parent(trial, why, self._files(request, trial.id), memory.states.get(trial.id, State()))
+            for trial, why in chosen
+        ]
+
+    # ---- choice ----------------------------------------------------------------------------------
+
+    def _ranked(
+        self, setting: Setting, parents: list[Parent], arm: str, model: Surrogate, seed: np.random.Generator
+    ) -> list[Candidate]:
+        """Candidates, the one to try first in front."""
+        leader = parents[0]
+        if arm == "numbers_only":
+            return [
+                *make.by_tpe(setting, leader, every=True),
+                *make.by_tpe(setting, leader),
+                *make.steps(setting, leader),
+            ]
+        singles = make.techniques(setting, leader)
+        if arm == "random" or (arm == "lineage" and len(setting.memory.trials) - 1 < WARM):
+            drawn = [*singles, *make.steps(setting, leader, 3)]
+            setting.rng.shuffle(drawn)
+            return [*drawn, *make.steps(setting, leader)]
+        listed = [*singles, *make.combinations(setting, singles), *make.steps(setting, leader)]
+        if arm == "lineage":
+            listed += [
+                *make.by_tpe(setting, leader),
+                *make.crossovers(setting, leader),
+                *make.undos(setting, leader),
+            ]
+            for parent in parents[1:]:
+                more = make.techniques(setting, parent)
+                listed += [*more, *make.combinations(setting, more)[:4], *make.steps(setting, parent, 4)]
+        breakage = setting.memory.breakage()
+        listed = [c for c in listed if not _avoided(c, breakage, setting.rng)]
+        world = model.draw(seed)
+        return sorted(listed, key=lambda c: -_worth(world, c))
+
+    def _made(
+        self, request: ProposalRequest, setting: Setting, candidate: Candidate, arm: str
+    ) -> tuple[tuple[Edit, ...], Delta] | None:
+        """Edits and delta, or None when the edit cannot be made or the program is known."""
+        try:
+            files, delta = make.build(setting, candidate)
+            check_surface(request.spec, request.role, candidate.parent.files, files)
+            key = ast_hash(files)
+            known = None if arm == "no_lineage" else request.view.has_program(key)
+            if known is not None or key in request.in_flight:
+                return None
+            return edits_between(candidate.parent.files, files), delta
+        except (NotApplicable, EditRefused):
+            return None
+
+    # ---- words -----------------------------------------------------------------------------------
+
+    def _proposal(
+        self,
+        request: ProposalRequest,
+        setting: Setting,
+        candidate: Candidate,
+        edits: tuple[Edit, ...],
+        delta: Delta,
+        model: Surrogate,
+        arm: str,
+    ) -> Proposal:
+        memory, parent = setting.memory, candidate.parent
+        forecast = model.forecast(parent.state.plus(delta, ""))
+        against = model.forecast(parent.state)
+        return Proposal(
+            role=request.role.name,
+            proposer=self._name,
+            parent=parent.trial.id,
+            hypothesis=wording.hypothesis(memory, candidate, delta),
+            expected_delta=_expected(memory, parent.trial, forecast, against),
+            edits=edits,
+            edit_kind=candidate.kind,
+            operator=candidate.operator,
+            notes=wording.notes(candidate, delta, forecast, against.gain, arm),
+        )
+
+
+def _expected(memory: Memory, parent: Trial, forecast: Forecast, against: Forecast) -> float | None:
+    """Expected change of the score against the parent's, in the score's own unit and sign."""
+    if parent.score is None:
+        return None
+    return memory.score_after(parent.score, forecast.gain - against.gain) - parent.score
+
+
+def _blank(memory: Memory, leader: Trial) -> Memory:
+    """A memory that holds the program to start from and nothing about how it came to be."""
+    bare = Memory(sign=memory.sign, relative=memory.relative, noise=memory.noise)
+    bare.trials[leader.id], bare.states[leader.id] = leader, State()
+    bare.start = bare.leader = bare.incumbent = leader
+    return bare
+
+
+def _parents(memory: Memory, leader: Trial) -> list[tuple[Trial, str]]:
+    """The leader; then the incumbent, the roomiest program close behind, and the next best keep."""
+    chosen: list[tuple[Trial, str]] = [(leader, "the leader")]
+    if memory.incumbent is not None and memory.incumbent.id != leader.id:
+        chosen.append((memory.incumbent, "the best confirmed trial"))
+    lead = leader.gain or 0.0
+    room = min(leader.room.values(), default=0.0)
+    valid = [
+        t for t in memory.trials.values() if t.valid and t.gain is not None and t.verdict != "unconfirmed"
+    ]
+    near = [
+        t for t in valid if (t.gain or 0.0) > lead - 0.15 and min(t.room.values(), default=-9.0) > room + 0.25
+    ]
+    if near:
+        best = max(near, key=lambda t: (t.gain or 0.0) + ROOM_WORTH * min(t.room.values()))
+        name = min(best.room, key=lambda limit: best.room[limit])
+        chosen.append((best, f"close behind the leader with more room for {name}"))
+    keeps = [t for t in valid if t.status == "keep" and t.id not in {c.id for c, _ in chosen}]
+    if keeps:
+        chosen.append((max(keeps, key=lambda t: (t.gain or 0.0, t.order)), "the next best keep"))
+    return list({trial.id: (trial, why) for trial, why in reversed(chosen)}.values())[::-1]
+
+
+def _masked(memory: Memory) -> set[tuple[str, str]]:
+    """(operator, parent) pairs that gave no program there."""
+    refused = ("bad_edit", "outside_surface", "duplicate", "syntax")
+    return {(t.operator, t.parent) for t in memory.trials.values() if t.cause in refused}
+
+
+def _avoided(candidate: Candidate, breakage: dict[str, tuple[int, int]], rng: random.Random) -> bool:
+    """Leave out a technique that breaks programs, the more often the surer."""
+    for technique in candidate.techniques:
+        broke, tried = breakage.get(technique.name, (0, 0))
+        if broke and rng.random() < broke / (tried + 0.5):
+            return True
+    return False
+
+
+def _worth(world: Draw, candidate: Candidate) -> float:
+    """Gain in this world, what its room is worth, and a penalty that grows with a missed limit."""
+    gain, room = world.of(candidate.state)
+    if room < 0:
+        return min(gain, 0.0) - 0.3 + 0.5 * max(room, -4.0)
+    return gain + ROOM_WORTH * math.sqrt(min(room, 1.5))

@@ -1,0 +1,371 @@
+"""Generic structural edits on a source text, located by pattern. The words of `do` in a technique:
+
+    replace      the statements `find` become `code` (nothing: they go)
+    before       `code` goes in front of the statements `find`
+    after        `code` goes behind the statements `find`
+    start, end   `code` becomes the first / last part of the definition, or of the block of the compound
+                 statement `find` (`for epoch in range(epochs): ...`)
+    expression   the expression `find` becomes `code`
+    definition   the definition `inside` is replaced by `code` as a whole; comments above it stay
+    add          `code` (definitions) goes behind the definition `inside`, or to the end of the file
+    import       the import `code` is added if the file does not have it
+
+`inside` is a definition (`fit`, `Net.forward`) or "" for the whole file. A pattern must fit in exactly
+one place unless `all` is set. `NotApplicable` says why an edit cannot be made; it is an answer, not an
+error. Formatting and comments of everything else stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import libcst as cst
+
+from agents.catalogue.match import Bound, expression, fill, same, same_all, statements
+from agents.catalogue.technique import Change, Pattern
+
+Body = list[cst.BaseStatement]
+Definition = cst.FunctionDef | cst.ClassDef
+
+
+class NotApplicable(Exception):
+    """The edit does not fit this source, or is already there."""
+
+
+@lru_cache(maxsize=128)
+def parse(text: str) -> cst.Module:
+    return cst.parse_module(text)
+
+
+def _body(node: cst.Module | Definition) -> Body:
+    if isinstance(node, cst.Module):
+        return list(node.body)
+    return list(node.body.body) if isinstance(node.body, cst.IndentedBlock) else []
+
+
+def _named(body: Sequence[object], name: str) -> int:
+    hits = [
+        i
+        for i, s in enumerate(body)
+        if isinstance(s, cst.FunctionDef | cst.ClassDef) and s.name.value == name
+    ]
+    if len(hits) != 1:
+        raise NotApplicable(f"{name} is defined {len(hits)} times")
+    return hits[0]
+
+
+def _with_body(node: cst.Module | Definition, body: Body) -> cst.Module | Definition:
+    if isinstance(node, cst.Module):
+        return node.with_changes(body=body)
+    return node.with_changes(body=node.body.with_changes(body=body))
+
+
+def _within(
+    module: cst.Module, inside: str, act: Callable[[cst.Module | Definition], cst.CSTNode]
+) -> cst.Module:
+    """The module with `act` applied to the definition `inside`."""
+
+    def descend(node: cst.Module | Definition, names: list[str]) -> cst.CSTNode:
+        if not names:
+            return act(node)
+        body = _body(node)
+        at = _named(body, names[0])
+        child = body[at]
+        assert isinstance(child, cst.FunctionDef | cst.ClassDef)
+        body[at] = descend(child, names[1:])  # type: ignore[call-overload]
+        return _with_body(node, body)
+
+    result = descend(module, inside.split(".") if inside else [])
+    assert isinstance(result, cst.Module)
+    return result
+
+
+# ---- statements ----------------------------------------------------------------------------------
+
+
+def _fill_all(code: Body, bound: Bound) -> Body:
+    return [
+        part for statement in code for part in fill(statement, bound) if isinstance(part, cst.BaseStatement)
+    ]
+
+
+def _keep_comments(old: Sequence[cst.BaseStatement], new: Body) -> Body:
+    """What stood above the first old statement stands above the first new one."""
+    above = getattr(old[0], "leading_lines", ())
+    if new and above and not getattr(new[0], "leading_lines", ()):
+        new = [new[0].with_changes(leading_lines=above), *new[1:]]
+    return new
+
+
+class _Blocks(cst.CSTTransformer):
+    """Replaces each run of statements that fits the pattern by what `make` says."""
+
+    def __init__(self, pattern: Body, make: Callable[[Body, Bound], Body]) -> None:
+        super().__init__()
+        self.pattern, self.make, self.hits = pattern, make, 0
+
+    def _run(
+        self, original: Sequence[cst.BaseStatement], updated: Sequence[cst.BaseStatement]
+    ) -> Body | None:
+        size, out, at, found = len(self.pattern), list[cst.BaseStatement](), 0, 0
+        if len(original) != len(updated):  # something inside was already replaced by more or fewer statements
+            return None
+        while at < len(original):
+            bound: Bound = {}
+            if same_all(self.pattern, original[at : at + size], bound):
+                out += self.make(list(updated[at : at + size]), bound)
+                at, found = at + size, found + 1
+            else:
+                out.append(updated[at])
+                at += 1
+        self.hits += found
+        return out if found else None
+
+    def leave_IndentedBlock(
+        self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
+    ) -> cst.IndentedBlock:
+        out = self._run(original_node.body, updated_node.body)
+        if out is None:
+            return updated_node
+        return updated_node.with_changes(body=out or statements("pass"))
+
+    def leave_Module(self, original_node: cst.Module, updated_node: cst.Module) -> cst.Module:
+        out = self._run(original_node.body, updated_node.body)
+        return updated_node if out is None else updated_node.with_changes(body=out)
+
+
+class _Expressions(cst.CSTTransformer):
+    def __init__(self, pattern: cst.BaseExpression, code: cst.BaseExpression) -> None:
+        super().__init__()
+        self.pattern, self.code, self.hits = pattern, code, 0
+
+    def on_leave(self, original_node: cst.CSTNodeT, updated_node: object) -> object:  # type: ignore[override]
+        node = super().on_leave(original_node, updated_node)  # type: ignore[type-var]
+        bound: Bound = {}
+        if not isinstance(original_node, cst.BaseExpression) or not same(self.pattern, original_node, bound):
+            return node
+        self.hits += 1
+        filled = fill(self.code, bound)[0]
+        outer = getattr(original_node, "lpar", ())
+        return filled.with_changes(lpar=outer, rpar=original_node.rpar) if outer else filled
+
+
+class _Headers(cst.CSTTransformer):
+    """Adds statements at the start or end of the block of one compound statement."""
+
+    def __init__(self, pattern: cst.BaseStatement, code: Body, at_start: bool) -> None:
+        super().__init__()
+        self.pattern, self.code, self.at_start, self.hits = pattern, code, at_start, 0
+
+    def on_leave(self, original_node: cst.CSTNodeT, updated_node: object) -> object:  # type: ignore[override]
+        node = super().on_leave(original_node, updated_node)  # type: ignore[type-var]
+        bound: Bound = {}
+        block = getattr(node, "body", None)
+        if not isinstance(block, cst.IndentedBlock) or not same(self.pattern, original_node, bound):
+            return node
+        self.hits += 1
+        extra = _fill_all(self.code, bound)
+        body = [*extra, *block.body] if self.at_start else [*block.body, *extra]
+        return node.with_changes(body=block.with_changes(body=body))  # type: ignore[attr-defined]
+
+
+def _once(hits: int, change: Change) -> None:
+    if hits == 0:
+        raise NotApplicable(
+            f"{change.file}: nothing in {change.inside or 'the file'} fits {change.find.strip()!r}"
+        )
+    if hits > 1 and not change.all:
+        raise NotApplicable(f"{change.file}: {hits} places fit {change.find.strip()!r}")
+
+
+def _swap(change: Change, make: Callable[[Body, Bound], Body]) -> Callable[[cst.CSTNode], cst.CSTNode]:
+    def act(node: cst.CSTNode) -> cst.CSTNode:
+        blocks = _Blocks(statements(change.find), make)
+        out = node.visit(blocks)
+        _once(blocks.hits, change)
+        assert isinstance(out, cst.CSTNode)
+        return out
+
+    return act
+
+
+def _edit_statements(module: cst.Module, change: Change) -> cst.Module:
+    code = statements(change.code)
+
+    def make(old: Body, bound: Bound) -> Body:
+        new = _fill_all(code, bound)
+        if change.do == "before":
+            return [*_keep_comments(old, new), *old]
+        if change.do == "after":
+            return [*old, *new]
+        return _keep_comments(old, new)
+
+    return _within(module, change.inside, _swap(change, make))
+
+
+def _edit_expression(module: cst.Module, change: Change) -> cst.Module:
+    def act(node: cst.CSTNode) -> cst.CSTNode:
+        swap = _Expressions(expression(change.find), expression(change.code))
+        out = node.visit(swap)
+        _once(swap.hits, change)
+        assert isinstance(out, cst.CSTNode)
+        return out
+
+    return _within(module, change.inside, act)
+
+
+def _edit_block(module: cst.Module, change: Change) -> cst.Module:
+    code, at_start = statements(change.code), change.do == "start"
+
+    def act(node: cst.Module | Definition) -> cst.CSTNode:
+        if change.find:
+            headers = _Headers(statements(change.find)[0], code, at_start)
+            out = node.visit(headers)
+            _once(headers.hits, change)
+            assert isinstance(out, cst.CSTNode)
+            return out
+        body = _body(node)
+        skip = 1 if at_start and not isinstance(node, cst.Module) and node.get_docstring() is not None else 0
+        at = skip if at_start else len(body)
+        return _with_body(node, [*body[:at], *code, *body[at:]])
+
+    return _within(module, change.inside, act)
+
+
+def _edit_definition(module: cst.Module, change: Change) -> cst.Module:
+    new = statements(change.code)
+
+    def act(node: cst.Module | Definition) -> cst.CSTNode:
+        name = change.inside.split(".")[-1]
+        if (
+            len(new) != 1
+            or not isinstance(new[0], cst.FunctionDef | cst.ClassDef)
+            or new[0].name.value != name
+        ):
+            raise NotApplicable(
+                f"{change.file}: the code for {change.inside} is not one definition of that name"
+            )
+        assert not isinstance(node, cst.Module)
+        return new[0].with_changes(leading_lines=node.leading_lines)
+
+    return _within(module, change.inside, act)
+
+
+def _add(module: cst.Module, change: Change) -> cst.Module:
+    new = statements(change.code)
+    names = [s.name.value for s in new if isinstance(s, cst.FunctionDef | cst.ClassDef)]
+    owner, _, last = change.inside.rpartition(".")
+    in_class = bool(owner) or change.inside.endswith(":")  # `Net:` adds a method at the end of class Net
+    owner = change.inside[:-1] if change.inside.endswith(":") else owner
+
+    def act(node: cst.Module | Definition) -> cst.CSTNode:
+        body = _body(node)
+        taken = {s.name.value for s in body if isinstance(s, cst.FunctionDef | cst.ClassDef)}
+        if taken & set(names):
+            raise NotApplicable(f"{change.file}: {', '.join(sorted(taken & set(names)))} is there already")
+        at = _named(body, last) + 1 if last and not change.inside.endswith(":") else len(body)
+        gap = [cst.EmptyLine(indent=False)] * (1 if in_class else 2)
+        spaced = [
+            s.with_changes(leading_lines=[*gap, *getattr(s, "leading_lines", ())])
+            if i == 0 or s in new
+            else s
+            for i, s in enumerate(new)
+        ]
+        return _with_body(node, [*body[:at], *spaced, *body[at:]])
+
+    return _within(module, owner, act)
+
+
+# ---- imports -------------------------------------------------------------------------------------
+
+
+def _imports(statement: object) -> cst.Import | cst.ImportFrom | None:
+    if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1:
+        only = statement.body[0]
+        if isinstance(only, cst.Import | cst.ImportFrom):
+            return only
+    return None
+
+
+def _root(node: cst.Import | cst.ImportFrom) -> str:
+    name: object = node.names[0].name if isinstance(node, cst.Import) else node.module
+    while isinstance(name, cst.Attribute):
+        name = name.value
+    return name.value if isinstance(name, cst.Name) else ""
+
+
+def _rank(node: cst.Import | cst.ImportFrom) -> int:
+    """`__future__`, then the standard library, then the rest: the order of the recipes' own imports."""
+    root = _root(node)
+    return 0 if root == "__future__" else 1 if root in sys.stdlib_module_names else 2
+
+
+def _add_import(module: cst.Module, change: Change) -> cst.Module:
+    new = statements(change.code)[0]
+    wanted = _imports(new)
+    if wanted is None:
+        raise NotApplicable(f"{change.file}: {change.code.strip()!r} is not an import")
+    body: Body = list(module.body)
+    places: list[tuple[int, int]] = []
+    for at, statement in enumerate(body):
+        found = _imports(statement)
+        if found is not None:
+            if same(wanted, found, {}):
+                return module
+            places.append((at, _rank(found)))
+    rank = _rank(wanted)
+    earlier = [at for at, r in places if r <= rank]
+    after = max(earlier) + 1 if earlier else (places[0][0] if places else 1 if module.get_docstring() else 0)
+    alone = not any(r == rank for _, r in places)
+    lines = [cst.EmptyLine(indent=False)] if alone and after else []
+    body.insert(after, new.with_changes(leading_lines=lines))
+    return module.with_changes(body=body)
+
+
+_ACTS: dict[str, Callable[[cst.Module, Change], cst.Module]] = {
+    "replace": _edit_statements,
+    "before": _edit_statements,
+    "after": _edit_statements,
+    "start": _edit_block,
+    "end": _edit_block,
+    "expression": _edit_expression,
+    "definition": _edit_definition,
+    "add": _add,
+    "import": _add_import,
+}
+
+
+def apply_change(text: str, change: Change) -> str:
+    """The text with one structural edit made, or NotApplicable."""
+    try:
+        return _ACTS[change.do](parse(text), change).code
+    except cst.ParserSyntaxError as e:
+        raise NotApplicable(f"{change.file}: does not parse: {e.message}") from e
+
+
+def found(text: str, pattern: Pattern) -> bool:
+    """Is the pattern, statements or an expression, anywhere inside the definition?"""
+    wanted = statements(pattern.find)
+    line = wanted[0] if len(wanted) == 1 else None
+    lone = line.body[0] if isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 else None
+    change = Change(file=pattern.file, do="replace", find=pattern.find, inside=pattern.inside, all=True)
+    hits = 0
+
+    def count(node: cst.CSTNode) -> cst.CSTNode:
+        nonlocal hits
+        if isinstance(lone, cst.Expr):
+            finder = _Expressions(lone.value, lone.value)
+            node.visit(finder)
+            hits += finder.hits
+        blocks = _Blocks(wanted, lambda old, _: old)
+        node.visit(blocks)
+        hits += blocks.hits
+        return node
+
+    try:
+        _within(parse(text), change.inside, count)
+    except NotApplicable:
+        return False
+    return hits > 0
