@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flows.settings import Settings
     from lineage.spec import EnvironmentSpec
 
+BudgetLine = tuple[str, float | None, str]
 NOTES_KEPT = 3
 RECENT_KEPT = 40
 BUDGET_LINE_EVERY_S = 300.0  # of a plain log
@@ -267,7 +268,7 @@ class Display:
         return text
 
 
-def budget_lines(spent: Mapping[str, float], settings: Any) -> list[tuple[str, float | None, str]]:
+def budget_lines(spent: Mapping[str, float], settings: Any) -> list[BudgetLine]:
     """(name, share used or None without a cap, text) of each budget that is capped or used."""
 
     def cap(name: str) -> float | None:
@@ -281,7 +282,7 @@ def budget_lines(spent: Mapping[str, float], settings: Any) -> list[tuple[str, f
         ("tokens", spent.get("tokens", 0), cap("tokens"), "{:,.0f}"),
         ("dollars", spent.get("usd", 0.0), cap("usd"), "${:,.2f}"),
     )
-    lines: list[tuple[str, float | None, str]] = []
+    lines: list[BudgetLine] = []
     for name, used, limit, form in table:
         if limit is not None:
             lines.append((name, min(1.0, used / limit), f"{form.format(used)} of {form.format(limit)}"))

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import wording as w
-from flows.display import Running, State, budget_lines
+from flows.display import BudgetLine, Running, State, budget_lines
 from lineage.records import STAGES, Row, Status
 
 if TYPE_CHECKING:
@@ -81,19 +81,28 @@ class Screen:
         yield drawn
 
     def draw(self, width: int, height: int, ascii_only: bool = False) -> RenderableType:
+        """Head, best and footer always; then trials under way, then budget, then as many outcomes as fit."""
         state = self.state
-        running = sorted(state.running.values(), key=lambda r: r.trial)[: max(2, height // 3)]
-        used = 5 + len(running) + len(state.notes) + min(5, len(state.failures))
-        parts: list[RenderableType] = [self._head(), self._best(), Text("")]
+        notes = list(state.notes)[-1 if height < 20 else 0 :]
+        left = (
+            height - 4 - len(notes)
+        )  # head, best, footer, and the line that a terminal keeps for the cursor
+        running = sorted(state.running.values(), key=lambda r: r.trial)[: max(1, min(left - 2, height // 3))]
+        left -= len(running) + (height >= 16)
+        lines = budget_lines(state.spent, self.settings)[: max(0, left - 1)]
+        failures = state.failures.most_common(min(5, max(0, left - 1))) if width >= 72 else []
+        side = max(len(lines), len(failures))
+        left -= side + (height >= 16 and side > 0)
+        recent = list(state.recent)[-(left - (height >= 16)) :] if left > 1 else []
+        gap: list[RenderableType] = [Text("")] if height >= 16 else []
+        parts: list[RenderableType] = [self._head(), self._best()]
         if running:
-            parts.append(self._running(running, width, ascii_only))
-        recent = list(state.recent)[-max(1, height - used - 6) :]
+            parts += [*gap, self._running(running, width, ascii_only)]
         if recent:
-            parts += [Text(""), self._recent(recent, width, ascii_only)]
-        side = self._budget_and_failures(width, ascii_only)
-        if side is not None:
-            parts += [Text(""), side]
-        parts += [Text(w.one_line(note, width), style="yellow", no_wrap=True) for note in state.notes]
+            parts += [*gap, self._recent(recent, width, ascii_only)]
+        if side:
+            parts += [*gap, self._budget_and_failures(lines, failures, ascii_only)]
+        parts += [Text(w.one_line(note, width), style="yellow", no_wrap=True) for note in notes]
         parts.append(Text("Ctrl-C stops cleanly; bakeoff resume continues.", style="bright_black"))
         return Group(*parts)
 
@@ -164,11 +173,9 @@ class Screen:
             )
         return table
 
-    def _budget_and_failures(self, width: int, ascii_only: bool) -> Table | None:
-        lines = budget_lines(self.state.spent, self.settings)
-        failures = self.state.failures.most_common(5)
-        if not lines and not failures:
-            return None
+    def _budget_and_failures(
+        self, lines: list[BudgetLine], failures: list[tuple[str, int]], ascii_only: bool
+    ) -> Table:
         budget = Table.grid(padding=(0, 1))
         for name, share, text in lines:
             bar: RenderableType = ""
@@ -179,5 +186,5 @@ class Screen:
         for cause, n in failures:
             causes.add_row(Text(str(n), justify="right"), Text(w.one_line(cause, 32)))
         both = Table.grid(padding=(0, 4))
-        both.add_row(budget, causes) if width >= 72 else both.add_row(budget)
+        both.add_row(budget, causes)
         return both

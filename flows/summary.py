@@ -8,6 +8,7 @@ are candidate text: they are cut, and their Markdown, links and mentions are mad
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LISTED = 5
 ENOUGH_TRIALS = 8  # of a role before its silence means something
 DRY_SPELL = 20  # trials without a keep before a campaign is called dry
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ def inert(text: str, width: int = 200) -> str:
     """Candidate text for Markdown: nothing in it is a link, an image, a mention or markup.
 
     >>> inert("see ![x](http://a.b) <b>@all</b>")
-    'see \\\\!\\\\[x\\\\](http:\\u200b//a.b) \\\\<b\\\\>@\\u200ball\\\\</b\\\\>'
+    'see \\\\!\\\\[x\\\\](http:\\u200b//a.b) &lt;b&gt;@\\u200ball&lt;/b&gt;'
     """
-    line = _MARKDOWN.sub(r"\\\1", w.one_line(text, width))
+    line = _MARKDOWN.sub(r"\\\1", html.escape(w.one_line(text, width), quote=False))
     return line.replace("://", ":\u200b//").replace("@", "@\u200b").replace("www.", "www\u200b.")
 
 

@@ -157,7 +157,7 @@ const chain = i => {
   return path.reverse();
 };
 const onResize = (node, f) => {
-  let width = 0;
+  let width = node.clientWidth;
   new ResizeObserver(() => requestAnimationFrame(() => {
     if (node.clientWidth && node.clientWidth !== width) { width = node.clientWidth; f(); }
   })).observe(node);

@@ -25,7 +25,7 @@ requestAnimationFrame(() => {
 if (state.trial != null) { panel.show(state.trial); tree.reveal(state.trial); }
 onResize($("curve"), () => { curve.draw(); table.first = -1; table.paint(); });
 onResize($("failures"), figures.draw);
-onResize($("tree"), () => tree.start());
+if (T.length) onResize($("tree"), () => tree.start());
 
 $("close").addEventListener("click", panel.close);
 $("prev").addEventListener("click", () => panel.step(-1));

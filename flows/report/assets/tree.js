@@ -181,6 +181,7 @@ tree.hover = e => {
 };
 
 tree.keys = e => {
+  if (state.trial != null && !tree.at.has(state.trial)) tree.reveal(state.trial);
   const now = tree.at.get(state.trial) || tree.nodes[0], near = dy => tree.nodes.filter(n => (n.y - now.y) * dy > 0)
     .sort((a, b) => Math.abs(a.y - now.y) - Math.abs(b.y - now.y) || Math.abs(a.x - now.x) - Math.abs(b.x - now.x))[0];
   const go = n => { if (n) { select(n.t.i); tree.reveal(n.t.i); } };

@@ -1,0 +1,195 @@
+"""The live view and the plain log: what they show, in any width, from any thread, without ever failing a run."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+from synthetic_campaign import SPEC, campaign_rows
+
+from flows.display import Display, budget_lines
+from flows.panels import Screen
+from flows.settings import Settings
+from flows.watch import Follower, watch
+from flows.wording import display_width, one_line, plain
+from lineage.queries import View
+from lineage.records import Row
+
+SETTINGS = Settings(environment="airbench_mini", trials=60, hours=2.0, usd=5.0)
+
+
+def filled(n: int = 40) -> tuple[Display, io.StringIO]:
+    out = io.StringIO()
+    display = Display(SPEC, SETTINGS, title="c1", live=False, out=out)
+    for row in campaign_rows(n)[0]:
+        display.on({"kind": "row", "row": row})
+        if row.event == "trial":
+            display.on({"kind": "trial", "row": row})
+    return display, out
+
+
+def drawn(display: Display, width: int, height: int, *, ascii_only: bool = False) -> str:
+    console = Console(width=width, height=height, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(
+            Screen(SPEC, SETTINGS, display.state, threading.Lock(), time.monotonic).draw(
+                width, height, ascii_only
+            )
+        )
+    return capture.get()
+
+
+def test_a_plain_log_has_one_stamped_line_per_outcome() -> None:
+    rows = [r for r in campaign_rows(40)[0] if r.event == "trial"]
+    _, out = filled(40)
+    lines = out.getvalue().splitlines()
+    for row in rows:
+        mine = [
+            line
+            for line in lines
+            if f" {row.trial} " in line and str(row.status) in line.partition(": ")[2][:24]
+        ]
+        assert len(mine) == 1, f"{row.trial}: {mine}"
+    assert all(line[2] == line[5] == ":" for line in lines)
+    assert any("confirmed with fresh seeds (p = " in line for line in lines)
+    assert any("better than the baseline" in line for line in lines)
+
+
+def test_the_state_follows_verdicts() -> None:
+    display, _ = filled(120)
+    view = View.from_rows(campaign_rows(120)[0], "min")
+    state = display.state
+    best, leader = view.incumbent(), view.leader()
+    assert state.incumbent is not None and best is not None and state.incumbent.trial == best.trial
+    assert state.leader is not None and leader is not None and state.leader.trial == leader.trial
+    assert state.confirmed == len(view.champions())
+    assert sum(state.failures.values()) == sum(view.failure_counts().values())
+
+
+@pytest.mark.parametrize(("width", "height"), [(50, 12), (80, 24), (200, 60)])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_the_live_view_fits_its_terminal(width: int, height: int, ascii_only: bool) -> None:
+    display, _ = filled(60)
+    for i, stage in enumerate(("propose", "train", "evaluate")):
+        display.on(
+            {"kind": "stage", "trial": f"t1{i:03d}", "role": "optimizer", "stage": stage, "state": "running"}
+        )
+    display.on({"kind": "progress", "trial": "t1001", "stage": "train", "done": 1, "total": 3})
+    display.on(
+        {"kind": "budget", "spent": {"trials": 39, "seconds": 1800.0, "usd": 1.2}, "settings": SETTINGS}
+    )
+    display.on({"kind": "note", "text": "proposer away\x1b[2J"})
+    text = drawn(display, width, height, ascii_only=ascii_only)
+    lines = text.splitlines()
+    assert len(lines) <= height, text
+    assert max(map(display_width, lines)) <= width
+    assert "t1001" in text and "train 1/3" in text and "39 of 60" in text
+    assert "\x1b" not in text
+
+
+def test_stages_and_confirmations_show_as_running_until_they_end() -> None:
+    display, _ = filled(5)
+    display.on({"kind": "stage", "trial": "t0900", "role": "loss", "stage": "build", "state": "running"})
+    assert "build" in drawn(display, 100, 30)
+    row = Row(
+        event="trial",
+        campaign="c",
+        trial="t0900",
+        role="loss",
+        status="crash",
+        cause="oom",
+        error_excerpt="Killed",
+    )
+    display.on({"kind": "row", "row": row})
+    assert "t0900" not in display.state.running and display.state.failures["oom"] >= 1
+    display.on({"kind": "stage", "trial": "t0900", "role": "loss", "stage": "train", "state": "running"})
+    assert display.state.running["t0900"].confirming
+
+
+def test_events_from_many_threads_lose_nothing() -> None:
+    out = io.StringIO()
+    display = Display(SPEC, SETTINGS, live=False, out=out)
+    rows = [r for r in campaign_rows(200)[0] if r.event == "trial"]
+    threads = [
+        threading.Thread(target=lambda part=rows[k::4]: [display.on({"kind": "row", "row": r}) for r in part])
+        for k in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(display.state.rows) == 200 and display.fault is None
+
+
+def test_a_broken_event_or_terminal_never_stops_a_campaign(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError("gone")
+
+    with Display(SPEC, SETTINGS, live=False, out=Broken()) as display:
+        display.on({"kind": "note", "text": "hello"})
+        display.on({"kind": "row"})
+        display.on({"kind": "something of a later version"})
+    assert isinstance(display.fault, BrokenPipeError)
+    assert "BrokenPipeError" in capsys.readouterr().err
+
+
+def test_the_live_view_starts_draws_and_stops_on_a_terminal() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=90, height=30, color_system=None)
+    with Display(SPEC, SETTINGS, title="campaign-7", console=console) as display:
+        for row in campaign_rows(20)[0]:
+            display.on({"kind": "row", "row": row})
+    assert "campaign-7" in out.getvalue() and "19 trials" in out.getvalue() and display.fault is None
+
+
+def test_budget_lines_name_each_cap() -> None:
+    lines = {
+        name: (share, text) for name, share, text in budget_lines({"trials": 30, "seconds": 3600.0}, SETTINGS)
+    }
+    assert lines["trials"] == (0.5, "30 of 60")
+    assert lines["time"] == (0.5, "1.00 h of 2.00 h")
+    assert lines["dollars"] == (0.0, "$0.00 of $5.00")
+    assert "tokens" not in lines
+
+
+def test_watch_tells_each_row_once_and_ends_with_the_campaign() -> None:
+    rows = campaign_rows(30)[0]
+    views = [View.from_rows(rows[:cut], "min") for cut in (0, 4, 4, 20, len(rows))]
+    seen: list[Any] = []
+
+    class Kept(Display):
+        def on(self, event: Any) -> None:
+            seen.append(event["row"].trial if event["row"].event == "trial" else None)
+            super().on(event)
+
+    follower = Follower(Kept(SPEC, live=False, out=io.StringIO()))
+    assert [follower.take(view) for view in views] == [False, False, False, False, True]
+    assert [t for t in seen if t] == [r.trial for r in rows if r.event == "trial"]
+
+
+def test_watch_returns_when_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [r for r in campaign_rows(10)[0] if r.event != "campaign"]
+    stop = threading.Event()
+    asked: list[int] = []
+
+    def refresh() -> View:
+        asked.append(1)
+        if len(asked) == 3:
+            stop.set()
+        return View.from_rows(rows, "min")
+
+    watch(refresh, SPEC, live=False, every_s=0.01, stop=stop)
+    assert len(asked) == 3
+    assert capsys.readouterr().out.count("t0003") == 1
+
+
+def test_text_is_made_harmless_for_a_terminal() -> None:
+    assert plain("a\x1b[31mred\x1b[0m\x1b]0;title\x07\x07\x9b") == "ared\ufffd\ufffd"
+    assert plain("left\u202eright") == "left\ufffdright"
+    assert one_line("a\n b\tc", 4) == "a b…"
+    assert display_width("日本") == 4

@@ -1,0 +1,175 @@
+"""The morning summary and `show`: true sentences, inert candidate text, JSON that a machine can read."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from synthetic_campaign import INJECTION, SPEC, campaign_rows
+
+from flows.digest import digest
+from flows.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
+from flows.show_json import campaign_json, trial_json
+from flows.summary import Links, end_text, inert, morning_summary, near_misses
+from lineage.errors import ObjectMissing, UnknownName
+from lineage.queries import View
+from lineage.records import Row, Status
+
+LINKS = Links(run="runs/x", report="runs/x/report.html", apply_command="bakeoff diff t0001 | patch -p1")
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    return View.from_rows(campaign_rows(120)[0], "min")
+
+
+def shown(renderable: object, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_the_summary_has_its_six_parts_and_says_what_won(view: View) -> None:
+    text = morning_summary(view, SPEC, LINKS)
+    assert re.findall(r"^## (.*)$", text, re.M) == [
+        "What won", "What was learnt", "What kept failing", "What it cost", "What to try next", "Where things are",
+    ]  # fmt: skip
+    best = view.incumbent()
+    assert best is not None
+    assert f"**{best.trial}**" in text and "noise sd" in text and "sealed split" in text
+    assert "bakeoff diff t0001 | patch -p1" in text and "all 120 trials are done" in text
+
+
+def test_the_summary_of_a_luckless_campaign_promises_nothing() -> None:
+    rows = [r for r in campaign_rows(60)[0] if r.event == "trial" and str(r.status) != "keep"]
+    text = morning_summary(View.from_rows(rows, "min"), SPEC)
+    assert "nothing confirmed" in text and "No trial beat the baseline" in text and "## What won" not in text
+    assert "Confirmed:" not in text
+    empty = morning_summary(View.from_rows([], "min"), SPEC)
+    assert "nothing tried" in empty
+
+
+def test_an_unconfirmed_leader_is_told_as_such() -> None:
+    rows = [r for r in campaign_rows(60)[0] if r.event != "confirmation"]
+    text = morning_summary(View.from_rows(rows, "min"), SPEC)
+    assert "Measured once, not confirmed" in text and re.search(
+        r"Confirm t\d+: it leads by one measurement", text
+    )
+
+
+def test_near_misses_name_the_shortfall() -> None:
+    miss = Row(
+        event="trial", campaign="c", trial="t9", role="arch", status=Status.SIZE_BLOCKED, cause="oversize", score=0.1,
+        numbers_json='{"over": 2040}',
+    )  # fmt: skip
+    far = miss.model_copy(update={"trial": "t8", "score": 9.0})
+    forged = miss.model_copy(update={"trial": "t7", "status": Status.DISQUALIFIED, "cause": "tamper"})
+    rows = [*campaign_rows(60)[0], miss, far, forged]
+    view = View.from_rows(rows, "min")
+    assert [r.trial for r in near_misses(view.trials(), SPEC, digest(view, SPEC))] == ["t9"]
+    assert re.search(
+        r"Repair t9 \(arch\): 0\.100 s would lead, but oversize \(over 2040\)", morning_summary(view, SPEC)
+    )
+
+
+def test_the_end_text_answers_the_four_questions(view: View) -> None:
+    text = end_text(view, SPEC, LINKS, why="all done")
+    assert "119 trials besides the baseline" in text
+    assert text.startswith("Confirmed: ") and "Measured noise: 0.021 s (sd of 5 baseline runs)" in text
+    assert "report: runs/x/report.html" in text and "Ended: all done." in text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300))
+def test_candidate_text_cannot_write_markdown(text: str) -> None:
+    safe = inert(text, 0)
+    assert "\n" not in safe and "\x1b" not in safe and "://" not in safe
+    assert not re.search(r"[<>]|&(?!lt;|gt;|amp;)", safe), safe
+    bare = re.sub(r"\\[\\`*_{}\[\]#|~!$]", "", safe)
+    assert not re.search(r"[\\`*_{}\[\]#|~!$]", bare), safe
+    assert not re.search(r"@(?!\u200b)", bare)
+
+
+def test_the_injection_is_dead_in_markdown() -> None:
+    rows = [
+        r.model_copy(update={"hypothesis": INJECTION}) if r.event == "trial" else r
+        for r in campaign_rows(60)[0]
+    ]
+    text = morning_summary(View.from_rows(rows, "min"), SPEC)
+    assert "<script>" not in text and "<img" not in text and "&lt;img" in text
+
+
+@pytest.mark.parametrize("text", ["t0042", "42", "#42", " t0042 "])
+def test_a_trial_is_found_however_it_is_written(view: View, text: str) -> None:
+    assert find_trial(view, text).trial == "t0042"
+
+
+def test_trials_by_name_and_an_unknown_one(view: View) -> None:
+    best = view.incumbent()
+    assert best is not None and find_trial(view, "best").trial == best.trial
+    assert find_trial(view, "baseline").trial == "t0000" and find_trial(view, "last").trial == "t0119"
+    with pytest.raises(UnknownName, match=r"no trial named 't0420'; did you mean 't0\d+'\?"):
+        find_trial(view, "t0420")
+
+
+@pytest.mark.parametrize("width", [60, 100, 180])
+def test_show_fits_the_width_and_tells_the_facts(view: View, width: int) -> None:
+    text = shown(campaign_view(view, SPEC), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "Confirmed:" in text and "Roles" in text and "Failures" in text
+    if width >= 100:
+        assert "t0119" in text and "vs baseline" in text
+
+
+def test_show_trial_opens_everything(view: View) -> None:
+    blobs = campaign_rows(120)[1]
+    best = find_trial(view, "best")
+    text = shown(trial_view(view, SPEC, best, diff=trial_diff(best, blobs.__getitem__)))
+    for word in ("seeds", "accuracy", "confirmed", "evaluate", "prompt", "@@ -", "t0000 > "):
+        assert word in text, word
+    failed = next(r for r in view.trials() if r.cause == "oom")
+    text = shown(trial_view(view, SPEC, failed))
+    assert "Log (untrusted)" in text and "RuntimeError" in text and "✗ train" in text
+
+
+def test_console_markup_and_escapes_in_candidate_text_stay_text() -> None:
+    rows = [
+        r.model_copy(update={"hypothesis": "[red]x[/red] [/] \x1b[2J"}) if r.trial == "t0003" else r
+        for r in campaign_rows(6)[0]
+    ]
+    view = View.from_rows(rows, "min")
+    text = shown(trial_view(view, SPEC, find_trial(view, "3")))
+    assert "[red]x[/red] [/]" in text and "\x1b" not in text
+
+
+def test_diffs_that_are_not_there_are_explained(view: View) -> None:
+    def gone(sha: str) -> bytes:
+        raise ObjectMissing(f"blobs/{sha}")
+
+    assert "recipe as shipped" in trial_diff(find_trial(view, "baseline"), gone)
+    assert "is not in the store: blobs/" in trial_diff(find_trial(view, "best"), gone)
+    assert "-old" in str(diff_view("@@ -1 +1 @@\n-old\n+new\n"))
+
+
+def test_json_is_plain_and_complete(view: View) -> None:
+    told = json.loads(json.dumps(campaign_json(view, SPEC), allow_nan=False))
+    assert told["trials"] == 120 and told["improved"] is True and told["incumbent"]["gain"] > 0
+    assert sum(told["statuses"].values()) == 120
+    one = json.loads(json.dumps(trial_json(view, find_trial(view, "best")), allow_nan=False))
+    assert one["chain"][0] == "t0000" and one["quantities"]["accuracy"] > 0.9 and one["detail"]["label"]
+
+
+def test_the_table_of_environments_tells_what_to_do_next() -> None:
+    row = {
+        "name": "airbench_mini", "title": "t", "metric": "cpu_seconds", "direction": "min", "hardware": "cpu",
+        "gates": [{"quantity": "accuracy", "at_least": 0.96}], "roles": ["a", "b"], "prepared": False,
+    }  # fmt: skip
+    text = shown(environments_table([row]))
+    assert "accuracy ≥ 0.96" in text and "bakeoff prepare airbench_mini" in text
+    assert "environment.toml" in shown(environments_table([]))
