@@ -10,9 +10,8 @@ import statistics
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lineage.queries import View
-
 from flows.settings import Settings
+from lineage.queries import View
 from lineage.records import Row, Status
 
 

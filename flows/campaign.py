@@ -17,12 +17,13 @@ from prefect import flow
 from flows.artifacts import publish_campaign
 from flows.budget import refusal, spent
 from flows.config import BASELINE, now
-from flows.confirm import confirm_leaders
+from flows.confirm import confirm
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
+from flows.standing import book
 from flows.trial import trial
 from flows.words import Interrupted, TrialRef
-from lineage.errors import ObjectExists, UsageError
+from lineage.errors import InfraFault, ObjectExists, UsageError
 from lineage.records import Record, Row, Status
 from lineage.results import get_result, put_result
 
@@ -41,12 +42,13 @@ class Campaign:
 
     engine: Engine
     run_one: Callable[[TrialRef], Awaitable[Row]]
+    confirm_one: Callable[[TrialRef], Awaitable[Row]]
     started: datetime
     turns: asyncio.Semaphore
     under_way: set[str] = field(default_factory=set)
     faults_in_a_row: int = 0
     ended_because: str = ""
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    confirming: asyncio.Lock = field(default_factory=asyncio.Lock)
     next_number: int = 1
 
     def ref(self, trial_id: str, role: str) -> TrialRef:
@@ -64,23 +66,29 @@ class Campaign:
 async def campaign(store: str, campaign: str) -> str:
     """Run or continue a campaign to its end in this process. Returns why it ended."""
     engine = await asyncio.to_thread(engine_for, store, campaign)
-    return await drive(engine, run_here)
+    return await drive(engine, run_here, confirm_here)
 
 
-async def drive(engine: Engine, run_one: Callable[[TrialRef], Awaitable[Row]]) -> str:
+async def drive(
+    engine: Engine,
+    run_one: Callable[[TrialRef], Awaitable[Row]],
+    confirm_one: Callable[[TrialRef], Awaitable[Row]],
+) -> str:
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
     started = await asyncio.to_thread(_first_start, engine)
-    state = Campaign(engine, run_one, started, asyncio.Semaphore(engine.config.settings.trials_at_once))
+    turns = asyncio.Semaphore(engine.config.settings.trials_at_once)
+    state = Campaign(engine, run_one, confirm_one, started, turns)
     try:
         await _measure_baseline(state)
         await _lanes(state)
-        if engine.config.settings.confirm:
-            await confirm_leaders(engine)
+        await _confirm_leaders(state)
     except Interrupted:
         pass
     if engine.cancel.is_set():
         state.ended_because = "stopped by a person"
-    await asyncio.to_thread(_log_campaign, engine, "stop" if engine.cancel.is_set() else "end", state.ended_because)
+    await asyncio.to_thread(
+        _log_campaign, engine, "stop" if engine.cancel.is_set() else "end", state.ended_because
+    )
     await publish_campaign(engine, state.ended_because)
     return state.ended_because
 
@@ -89,6 +97,31 @@ async def run_here(ref: TrialRef) -> Row:
     """Run a trial as a subflow of this process."""
     row: Row = await trial(ref.store, ref.campaign, ref.trial, ref.role, ref.environment)
     return row
+
+
+async def confirm_here(ref: TrialRef) -> Row:
+    row: Row = await confirm(ref.store, ref.campaign, ref.trial, ref.environment)
+    return row
+
+
+async def _confirm_leaders(state: Campaign) -> None:
+    """Confirm the leader while there is one that is worth it; one attempt at a time in a campaign.
+
+    A fault of the machine leaves the attempt undecided; it is taken up at the next keep or resume.
+    """
+    engine = state.engine
+    if not engine.config.settings.confirm:
+        return
+    async with state.confirming:
+        while not engine.cancel.is_set():
+            candidate = await asyncio.to_thread(lambda: book(engine.config, engine.view()).candidate())
+            if candidate is None:
+                return
+            try:
+                await state.confirm_one(state.ref(candidate, ""))
+            except InfraFault as fault:
+                engine.emit({"kind": "note", "text": f"confirming {candidate} is put off: {fault}"})
+                return
 
 
 def _first_start(engine: Engine) -> datetime:
@@ -219,8 +252,8 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
             state.engine.emit({"kind": "note", "text": f"{role} ends: {row.error_excerpt}"})
             return
-        if row.status is Status.KEEP and state.engine.config.settings.confirm:
-            await confirm_leaders(state.engine)
+        if row.status is Status.KEEP:
+            await _confirm_leaders(state)
 
 
 def _why_not(state: Campaign) -> str | None:
@@ -235,5 +268,6 @@ def _why_not(state: Campaign) -> str | None:
 async def _one(state: Campaign, ref: TrialRef) -> Row:
     row = await state.run_one(ref)
     state.faults_in_a_row = state.faults_in_a_row + 1 if row.status is Status.HARNESS_ABORT else 0
+    await asyncio.to_thread(state.engine.compact)
     state.engine.emit({"kind": "trial", "row": row})
     return row

@@ -22,7 +22,7 @@ from lineage.results import get_result, put_result
 from lineage.spec import EnvironmentSpec, Role
 from lineage.store import Store
 
-HOLDER = "_campaign"  # the place of a trial id in the key of the campaign's own results
+HOLDER = "campaign"  # the place of a trial id in the key of the campaign's own results
 BASELINE = "t0000"
 
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Literal
 
-from lineage.table import Lineage
 from prefect import flow
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
+from prefect.deployments.flow_runs import arun_deployment
 from pydantic import Field
 
 from flows.campaign import drive
@@ -29,12 +27,13 @@ from flows.recording import Progress, record
 from flows.run import create_campaign
 from flows.settings import load_settings
 from flows.words import TrialRef
-from lineage.errors import DataMissing
-from lineage.journal import compact
+from lineage.errors import DataMissing, InfraFault
 from lineage.records import Row
 from lineage.store import open_store
+from lineage.table import Lineage
 
 TRIAL_DEPLOYMENT = {"cpu": "trial/cpu", "gpu": "trial/gpu"}
+CONFIRM_DEPLOYMENT = {"cpu": "confirm/confirm-cpu", "gpu": "confirm/confirm-gpu"}
 DISPATCHES = 3
 POLL_SECONDS = 1.0
 
@@ -45,7 +44,9 @@ async def campaign(
     store: str = "",
     trials: Annotated[int, Field(ge=1, description="trials besides the baseline")] = 24,
     hours: Annotated[float | None, Field(gt=0, description="stop after this many hours")] = None,
-    until: Annotated[str | None, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="stop at HH:MM")] = None,
+    until: Annotated[
+        str | None, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="stop at HH:MM")
+    ] = None,
     proposer: Literal["catalogue", "anthropic", "openai", "replay"] = "catalogue",
     arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists",
     roles: list[str] | None = None,
@@ -86,9 +87,9 @@ async def campaign(
     with campaign_lease(root, identifier):
         engine = await asyncio.to_thread(engine_for, root, identifier)
         try:
-            return await drive(engine, run_deployed)
+            return await drive(engine, run_deployed, confirm_deployed)
         finally:
-            compact(engine.store, identifier, min_new=1)
+            engine.compact(min_new=1)
             close_engine(root, identifier)
 
 
@@ -116,23 +117,45 @@ async def run_deployed(ref: TrialRef) -> Row:
     and a run whose worker died is dispatched again. After `DISPATCHES` dead runs the trial ends as
     a fault of the machine.
     """
-    engine = engine_for(ref.store, ref.campaign)
-    deployment = TRIAL_DEPLOYMENT[engine.slot_kind]
+    engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
     for attempt in range(DISPATCHES):
-        run: FlowRun = await run_deployment(
-            deployment,
-            parameters=ref.model_dump(),
-            idempotency_key=f"{ref.campaign}/{ref.trial}/{attempt}",
-            timeout=None,
-            poll_interval=POLL_SECONDS,
-            as_subflow=True,
-        )
-        row = engine.view().trial(ref.trial)
+        key = f"{ref.campaign}/{ref.trial}/{attempt}"
+        state = await _dispatch(TRIAL_DEPLOYMENT[engine.slot_kind], ref.model_dump(), key)
+        row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
-        state = run.state.name if run.state else "unknown"
-        engine.emit({"kind": "note", "text": f"{ref.trial}: its flow run ended as {state} without a row; dispatched again"})
-    progress = Progress(ref=ref, started=now(), infra="worker", infra_text=f"{DISPATCHES} flow runs ended without an outcome")
+        engine.emit(
+            {"kind": "note", "text": f"{ref.trial}: its flow run ended as {state} without a row; sent again"}
+        )
+    text = f"{DISPATCHES} flow runs ended without an outcome"
+    progress = Progress(ref=ref, started=now(), infra="worker", infra_text=text)
     return await asyncio.to_thread(record, engine, progress)
 
 
+async def confirm_deployed(ref: TrialRef) -> Row:
+    """Hand a confirmation to the work pool. Raises InfraFault when it ended without a verdict."""
+    engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
+    before = engine.view().count("confirmation")
+    parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
+    state = ""
+    for attempt in range(DISPATCHES):
+        key = f"{ref.campaign}/confirm-{ref.trial}/{before}/{attempt}"
+        state = await _dispatch(CONFIRM_DEPLOYMENT[engine.slot_kind], parameters, key)
+        verdicts = [row for row in engine.view().events("confirmation") if row.trial == ref.trial]
+        if engine.view().count("confirmation") > before and verdicts:
+            return verdicts[-1]
+    raise InfraFault(
+        "worker", f"{DISPATCHES} flow runs to confirm {ref.trial} ended as {state} without a verdict"
+    )
+
+
+async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> str:
+    run = await arun_deployment(
+        deployment,
+        parameters=parameters,
+        idempotency_key=key,
+        timeout=None,
+        poll_interval=POLL_SECONDS,
+        as_subflow=True,
+    )
+    return (run.state.name if run.state else None) or "unknown"

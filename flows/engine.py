@@ -14,11 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluators.client import Bench
-from lineage.queries import View
-from lineage.table import Lineage
-
 from agents.protocol import Proposer
+from evaluators.client import Bench
 from flows.config import CampaignConfig, load_config
 from flows.data import check_data
 from flows.environments import Environment, load_environment
@@ -29,8 +26,10 @@ from flows.words import Interrupted
 from lineage.blobs import get_tree, put_blob
 from lineage.errors import UsageError
 from lineage.journal import Journal
+from lineage.queries import View
 from lineage.records import Row
 from lineage.store import Store, open_store
+from lineage.table import COMPACT_AT, Lineage
 
 Event = Mapping[str, Any]
 
@@ -57,9 +56,17 @@ class Engine:
     def view(self) -> View:
         """The lineage as of now (every row acknowledged before the call)."""
         with self._lock:
-            if self._lineage is None:
-                self._lineage = Lineage(self.store, self.config.id)
-            return self._lineage.refresh()
+            return self._open_lineage().refresh()
+
+    def compact(self, min_new: int = COMPACT_AT) -> None:
+        """Move the log's tail into the table once it is long enough to slow readers down."""
+        with self._lock:
+            self._open_lineage().compact(min_new)
+
+    def _open_lineage(self) -> Lineage:
+        if self._lineage is None:
+            self._lineage = Lineage(self.store, self.config.id, self.config.spec.score.direction)
+        return self._lineage
 
     def append(self, row: Row) -> None:
         with self._lock:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 from evaluators.sandbox.prove import Isolation, prove
-
 from lineage.errors import IsolationRefused
 
 ORDER = ("weak", "medium", "strong")

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lineage.queries import View
-
 from evaluators import client
 from evaluators.label import label, label_infra, label_refusal
 from flows.config import BASELINE, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
+from flows.standing import book
 from flows.words import Patched, TrialRef
 from lineage.errors import EditRefused
+from lineage.queries import View
 from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun
 from lineage.results import get_result, put_result
 
@@ -49,9 +49,9 @@ class Progress:
     engine_cpu_s: float | None = None
 
 
-def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, Row | None]:
-    """Label the trial against the leader as of now. Returns the label and the leader's row."""
-    leader = view.leader()
+def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple[str, float] | None]:
+    """Label the trial against the leader as of now. Returns the label, the leader's id and standing score."""
+    leader = book(engine.config, view).leader()
     if progress.infra is not None:
         return label_infra(progress.infra, progress.infra_text), leader
     if progress.refusal is not None:
@@ -62,7 +62,7 @@ def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, Row |
         build=progress.checks,
         runs=progress.runs,
         measurement=progress.measurement,
-        leader_score=leader.score if leader is not None else None,
+        leader_score=leader[1] if leader is not None else None,
         is_baseline=progress.ref.trial == BASELINE,
     )
     return decided, leader
@@ -88,14 +88,16 @@ def record(engine: Engine, progress: Progress) -> Row:
     return row
 
 
-def build_row(engine: Engine, progress: Progress, decided: Label, leader: Row | None, view: View) -> Row:
+def build_row(
+    engine: Engine, progress: Progress, decided: Label, leader: tuple[str, float] | None, view: View
+) -> Row:
     config, proposal, measurement = engine.config, progress.proposal, progress.measurement
     parent = view.trial(proposal.parent) if proposal is not None and progress.ref.trial != BASELINE else None
     incumbent = view.incumbent()
     score = measurement.score if measurement is not None else None
-    leader_score = leader.score if leader is not None else None
+    leader_score = leader[1] if leader is not None else None
     detail: dict[str, Any] = {
-        "leader": {"trial": leader.trial, "score": leader.score} if leader is not None else None,
+        "leader": {"trial": leader[0], "score": leader[1]} if leader is not None else None,
         "label": decided.text,
         "checks": [check.model_dump() for check in progress.checks],
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],

@@ -27,7 +27,6 @@ from flows.server import embedded_server, save_template
 from flows.settings import Settings
 from lineage.blobs import put_tree
 from lineage.errors import UsageError
-from lineage.journal import compact
 from lineage.store import Store, open_store
 
 
@@ -96,7 +95,7 @@ def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | 
             with _stop_on_signals(engine):
                 return asyncio.run(_run(root, campaign))
         finally:
-            compact(engine.store, campaign, min_new=1)
+            engine.compact(min_new=1)
             close_engine(root, campaign)
 
 

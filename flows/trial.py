@@ -1,30 +1,26 @@
 """The trial as a Prefect flow: six tasks in order, one lineage row at the end.
 
-The tasks hold no logic: they run a stage of `flows.stages` in a worker thread, with the retries that
-Prefect gives for faults of ours (InfraFault), and emit events for the display. Parameters are ids, so
-the same flow runs inside a campaign's process and as a deployment on another machine.
+Parameters are ids, so the same flow runs inside a campaign's process and as a deployment on another
+machine; everything else is read from the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from prefect import State, Task, flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 
 from flows import stages
-from flows.artifacts import publish_trial
 from flows.config import BASELINE, now
 from flows.engine import Engine, engine_for
 from flows.names import trial_name
-from flows.recording import Progress, record
-from flows.words import Patched, Trained, TrialRef
+from flows.recording import Progress
+from flows.tasks import build, evaluate, label, patch, propose, train
+from flows.words import TrialRef
 from lineage.errors import (
     BakeoffError,
     BudgetSpent,
@@ -34,69 +30,7 @@ from lineage.errors import (
     ProposerRefused,
     ProposerUnusable,
 )
-from lineage.records import Check, Measurement, Proposal, Row
-
-T = TypeVar("T")
-INFRA_RETRIES = 2
-
-
-def _is_infra(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    try:
-        state.result()
-    except InfraFault:
-        return True
-    except Exception:
-        return False
-    return False
-
-
-RETRIED: dict[str, Any] = {
-    "retries": INFRA_RETRIES,
-    "retry_delay_seconds": 1,
-    "retry_condition_fn": _is_infra,
-}
-
-
-async def _stage(ref: TrialRef, name: str, work: Callable[[Engine], T]) -> T:
-    engine = engine_for(ref.store, ref.campaign)
-    engine.emit({"kind": "stage", "trial": ref.trial, "role": ref.role, "stage": name, "state": "running"})
-    return await asyncio.to_thread(work, engine)
-
-
-@task(name="propose", cache_policy=NO_CACHE, persist_result=False)
-async def propose(ref: TrialRef) -> Proposal:
-    return await _stage(ref, "propose", lambda engine: stages.propose(engine, ref))
-
-
-@task(name="patch", cache_policy=NO_CACHE, persist_result=False)
-async def patch(ref: TrialRef, proposal: Proposal) -> Patched | EditRefused:
-    """An edit that is refused is an outcome of the trial, not a failure of the task."""
-    try:
-        return await _stage(ref, "patch", lambda engine: stages.patch(engine, ref, proposal))
-    except EditRefused as refusal:
-        return refusal
-
-
-@task(name="build", cache_policy=NO_CACHE, persist_result=False, **RETRIED)
-async def build(ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
-    return await _stage(ref, "build", lambda engine: stages.build(engine, ref, patched))
-
-
-@task(name="train", cache_policy=NO_CACHE, persist_result=False, **RETRIED)
-async def train(ref: TrialRef, patched: Patched, purpose: str, seeds: tuple[int, ...]) -> Trained:
-    return await _stage(ref, "train", lambda engine: stages.train(engine, ref, patched, purpose, seeds))
-
-
-@task(name="evaluate", cache_policy=NO_CACHE, persist_result=False, **RETRIED)
-async def evaluate(ref: TrialRef, patched: Patched, trained: Trained, split: str = "public") -> Measurement:
-    return await _stage(ref, "evaluate", lambda engine: stages.evaluate(engine, ref, patched, trained, split))
-
-
-@task(name="label", cache_policy=NO_CACHE, persist_result=False)
-async def label(ref: TrialRef, progress: Progress) -> Row:
-    row = await _stage(ref, "label", lambda engine: record(engine, progress))
-    await publish_trial(engine_for(ref.store, ref.campaign), row)
-    return row
+from lineage.records import Row
 
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)

@@ -12,9 +12,8 @@ import typer
 from lineage.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from lineage.queries import View
-
     from flows.config import CampaignConfig
+    from lineage.queries import View
     from lineage.store import Store
 
 RUN = typer.Argument(
@@ -55,14 +54,13 @@ def split_trial(first: str | None, second: str | None) -> tuple[str | None, str 
 
 def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
     """The store, the campaign's configuration and its lineage as of now."""
-    from lineage.table import Lineage
-
     from flows.run import only_campaign
     from lineage.store import open_store
+    from lineage.table import Lineage
 
     store = open_store(root)
     config = only_campaign(root, campaign)
-    return store, config, Lineage(store, config.id).refresh()
+    return store, config, Lineage(store, config.id, config.spec.score.direction).refresh()
 
 
 def print_json(value: Any) -> None:

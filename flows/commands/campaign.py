@@ -34,26 +34,26 @@ def run(
     run_dir: str = typer.Option(
         None, "--run", help="run directory or s3:// URI; default runs/<environment>-<time>"
     ),
-    config: Path = typer.Option(None, "--config", help="campaign.toml"),
-    trials: int = typer.Option(None, "--trials", help="trials besides the baseline"),
-    hours: float = typer.Option(None, "--hours", help="stop after this many hours"),
-    until: str = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
-    proposer: str = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"),
-    arm: str = typer.Option(None, "--arm", help="specialists | generic | single | no_lineage | random"),
-    role: list[str] = typer.Option(None, "--role", help="only these roles; repeat for several"),
-    slots: int = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
-    seed: int = typer.Option(None, "--seed", help="seed of the proposers' choices"),
-    tokens: int = typer.Option(None, "--tokens", help="cap on tokens"),
-    usd: float = typer.Option(None, "--usd", help="cap on dollars"),
-    cpu_hours: float = typer.Option(None, "--cpu-hours", help="cap on candidates' CPU hours"),
+    config: Path | None = typer.Option(None, "--config", help="campaign.toml"),
+    trials: int | None = typer.Option(None, "--trials", help="trials besides the baseline"),
+    hours: float | None = typer.Option(None, "--hours", help="stop after this many hours"),
+    until: str | None = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
+    proposer: str | None = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"),
+    arm: str | None = typer.Option(None, "--arm", help="specialists | generic | single | no_lineage | random"),
+    role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
+    slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
+    tokens: int | None = typer.Option(None, "--tokens", help="cap on tokens"),
+    usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
+    cpu_hours: float | None = typer.Option(None, "--cpu-hours", help="cap on candidates' CPU hours"),
     no_improvement: int = typer.Option(
         None, "--no-improvement", help="stop after this many trials without a keep"
     ),
-    model: str = typer.Option(None, "--model", help="model of the LLM specialists"),
-    isolation: str = typer.Option(None, "--isolation", help="refuse to start below: strong | medium | weak"),
+    model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
+    isolation: str | None = typer.Option(None, "--isolation", help="refuse to start below: strong | medium | weak"),
     trust_weak: bool = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this run"),
-    steering: str = typer.Option(None, "--steer", help="a note that every proposer gets"),
-    confirm: bool = typer.Option(None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"),
+    steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
+    confirm: bool | None = typer.Option(None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"),
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
@@ -94,8 +94,8 @@ def run(
 
 
 def resume(
-    run: str = RUN,
-    campaign: str = CAMPAIGN,
+    run: str | None = RUN,
+    campaign: str | None = CAMPAIGN,
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Continue a campaign that was stopped or killed: no trial is lost, none is run twice."""
@@ -105,7 +105,7 @@ def resume(
     _run_with_display(root, only_campaign(root, campaign), plain)
 
 
-def stop(run: str = RUN, campaign: str = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Ask the campaign's process on this machine to stop; it ends its candidates and keeps the record."""
     from flows.control import stop_campaign
     from flows.run import only_campaign
