@@ -25,13 +25,15 @@ from lineage.spec import EnvironmentSpec
 HERE = Path(__file__).resolve().parent
 # What decides a score. Labels, statistics and promotion act on measurements and are not in it.
 JUDGE_CODE = (
+    "audits.py",
     "client.py",
     "endings.py",
     "exchange.py",
     "gates.py",
     "identity.py",
     "judge.py",
-    "requests.py",
+    "language.py",
+    "questions.py",
     "metrics.py",
     "workplace.py",
     "sandbox",

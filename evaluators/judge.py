@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import endings, identity
+from evaluators.audits import compare, second_sitting
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
-from evaluators.requests import Traffic, traffic
+from evaluators.questions import Questions, Sitting, ordinary, questions
 from evaluators.sandbox.box import MIB, Box, Limits, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
 from evaluators.workplace import read_source, stage
 from lineage.ids import tree_hash
-from lineage.records import Check, Measurement, RunFacts, SeedResult, TrainRun
+from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
 
@@ -98,8 +99,8 @@ def _box(job: Job, folder: Path, artifact: Path) -> Box:
     )
 
 
-def ask_all(job: Job, folder: Path, artifact: Path, asked: Traffic) -> tuple[dict[str, Any], Broken | None]:
-    """One predictor process answers all of `asked`; the supervisor's last report, and the rule broken."""
+def ask_all(job: Job, folder: Path, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any], Broken | None]:
+    """One predictor process answers all of `sitting`; the supervisor's last report, and the rule broken."""
     channel = Channel()
     broken: Broken | None = None
     try:
@@ -109,7 +110,7 @@ def ask_all(job: Job, folder: Path, artifact: Path, asked: Traffic) -> tuple[dic
         channel.give_away()
         try:
             if session.released():
-                for rows, shape, take in asked.requests():
+                for rows, shape, take in sitting.requests():
                     take(channel.ask(rows, shape))
                 session.tell("stop")
         except Broken as error:
@@ -124,22 +125,48 @@ def ask_all(job: Job, folder: Path, artifact: Path, asked: Traffic) -> tuple[dic
     return final, broken
 
 
-def measure_seed(job: Job, index: int, run: TrainRun, place: Path, asked: Traffic) -> SeedResult:
+def measure_seed(job: Job, index: int, run: TrainRun, place: Path, sitting: Sitting) -> SeedResult:
     """Quantities of one seed, or why there are none."""
     if run.artifact is None or run.cause is not None:
         return SeedResult(seed=run.seed, cause=run.cause or "no_artifact", numbers=run.numbers)
-    final, broken = ask_all(job, job.folder / f"predict{index}", place, asked)
+    final, broken = ask_all(job, job.folder / f"predict{index}", place, sitting)
     facts = endings.facts(final, job.isolation.level)
-    cause, numbers = endings.explain(final, predict_limits(job.spec))
-    if broken is not None and broken.rule:
-        cause = "nan" if broken.rule == "nan" else f"illegal:{broken.rule}"
-        numbers = {**broken.numbers, "detail": str(broken)}
-    elif cause is None and not asked.complete:
-        cause, numbers = "illegal:early_exit", {"answered": asked.answered, "requests": asked.count}
+    cause, numbers = why(job, final, broken, sitting)
     if cause is not None:
         return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=facts)
-    quantities = {**asked.quantities(), **_costs(job, run, facts)}
+    quantities = {**sitting.asked.score(sitting.kept), **_costs(job, run, facts)}
     return SeedResult(seed=run.seed, quantities=quantities, facts=facts)
+
+
+def why(
+    job: Job, final: dict[str, Any], broken: Broken | None, sitting: Sitting
+) -> tuple[str | None, dict[str, Number]]:
+    """Cause and numbers of one sitting; None when every answer was lawful."""
+    if broken is not None and broken.rule:
+        cause = "nan" if broken.rule == "nan" else f"illegal:{broken.rule}"
+        return cause, {**broken.numbers, "detail": str(broken)}
+    explained, numbers = endings.explain(final, predict_limits(job.spec))
+    if explained is None and not sitting.complete:
+        return "illegal:early_exit", {"answered": sitting.answered, "requests": len(sitting.plan)}
+    return explained, numbers
+
+
+def audit(job: Job, asked: Questions, sittings: Sequence[Sitting | None]) -> tuple[Check, ...]:
+    """Ask a fresh predictor of one run, drawn at random, again; nobody can know which."""
+    whole = [index for index, sitting in enumerate(sittings) if sitting is not None]
+    if not whole or not job.spec.audits:
+        return ()
+    index = whole[int.from_bytes(os.urandom(4), "little") % len(whole)]
+    first = sittings[index]
+    assert first is not None
+    run, place = job.runs[index]
+    second = second_sitting(asked, first)
+    final, broken = ask_all(job, job.folder / "audit", place, second)
+    cause, numbers = why(job, final, broken, second)
+    if cause is not None:
+        detail = f"the predictor of seed {run.seed} failed when it was asked again: {cause}"
+        return (Check(name="audit", passed=False, numbers={**numbers, "cause": cause}, detail=detail),)
+    return compare(job.spec.audits, asked, first, second)
 
 
 def _costs(job: Job, run: TrainRun, facts: RunFacts) -> dict[str, float]:
@@ -169,10 +196,13 @@ def means(results: Sequence[SeedResult]) -> dict[str, float]:
 def measure(job: Job) -> Measurement:
     spec, load = job.spec, os.getloadavg()[0]
     identity.check_data(job.data, (f"{job.split}/", "fake/"))
+    asked = questions(spec, job.data / job.split)
     results: list[SeedResult] = []
+    sittings: list[Sitting | None] = []
     for index, (run, place) in enumerate(job.runs):
-        asked = traffic(spec, job.data / job.split)
-        results.append(measure_seed(job, index, run, place, asked))
+        sitting = ordinary(asked)
+        results.append(measure_seed(job, index, run, place, sitting))
+        sittings.append(sitting if results[-1].cause is None else None)
     whole = bool(results) and all(r.cause is None for r in results)
     quantities = means(results) if whole else {}
     checks: tuple[Check, ...] = ()
@@ -180,6 +210,7 @@ def measure(job: Job) -> Measurement:
         checks = tuple(
             judge_gate(g, [r.quantities.get(g.quantity, math.nan) for r in results]) for g in spec.gates
         )
+    audits = audit(job, asked, sittings) if whole else ()
     sizes = [run.artifact.bytes for run, _ in job.runs if run.artifact]
     return Measurement(
         trial=job.trial,
@@ -190,6 +221,7 @@ def measure(job: Job) -> Measurement:
         per_seed=tuple(results),
         quantities=quantities,
         gates=checks,
+        audits=audits,
         artifact_bytes=max(sizes, default=0),
         source_bytes=job.source_bytes,
         source_sha256=tree_hash(read_source(job.source)),

@@ -8,6 +8,7 @@ answer, so it always sums to one and no claim about normalisation is believed.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ def finite(answer: Floats) -> Floats:
     return answer
 
 
-def accuracy(answers: Floats, labels: npt.NDArray[np.int64]) -> float:
+def accuracy(answers: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> float:
     """Share of rows (0 to 1) whose largest answer is at the label; the first of equals counts."""
     return float(np.count_nonzero(answers.argmax(axis=1) == labels)) / len(labels)
 

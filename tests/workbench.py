@@ -96,7 +96,9 @@ def _spec(name: str, **changes: Any) -> EnvironmentSpec:
     return EnvironmentSpec.model_validate({**base, **changes})
 
 
-def _prepare(folder: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, bytes] | None = None) -> None:
+def _prepare(
+    folder: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, bytes] | None = None
+) -> None:
     rng = np.random.default_rng(5)
     for name, array in arrays.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,13 +156,18 @@ def language(folder: Path, isolation: Isolation | None = None, **changes: Any) -
     _prepare(
         folder / "data",
         {f"{name}/tokens.npy": part for name, part in parts.items()},
-        {f"{name}/meta.json": json.dumps({"bytes": len(parts[name])}).encode() for name in ("public", "sealed")},
+        {
+            f"{name}/meta.json": json.dumps({"bytes": len(parts[name])}).encode()
+            for name in ("public", "sealed")
+        },
     )
     settings: dict[str, Any] = {
         "score": {"metric": "bits_per_byte", "direction": "min", "unit": "bits/byte"},
         "task": {"kind": "language_model", "outputs": VOCABULARY, "context": CONTEXT, "batch": 32},
     }
-    return Bench(_spec("markov", **(settings | changes)), folder / "data", isolation or best(), folder / "scratch")
+    return Bench(
+        _spec("markov", **(settings | changes)), folder / "data", isolation or best(), folder / "scratch"
+    )
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:

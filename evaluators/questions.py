@@ -1,0 +1,107 @@
+"""What a predictor is asked about one split, and what is kept of its answers.
+
+Use: `questions(spec, folder)` once per measurement; a `Sitting(questions, plan)` per predictor process gives
+`requests()` as (rows, answer shape, take) and keeps the reduced answers; `questions.score(kept)` gives the
+quantities. Limits: answers are reduced as they arrive, so that a million token distributions never sit
+in memory; labels and targets never leave the judge's process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluators import metrics
+from evaluators.exchange import Floats, batches, secret_order
+from lineage.errors import DataMissing
+from lineage.spec import EnvironmentSpec
+
+Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+Kept = npt.NDArray[np.float64]
+Request = tuple[Array, tuple[int, ...], Callable[[Floats], None]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """`rows` to ask, `shape` of one row's answer, `reduce(row numbers, answers)` to what is kept.
+
+    `first` is, for token rows, the first position whose answer counts; the audit cuts behind it.
+    """
+
+    rows: Array
+    shape: tuple[int, ...]
+    batch: int
+    kept_shape: tuple[int, ...]
+    reduce: Callable[[Ints, Floats], Kept]
+    score: Callable[[Kept], dict[str, float]]
+    first: Ints | None = None
+
+
+class Sitting:
+    """One predictor process answering requests in a planned order."""
+
+    def __init__(self, asked: Questions, plan: Sequence[Ints], rows: Array | None = None) -> None:
+        self.asked, self.plan = asked, plan
+        self.rows = asked.rows if rows is None else rows
+        self.kept = np.full((len(self.rows), *asked.kept_shape), np.nan)
+        self.source: Ints = np.arange(len(asked.rows))
+        self.answered = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.answered == len(self.plan)
+
+    def requests(self) -> Iterator[Request]:
+        for numbers in self.plan:
+            yield (
+                self.rows[numbers],
+                (len(numbers), *self.asked.shape),
+                functools.partial(self._take, numbers),
+            )
+
+    def _take(self, numbers: Ints, answer: Floats) -> None:
+        self.kept[numbers] = self.asked.reduce(self.source[numbers], metrics.finite(answer))
+        self.answered += 1
+
+
+def ordinary(asked: Questions) -> Sitting:
+    """Every row once, shuffled by the kernel's random source."""
+    return Sitting(asked, list(batches(len(asked.rows), asked.batch, secret_order(len(asked.rows)))))
+
+
+def load_array(path: Path) -> Array:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise DataMissing(f"{path} cannot be read: {error}; run prepare.py again") from error
+
+
+def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:
+    inputs, labels = load_array(folder / "inputs.npy"), load_array(folder / "labels.npy").astype(np.int64)
+    if len(inputs) != len(labels) or len(labels) == 0:
+        raise DataMissing(f"{folder}: {len(inputs)} inputs but {len(labels)} labels; run prepare.py again")
+    shape = (spec.task.outputs,)
+    return Questions(
+        rows=inputs,
+        shape=shape,
+        batch=spec.task.batch,
+        kept_shape=shape,
+        reduce=lambda numbers, answer: answer.astype(np.float64),
+        score=lambda kept: {"accuracy": metrics.accuracy(kept, labels)},
+    )
+
+
+def questions(spec: EnvironmentSpec, folder: Path) -> Questions:
+    """The questions of one split. Raises DataMissing."""
+    if spec.task.kind == "classification":
+        return _classification(spec, folder)
+    from evaluators.language import language
+
+    return language(spec, folder)
