@@ -2,7 +2,7 @@
 
 Use: `put_result(store, campaign, trial, "screen", payload)` from the engine only; trial processes hold
 no credentials. Writing the same payload again is quiet; another payload raises `ObjectExists`.
-The claim lies at `results/campaign=C/trial=T/NAME.json` and names the sha256 and size of the payload.
+The claim lies at `results/campaign=C/trial=T/NAME.json` and names its place and the payload's sha256 and size.
 Limits: the payload is written before the claim, so a crash between leaves an orphaned blob, never a claim
 without its bytes.
 """
@@ -10,11 +10,14 @@ without its bytes.
 from __future__ import annotations
 
 import json
+import re
 
 from lineage.blobs import get_blob, put_blob
 from lineage.errors import ObjectMissing, StoreCorrupt
 from lineage.ids import HEX64, canonical_json, check_campaign, check_segment, sha256
 from lineage.store import Store
+
+CLAIM_KEY = re.compile(r"results/campaign=([^/]+)/trial=([^/]+)/([^/]+)\.json")
 
 
 def results_folder(campaign: str, trial: str = "") -> str:
@@ -26,8 +29,16 @@ def claim_key(campaign: str, trial: str, name: str) -> str:
     return f"{results_folder(campaign, trial)}/{check_segment('result', name)}.json"
 
 
-def claim_bytes(name: str, payload: bytes) -> bytes:
-    return canonical_json({"bytes": len(payload), "name": name, "sha256": sha256(payload)})
+def claim_bytes(campaign: str, trial: str, name: str, payload: bytes) -> bytes:
+    """What a claim says; its place is part of it, so that two claims cannot be exchanged."""
+    place = {"campaign": campaign, "trial": trial, "name": name}
+    return canonical_json({**place, "bytes": len(payload), "sha256": sha256(payload)})
+
+
+def claim_place(key: str) -> tuple[str, str, str] | None:
+    """campaign, trial and name of a claim key; None for a file that is not ours."""
+    match = CLAIM_KEY.fullmatch(key)
+    return (match[1], match[2], match[3]) if match else None
 
 
 def read_claim(data: bytes, key: str) -> str:
@@ -45,7 +56,7 @@ def put_result(store: Store, campaign: str, trial: str, name: str, payload: byte
     """Record a result for good and return its sha256; ObjectExists when another one is already recorded."""
     key = claim_key(campaign, trial, name)
     sha = put_blob(store, payload)
-    store.create(key, claim_bytes(name, payload))
+    store.create(key, claim_bytes(campaign, trial, name, payload))
     return sha
 
 
@@ -57,7 +68,7 @@ def get_result(store: Store, campaign: str, trial: str, name: str) -> bytes | No
     except ObjectMissing:
         return None
     payload = get_blob(store, read_claim(claim, key))
-    if claim_bytes(name, payload) != claim:
+    if claim_bytes(campaign, trial, name, payload) != claim:
         raise StoreCorrupt(f"{key} was altered: it does not match its payload; restore it from a copy")
     return payload
 

@@ -118,18 +118,14 @@ class Lineage:
 
     def _pack(self) -> None:
         """Write the packs that are due, from the files as they are stored."""
-        total = len(self._part_sha)
-        for first, last in wanted(total, self._list_packs()) if total >= SIZES[0] else []:
+        for first, last in wanted(len(self._part_sha), self._list_packs()):
             reader = Lineage(self._store, self.campaign)
             reader._part_sha = self._part_sha[: first - 1]
-            spans = choose(first - 1, last, [span for span in self._list_packs() if span != (first, last)])
-            tables = reader._read_ranges(spans, {})
+            packs = self._list_packs()
+            tables = reader._read_ranges(choose(first - 1, last, packs), packs, {})
             prev = self._part_sha[first - 2] if first > 1 else None
-            try:
-                data = encode_pack(tables, first, self._part_sha[first - 1 : last], prev)
-                self._store.create(pack_key(self.campaign, first, last), data)
-            except ObjectExists:
-                pass  # another compactor's, packed by another version of the library
+            data = encode_pack(tables, first, self._part_sha[first - 1 : last], prev)
+            self._store.create(pack_key(self.campaign, first, last, data), data)
 
     def _vacuum(self) -> None:
         """Delete log objects that a part covers; the covering part has been read, not only written."""
@@ -176,10 +172,10 @@ class Lineage:
             )
         if total == known:
             return False
-        packs = self._list_packs() if total - known >= SIZES[0] else []
+        packs = self._list_packs() if total - known >= SIZES[0] else {}
         tables = [
             self._base,
-            *self._read_ranges(choose(known, total, packs), {_name(key): key for key in log}),
+            *self._read_ranges(choose(known, total, packs), packs, {_name(key): key for key in log}),
         ]
         tables = [table for table in tables if table.num_rows]
         ends = [(table["event_id"][0].as_py(), table["event_id"][-1].as_py()) for table in tables]
@@ -192,13 +188,15 @@ class Lineage:
         self._settled = Block(self._base)
         return True
 
-    def _list_packs(self) -> list[tuple[int, int]]:
-        found = [pack_range(key) for key in self._store.list(pack_folder(self.campaign))]
-        return [span for span in found if span is not None]
+    def _list_packs(self) -> dict[tuple[int, int], str]:
+        found = {pack_range(key): key for key in self._store.list(pack_folder(self.campaign))}
+        return {span: key for span, key in found.items() if span is not None and key not in self.quarantine}
 
-    def _read_ranges(self, spans: Sequence[tuple[int, int]], names: Mapping[str, str]) -> list[Any]:
+    def _read_ranges(
+        self, spans: Sequence[tuple[int, int]], packs: Mapping[tuple[int, int], str], names: Mapping[str, str]
+    ) -> list[Any]:
         """Tables of these runs of parts, in order; a pack that does not hold together is read part by part."""
-        keys = [part_key(self.campaign, a) if a == b else pack_key(self.campaign, a, b) for a, b in spans]
+        keys = [part_key(self.campaign, a) if a == b else packs[a, b] for a, b in spans]
         tables = []
         for (first, last), key, data in zip(spans, keys, self._store.get_many(keys), strict=True):
             if first == last:
@@ -212,7 +210,7 @@ class Lineage:
                     )
             except StoreCorrupt as error:
                 self.quarantine[key] = str(error)
-                tables += self._read_ranges([(at, at) for at in range(first, last + 1)], names)
+                tables += self._read_ranges([(at, at) for at in range(first, last + 1)], packs, names)
                 continue
             self._part_sha += pack.shas
             tables.append(pack.table)
@@ -281,6 +279,13 @@ class Lineage:
             at -= pc.sum(later).as_py() or 0
             tail = _ordered(pa.concat_tables([self._base.slice(at), tail]))
         return Frame(self._settled, at, tail)
+
+
+def list_campaigns(store: Store) -> list[str]:
+    """Names of all campaigns with at least one event, sorted."""
+    keys = [*store.list("log"), *store.list("lineage")]
+    folders = {key.split("/")[1] for key in keys if key.count("/") == 2}
+    return sorted(name.removeprefix("campaign=") for name in folders if name.startswith("campaign="))
 
 
 def _name(key: str) -> str:
