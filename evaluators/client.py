@@ -27,7 +27,7 @@ import numpy as np
 from evaluators import endings, identity
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.sandbox import session
-from evaluators.sandbox.box import MIB, Box, Limits, request
+from evaluators.sandbox.box import Box, Limits, limits_for, request
 from evaluators.sandbox.layers import CLEAN_ENV
 from evaluators.sandbox.prove import Isolation
 from evaluators.workplace import read_source, stage, workplace, write_files
@@ -61,22 +61,6 @@ class Bench:
     isolation: Isolation
     scratch: Path
     accelerator: str = ""
-
-
-def limits(bench: Bench, cpu_s: float, wall_s: float, *, writes: bool) -> Limits:
-    budget = bench.spec.budget
-    return Limits(
-        start_cpu_s=budget.start_cpu_s,
-        start_wall_s=4 * budget.start_cpu_s + 30,  # an import was seen to take 18 times its CPU time
-        cpu_s=cpu_s,
-        wall_s=wall_s,
-        memory=budget.memory_mb * MIB,
-        processes=budget.processes + 8,  # bubblewrap and the interpreter's own
-        threads=budget.threads,
-        tmp_bytes=budget.tmp_mb * MIB,
-        # room above the cap, so that an artifact that is too big can be measured and reported
-        out_bytes=2 * budget.artifact_bytes + MIB if writes else 0,
-    )
 
 
 def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits) -> Box:
@@ -121,7 +105,7 @@ def train(
         if size > budget.source_bytes:
             return _too_long(seed, size, budget.source_bytes)
         data = stage(bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap))
-        caps = limits(bench, budget.train_cpu_s, budget.train_wall_s, writes=True)
+        caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
         box = _box(bench, "train", folder, copy, data, caps).model_copy(
             update={
                 "order": {"seed": seed},
@@ -172,7 +156,7 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
             return Check(name="smoke", passed=False, numbers=numbers, detail="source over its cap")
         data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
-        caps = limits(bench, share, budget.smoke_wall_s, writes=True)
+        caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
         box = _box(bench, "smoke", folder, copy, data, caps).model_copy(
             update={
                 "order": {"seed": 0},

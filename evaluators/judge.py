@@ -23,7 +23,7 @@ from evaluators.audits import compare, second_sitting
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.questions import Questions, Sitting, ordinary, questions
-from evaluators.sandbox.box import MIB, Box, Limits, request
+from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
 from evaluators.workplace import read_source, stage
@@ -67,17 +67,7 @@ def read_job(raw: bytes) -> Job:
 
 
 def predict_limits(spec: EnvironmentSpec) -> Limits:
-    budget = spec.budget
-    return Limits(
-        start_cpu_s=budget.start_cpu_s,
-        start_wall_s=4 * budget.start_cpu_s + 30,
-        cpu_s=budget.predict_cpu_s,
-        wall_s=budget.predict_wall_s,
-        memory=budget.memory_mb * MIB,
-        processes=budget.processes + 8,
-        threads=budget.threads,
-        tmp_bytes=budget.tmp_mb * MIB,
-    )
+    return limits_for(spec.budget, spec.budget.predict_cpu_s, spec.budget.predict_wall_s, writes=False)
 
 
 def _box(job: Job, folder: Path, artifact: Path) -> Box:

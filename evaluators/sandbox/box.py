@@ -19,8 +19,12 @@ from typing import Any
 from evaluators.sandbox import packages
 from evaluators.sandbox.layers import HERE, Layers
 from lineage.records import Record
+from lineage.spec import Budget
 
 MIB = 1 << 20
+# beside busy neighbours an import took 18 times its CPU time; it is a fiftieth of the usual start cap
+START_WALL_FACTOR = 6.0
+OWN_PROCESSES = 4  # bubblewrap twice, the interpreter, one to spare
 
 
 class Limits(Record):
@@ -35,6 +39,22 @@ class Limits(Record):
     threads: int = 1
     tmp_bytes: int = 256 * MIB
     out_bytes: int = 0
+
+
+def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> Limits:
+    """The caps of one run under an environment's budget; `writes`: it has an output folder."""
+    return Limits(
+        start_cpu_s=budget.start_cpu_s,
+        start_wall_s=START_WALL_FACTOR * budget.start_cpu_s,
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        memory=budget.memory_mb * MIB,
+        processes=budget.processes + OWN_PROCESSES,
+        threads=budget.threads,
+        tmp_bytes=budget.tmp_mb * MIB,
+        # room above the cap, so that an artifact that is too big can be measured and reported
+        out_bytes=2 * budget.artifact_bytes + MIB if writes else 0,
+    )
 
 
 class Box(Record):

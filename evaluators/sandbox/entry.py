@@ -125,11 +125,19 @@ def export(root: Path) -> None:
                 raise Refused(f"artifact_{kind}", f"{name!r} in the output folder is not a regular file")
             if facts.st_nlink != 1:
                 raise Refused("artifact_link", f"{name!r} in the output folder has {facts.st_nlink} names")
-            if facts.st_blocks * 512 + 65536 < facts.st_size:
+            if _has_hole(path, facts.st_size):
                 raise Refused("artifact_sparse", f"{name!r} in the output folder has holes")
             _send(path, os.path.relpath(path, root))
             count += 1
     _write_all(ARTIFACT, struct.pack("<cI", b"E", count))
+
+
+def _has_hole(path: str, size: int) -> bool:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return size > 0 and os.lseek(handle, 0, os.SEEK_HOLE) < size
+    finally:
+        os.close(handle)
 
 
 def _send(path: str, name: str) -> None:
