@@ -28,7 +28,8 @@ class ProposalRequest:
     `files_of(trial)` gives the source snapshot of a trial. `seed` decides every random choice.
     `in_flight` holds the normal-form hashes (`agents.normal.ast_hash`) of programs that run right
     now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
-    is a `time.monotonic` value. `arm` is the campaign's control condition.
+    is a `time.monotonic` value. `arm` is the campaign's control condition. `trial` is the id that the
+    answer will get.
     """
 
     spec: EnvironmentSpec
@@ -41,6 +42,7 @@ class ProposalRequest:
     check: Callable[[Files], list[Check]] | None = None
     deadline: float | None = None
     arm: str = "specialists"
+    trial: str = ""
 
 
 class Proposer(Protocol):

@@ -48,6 +48,7 @@ class Settings(BaseModel):
     model: str = ""
     models: dict[str, str] = {}
     steering: str = ""
+    script: str = Field("", description="file of proposals for the scripted proposer, or store for replay")
     max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign gives up")
     webhook: str = ""
 

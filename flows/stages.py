@@ -94,6 +94,7 @@ def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
         check=check,
         deadline=None,
         arm=settings.arm,
+        trial=ref.trial,
     )
 
 
