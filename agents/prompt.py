@@ -163,7 +163,8 @@ def environment_section(spec: EnvironmentSpec) -> str:
 
 def _surface_lines(surface: Surface) -> list[str]:
     lines = [f"- {surface.name}: {stripped(surface.title)}"]
-    lines += [f"  - {path}: {', '.join(names)}" for path, names in surface.units.items()]
+    for path, names in surface.units.items():
+        lines.append(f"  - {path}: {'the whole file' if names == ['*'] else ', '.join(names)}")
     if surface.allow_new:
         lines.append(f"  - new definitions may be named: {', '.join(surface.allow_new)}")
     if surface.new_files:

@@ -186,7 +186,7 @@ CASES = [
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "test-key-1234567890")
-    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path / "absent"))
     monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
     yield
 
