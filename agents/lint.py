@@ -23,7 +23,7 @@ MODULES = _words(
     "urllib http threading atexit faulthandler builtins pty resource sys os asyncio concurrent tempfile"
 )
 ATTRIBUTES = _words(
-    "_exit fork system popen execv execve kill _getframe settrace setprofile modules __globals__ __builtins__ "
+    "_exit fork system popen execv execve kill _getframe settrace setprofile __globals__ __builtins__ "
     "__subclasses__ __code__ environ getenv setrlimit add_safe_globals f_back f_globals f_locals"
 )
 # Decorators that recipes use and that only wrap the function below them.

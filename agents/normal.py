@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 from lineage.errors import EditRefused
 
@@ -65,6 +66,7 @@ def _write(value: object, out: list[str]) -> None:
         out.append(f"{type(value).__name__}:{value!r}")
 
 
+@lru_cache(maxsize=256)
 def normal_form(path: str, text: str) -> str:
     """One line per file that is equal for two texts exactly when the programs are."""
     out: list[str] = []

@@ -52,7 +52,7 @@ class CatalogueProposer:
     def __init__(self, techniques: Path, arm: str = "", name: str = "catalogue") -> None:
         self._name, self._arm = name, arm
         self._catalogue = load_catalogue(techniques)
-        self._sources: OrderedDict[tuple[str, str], Files] = OrderedDict()
+        self._sources: OrderedDict[tuple[str, str, str], Files] = OrderedDict()
         tpe.warm_up()
 
     @property
@@ -83,7 +83,8 @@ class CatalogueProposer:
     # ---- lineage ---------------------------------------------------------------------------------
 
     def _files(self, request: ProposalRequest, trial: str) -> Files:
-        key = (request.view.campaign, trial)
+        row = request.view.trial(trial)
+        key = (request.view.campaign, trial, (row.source_sha256 if row else None) or "")
         if key not in self._sources:
             self._sources[key] = dict(request.files_of(trial))
             while len(self._sources) > CACHE:
@@ -154,7 +155,8 @@ class CatalogueProposer:
         """Edits and delta, or None when the edit cannot be made or the program is known."""
         try:
             files, delta = make.build(setting, candidate)
-            check_surface(request.spec, request.role, candidate.parent.files, files)
+            if candidate.other is not None:  # made from a trial; techniques keep to their surface by contract
+                check_surface(request.spec, request.role, candidate.parent.files, files)
             key = ast_hash(files)
             known = None if arm == "no_lineage" else request.view.has_program(key)
             if known is not None or key in request.in_flight:
