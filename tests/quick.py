@@ -1,0 +1,64 @@
+"""A small real environment for tests of the engine: the template, with few runs per measurement.
+
+`make(folder)` copies `recipes/_template`, so what the tests drive is what a user copies. One run costs
+about a tenth of a CPU second; nothing in it is fake but its size.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "quick"
+RUNS = {"runs": 2, "confirm_runs": 3, "max_confirm_runs": 5, "calibrate_runs": 3}
+
+
+def make(folder: Path, name: str = NAME) -> Path:
+    """Copy the template as environment `name` under `folder`; returns its directory."""
+    target = folder / name
+    shutil.copytree(ROOT / "recipes" / "_template", target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "recipes" / "_common", folder / "_common", ignore=shutil.ignore_patterns("__pycache__"))
+    path = target / "environment.toml"
+    text = path.read_text("utf-8").replace('name = "template"', f'name = "{name}"')
+    for key, value in RUNS.items():
+        text, found = re.subn(rf"(?m)^{key} = \d+", f"{key} = {value}", text)
+        assert found == 1, key
+    path.write_text(text, "utf-8")
+    return target
+
+
+def environ(home: Path, recipes: Path) -> dict[str, str]:
+    """Environment of a child: nothing of the developer's, a home of its own."""
+    kept = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ}
+    return {
+        **kept,
+        "HOME": str(home),
+        "BAKEOFF_HOME": str(home / "bakeoff"),
+        "BAKEOFF_RECIPES": str(recipes),
+        "OMP_NUM_THREADS": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
+
+
+def bakeoff(
+    *arguments: str, env: dict[str, str], cwd: Path, check: bool = True, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a child, as a user would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env={**env, "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"bakeoff {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
