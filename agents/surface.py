@@ -253,8 +253,9 @@ def _changed(path: str, old: list[Unit], new: list[Unit]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _count_changed(old: str, new: str) -> int:
-    diff = difflib.unified_diff(old.split("\n"), new.split("\n"), lineterm="", n=0)
+def changed_lines(old: str, new: str) -> int:
+    """Added plus removed lines."""
+    diff = difflib.unified_diff(lines_of(old), lines_of(new), n=0)
     return sum(1 for i, line in enumerate(diff) if i > 1 and line[:1] in ("+", "-"))
 
 
@@ -286,7 +287,7 @@ def _check_file(
         return [f"{path}: the file was deleted"], [], [], 0
     new_text = visible_text(path, after[path])
     old_text = visible_text(path, before[path]) if path in before else ""
-    lines = _count_changed(old_text, new_text)
+    lines = changed_lines(old_text, new_text)
     if not path.endswith(".py"):
         return [f"{path}: only Python files may change"], [], [], lines
     new_tree = parse(path, new_text)

@@ -116,6 +116,8 @@ def techniques(setting: Setting, parent: Parent) -> list[Candidate]:
     for technique in setting.catalogue.of(setting.role.surfaces):
         if technique.name in parent.state.techniques and not technique.repeatable:
             continue
+        if technique.size > setting.role.max_changed_lines:
+            continue
         values = _values(setting, parent, technique)
         if values is not None:
             state = parent.state.plus(_added(parent, technique, values), "")

@@ -34,7 +34,7 @@ from agents.catalogue.transform import NotApplicable
 from agents.edits import edits_between
 from agents.normal import ast_hash
 from agents.protocol import ProposalRequest
-from agents.surface import check_surface
+from agents.surface import changed_lines, check_surface
 from lineage.errors import EditRefused, NothingLeft
 from lineage.records import Edit, Proposal
 
@@ -155,6 +155,8 @@ class CatalogueProposer:
         """Edits and delta, or None when the edit cannot be made or the program is known."""
         try:
             files, delta = make.build(setting, candidate)
+            if _size(candidate.parent.files, files) > request.role.max_changed_lines:
+                return None
             if candidate.other is not None:  # made from a trial; techniques keep to their surface by contract
                 check_surface(request.spec, request.role, candidate.parent.files, files)
             key = ast_hash(files)
@@ -191,6 +193,11 @@ class CatalogueProposer:
             operator=candidate.operator,
             notes=wording.notes(candidate, delta, forecast, against.gain, arm),
         )
+
+
+def _size(before: Files, after: Files) -> int:
+    paths = [path for path in after if after[path] != before.get(path)]
+    return sum(changed_lines(before.get(path, b"").decode(), after[path].decode()) for path in paths)
 
 
 def _expected(memory: Memory, parent: Trial, forecast: Forecast, against: Forecast) -> float | None:

@@ -146,6 +146,11 @@ class Technique(Spec):
         return self
 
     @property
+    def size(self) -> int:
+        """The least number of lines that it changes."""
+        return len(self.constants) + sum(len(e.code.strip().splitlines()) for e in self.edits)
+
+    @property
     def files(self) -> frozenset[str]:
         return frozenset([*(c.file for c in self.constants), *(e.file for e in self.edits)])
 

@@ -350,19 +350,21 @@ _ACTS: dict[str, Callable[[cst.Module, Change], cst.Module]] = {
 
 @lru_cache(maxsize=512)
 def _words(text: str) -> frozenset[str]:
-    """Identifiers of a text, holes and comments' words apart: a pattern needs all of its own to be there."""
+    """Identifiers in the code of a text: not in comments, not in plain strings, no holes."""
     code = re.sub(r"#[^\n]*|\"[^\"\n]*\"|'[^'\n]*'", " ", text)
-    return frozenset(
-        w for w in re.findall(r"[A-Za-z_]\w*", code) if not w.startswith("__") or w.endswith("__")
-    )
+    names = re.findall(r"(?<!\w)[A-Za-z_]\w*", code)
+    return frozenset(name for name in names if not name.startswith("__") or name.endswith("__"))
+
+
+def _lacking(find: str, text: str) -> list[str]:
+    """Identifiers of a pattern that the text does not even mention."""
+    return sorted(word for word in _words(find) if word not in text)
 
 
 def apply_change(text: str, change: Change) -> str:
     """The text with one structural edit made, or NotApplicable."""
-    if not _words(change.find) <= _words(text):
-        raise NotApplicable(
-            f"{change.file}: no {', '.join(sorted(_words(change.find) - _words(text)))} in it"
-        )
+    if lacking := _lacking(change.find, text):
+        raise NotApplicable(f"{change.file}: no {', '.join(lacking)} in it")
     try:
         return _ACTS[change.do](parse(text), change).code
     except cst.ParserSyntaxError as e:
@@ -371,10 +373,10 @@ def apply_change(text: str, change: Change) -> str:
 
 def found(text: str, pattern: Pattern) -> bool:
     """Is the pattern, statements or an expression, anywhere inside the definition?"""
-    if not _words(pattern.find) <= _words(text):
+    if _lacking(pattern.find, text):
         return False
     if not pattern.inside and pattern.find.isidentifier():
-        return True
+        return pattern.find in _words(text)
     wanted = statements(pattern.find)
     line = wanted[0] if len(wanted) == 1 else None
     lone = line.body[0] if isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 else None

@@ -27,7 +27,9 @@ def outcome(memory: Memory, trial: Trial) -> str:
 
 
 def _lower(text: str) -> str:
-    return text[0].lower() + text[1:] if text[:2] != text[:2].upper() else text
+    """A title inside a sentence; names such as ReLU keep their capitals."""
+    first = text.split(" ", 1)[0]
+    return text if any(c.isupper() for c in first[1:]) else text[0].lower() + text[1:]
 
 
 def _values(candidate: Candidate, delta: Delta) -> str:
@@ -94,9 +96,8 @@ def hypothesis(memory: Memory, candidate: Candidate, delta: Delta) -> str:
         else:
             text = f"{parent} without what {outcome(memory, other)} changed ({_named(other)}): later steps may have made it needless."
     else:
-        titles = " with ".join(_lower(t.title) if i else t.title for i, t in enumerate(candidate.techniques))
-        why = "; ".join(t.why for t in candidate.techniques)
-        text = f"{titles[0].upper()}{titles[1:]}{f' ({values})' if values else ''} on {parent}: {why}."
+        parts = [f"{_lower(t.title)}, as {t.why}" for t in candidate.techniques]
+        text = f"On {parent}: {'; together with '.join(parts)}{f' ({values})' if values else ''}."
         if told:
             text += f" Tried before: {told}; {_room(candidate) or 'the parent is another one now'}."
     return text[:2000]
