@@ -96,6 +96,7 @@ class Digest:
     incumbent: Row | None
     leader: Row | None
     champions: tuple[Row, ...]
+    fresh: Mapping[str, Row]
     noise_sd: float | None
     noise_runs: int
     failures: tuple[Failure, ...]
@@ -110,6 +111,16 @@ class Digest:
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
     machines: Mapping[str, int] = field(default_factory=dict)
+
+    def score_of(self, row: Row | None) -> float | None:
+        """What a trial is believed to score: its fresh seeds where it was confirmed, else its first measurement.
+
+        The first measurement chose the trial, so it flatters; the fresh seeds did not.
+        """
+        if row is None:
+            return None
+        again = self.fresh.get(row.trial or "")
+        return again.score if again is not None and again.score is not None else row.score
 
     @property
     def improved(self) -> bool:
@@ -147,6 +158,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         incumbent=view.incumbent(),
         leader=view.leader(),
         champions=champions,
+        fresh={row.trial or "": row for row in view.events("confirmation")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,
         failures=_failures(trials),
@@ -170,13 +182,17 @@ def headline(spec: EnvironmentSpec, d: Digest) -> str:
     if base is None:
         return "No baseline has been measured yet." if d.trials else "Nothing has been tried yet."
     if d.improved and best is not None:
-        gain = w.relative(spec, best.score, base.score)
-        text = (
-            f"Confirmed: {best.trial} ({w.author(best)}) scores {w.score_text(spec, best.score)} where the "
-            f"baseline scores {w.score_text(spec, base.score)}"
-        )
+        score = d.score_of(best)
+        gain = w.relative(spec, score, base.score)
+        text = f"Confirmed on fresh seeds: {best.trial} ({w.author(best)}) scores {w.score_text(spec, score)} where the "
+        text += f"baseline scores {w.score_text(spec, base.score)}"
         text += f", {w.better_or_worse(spec, gain)}" if gain is not None else ""
-        return text + (f" ({w.p_text(best.p_value)})." if best.p_value is not None else ".")
+        if best.p_value is None:
+            return text + "."
+        again = d.fresh.get(best.trial or "")
+        against = again.incumbent if again is not None else None
+        than = f" against {against}" if against and against != base.trial else ""
+        return f"{text} ({w.p_text(best.p_value)}{than})."
     if lucky is not None:
         gain = w.relative(spec, lucky.score, base.score)
         text = f"Nothing confirmed. The best single measurement is {lucky.trial} ({w.author(lucky)})"

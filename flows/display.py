@@ -64,6 +64,7 @@ class State:
     leader: Row | None = None
     keeps: int = 0
     confirmed: int = 0
+    fresh: dict[str, float] = field(default_factory=dict)
     failed_confirmation: set[str] = field(default_factory=set)
     spent: Mapping[str, float] = field(default_factory=dict)
 
@@ -218,6 +219,8 @@ class Display:
         if known is not None:
             known = state.rows[trial] = known.model_copy(update={"verdict": row.verdict})
             state.recent = deque((state.rows.get(r.trial or "", r) for r in state.recent), RECENT_KEPT)
+        if row.score is not None:
+            state.fresh[trial] = row.score
         if row.verdict == "confirmed":
             state.confirmed += 1
             if known is not None and self._better(known, state.incumbent):
@@ -231,6 +234,7 @@ class Display:
             ]
             state.leader = max(fit, key=lambda r: self.spec.sign * (r.score or 0.0), default=None)
         text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
+        text += f": {w.score_text(self.spec, row.score)}" if row.score is not None else ""
         return text + (f" ({w.p_text(row.p_value)})" if row.p_value is not None else "")
 
     def _confirm(self, event: Mapping[str, Any]) -> str | None:

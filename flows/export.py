@@ -166,10 +166,10 @@ def to_mlflow(view: View, spec: EnvironmentSpec, uri: str) -> int:
     """
     try:
         mlflow: Any = importlib.import_module("mlflow")
-    except ImportError:
+    except ImportError as error:
         raise UsageError(
-            "export to MLflow needs the mlflow package, which is not installed; pip install mlflow-skinny, "
-            "or export with --format csv"
+            f"export to MLflow needs the mlflow package ({error}); pip install mlflow-skinny sqlalchemy alembic, "
+            "or export with --csv FILE"
         ) from None
     client: Any = mlflow.MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(view.campaign)

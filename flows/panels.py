@@ -124,8 +124,9 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         best = state.incumbent or state.baseline
         text.append("confirmed best ", style="bright_black")
-        text.append(f"{best.trial} {w.score_text(spec, best.score)}", style="bold")
-        gain = w.relative(spec, best.score, state.baseline.score)
+        score = state.fresh.get(best.trial or "", best.score)
+        text.append(f"{best.trial} {w.score_text(spec, score)}", style="bold")
+        gain = w.relative(spec, score, state.baseline.score)
         if best.trial != state.baseline.trial:
             text.append(f" ({w.percent(gain)})", style="green")
         lucky = state.leader

@@ -109,7 +109,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
         ("baseline", w.score_text(spec, d.baseline.score) if d.baseline else None),
         (
             "confirmed best",
-            f"{d.incumbent.trial} {w.score_text(spec, d.incumbent.score)}"
+            f"{d.incumbent.trial} {w.score_text(spec, d.score_of(d.incumbent))}"
             if d.improved and d.incumbent
             else None,
         ),

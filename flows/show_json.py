@@ -25,12 +25,14 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
     def brief(row: Row | None) -> dict[str, Any] | None:
         if row is None:
             return None
+        again = d.fresh.get(row.trial or "")
         return {
             "trial": row.trial,
             "role": row.role,
             "score": row.score,
-            "gain": w.relative(spec, row.score, base),
-            "noise_sds": in_sds(spec, row.score, base, d.noise_sd),
+            "fresh_score": again.score if again is not None else None,
+            "gain": w.relative(spec, d.score_of(row), base),
+            "noise_sds": in_sds(spec, d.score_of(row), base, d.noise_sd),
             "p_value": row.p_value,
             "sealed_score": row.sealed_score,
             "hypothesis": row.hypothesis,

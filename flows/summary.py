@@ -117,10 +117,13 @@ def won(spec: EnvironmentSpec, d: Digest) -> list[str]:
 
 
 def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) -> str:
-    text = w.score_text(spec, row.score)
-    gain = w.relative(spec, row.score, base)
+    score = d.score_of(row)
+    text = w.score_text(spec, score)
+    if row.trial in d.fresh and row.score is not None:
+        text += f" on fresh seeds ({w.score_text(spec, row.score)} when first measured)"
+    gain = w.relative(spec, score, base)
     text += f", {w.better_or_worse(spec, gain)} than the baseline" if gain is not None else ""
-    sds = in_sds(spec, row.score, base, d.noise_sd)
+    sds = in_sds(spec, score, base, d.noise_sd)
     text += f", {sds:.1f} noise sd" if sds is not None else ""
     if row.p_value is not None:
         text += f", {w.p_text(row.p_value)}"
@@ -247,7 +250,7 @@ def near_misses(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list
 
 def _subject(spec: EnvironmentSpec, d: Digest) -> str:
     if d.improved and d.incumbent is not None and d.baseline is not None:
-        gain = w.relative(spec, d.incumbent.score, d.baseline.score)
+        gain = w.relative(spec, d.score_of(d.incumbent), d.baseline.score)
         return f"{w.better_or_worse(spec, gain)}, confirmed" if gain is not None else "a confirmed champion"
     return "nothing confirmed" if d.trials else "nothing tried"
 

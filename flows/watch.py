@@ -1,19 +1,19 @@
 """`bakeoff watch RUN`: the live view of a campaign that another process, or another machine, is running.
 
 Use: `watch(refresh, spec, settings, title=..., stop=event)`; `refresh()` gives the newest View.
-Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)` (the caller looks at the
-stored results); without it an open trial is shown as submitted. Ends when the campaign has ended.
+Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)`, for example
+`lambda t: stage_after(list_results(store, campaign, t))`; without it an open trial is shown as submitted. Ends when the campaign has ended.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from flows.display import Display
 from lineage.errors import StoreUnavailable
-from lineage.records import Row
+from lineage.records import STAGES, Row
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -75,3 +75,17 @@ def watch(
                 display.on({"kind": "note", "text": f"store away, trying again: {error}"})
             if halt.wait(every_s):
                 return
+
+
+def stage_after(results: Iterable[str]) -> str:
+    """The stage that a trial is in, from the names of the results it has stored so far.
+
+    >>> stage_after([]), stage_after(["submit", "propose", "patch", "build"]), stage_after(["build", "screen-train-0"])
+    ('propose', 'train', 'evaluate')
+    """
+    reached = 0
+    for name in results:
+        word = "evaluate" if "-measurement" in name else "train" if "-train-" in name else name
+        if word in STAGES:
+            reached = max(reached, STAGES.index(word) + 1)
+    return STAGES[min(reached, len(STAGES) - 1)]

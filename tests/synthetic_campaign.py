@@ -278,7 +278,9 @@ class _Campaign:
     def confirm(self, tid: str, score: float) -> None:
         reference = self.scores[self.incumbent]
         real = self.rng.random() < 0.7
-        gain = reference - score
+        again = [round(score * 1.006 + self.rng.gauss(0, 0.02), 4) for _ in range(6)]
+        theirs = [round(reference * 1.003 + self.rng.gauss(0, 0.02), 4) for _ in range(6)]
+        gain = (sum(theirs) - sum(again)) / 6
         self.rows.append(
             Row(
                 event="confirmation",
@@ -287,9 +289,12 @@ class _Campaign:
                 p_value=self.rng.uniform(0.0004, 0.02) if real else self.rng.uniform(0.1, 0.7),
                 alpha_spent=0.004,
                 gain=gain,
-                gain_low=gain * 0.4,
-                gain_high=gain * 1.6,
-                scores=[score] * 6,
+                gain_low=gain - 0.02,
+                gain_high=gain + 0.02,
+                score=sum(again) / 6,
+                scores=again,
+                incumbent=self.incumbent,
+                detail_json=json.dumps({"reason": "" if real else "not_shown", "incumbent_scores": theirs}),
                 **self.common(),
             )
         )

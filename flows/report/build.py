@@ -25,7 +25,7 @@ import jinja2
 from markupsafe import Markup
 
 from flows import wording as w
-from flows.digest import Digest, digest, headline, in_sds
+from flows.digest import Digest, digest, headline, loads
 from flows.report.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from lineage.records import Row
 
@@ -137,7 +137,22 @@ def _about(view: View, spec: EnvironmentSpec, d: Digest, meta: Meta) -> dict[str
         "arms": [asdict(group) for group in d.arms],
         "forecasts": asdict(d.forecasts),
         "spent": {**asdict(d.spent), "tokens": d.spent.tokens},
+        "confirmations": [_confirmation(row) for row in d.fresh.values()],
         "events": [_event(row) for row in (*view.events("campaign"), *view.events("intervention"))],
+    }
+
+
+def _confirmation(row: Row) -> dict[str, object]:
+    """The last confirmation of a trial: its fresh replicates and the incumbent's beside them."""
+    facts = loads(row.detail_json)
+    theirs = facts.get("incumbent_scores")
+    return {
+        "trial": row.trial,
+        "over": row.incumbent,
+        "score": tidy(row.score),
+        "ours": [tidy(x) for x in row.scores],
+        "theirs": [tidy(x) for x in theirs if isinstance(x, int | float)] if isinstance(theirs, list) else [],
+        "reason": str(facts.get("reason") or "")[:40],
     }
 
 
@@ -157,9 +172,10 @@ def _tiles(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str, str]]:
     base = d.baseline.score if d.baseline else None
     tiles = []
     if d.incumbent is not None:
-        gain = w.relative(spec, d.incumbent.score, base)
+        score = d.score_of(d.incumbent)
+        gain = w.relative(spec, score, base)
         small = "the baseline" if not d.improved else f"{d.incumbent.trial}, {w.percent(gain)}"
-        tiles.append(("Confirmed best", w.score_text(spec, d.incumbent.score), small))
+        tiles.append(("Confirmed best", w.score_text(spec, score), small))
     if d.unconfirmed_leader is not None:
         row = d.unconfirmed_leader
         tiles.append(("Measured once", w.score_text(spec, row.score), f"{row.trial}, not confirmed"))
@@ -187,15 +203,23 @@ def _tiles(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str, str]]:
 
 def _champion(spec: EnvironmentSpec, d: Digest, row: Row) -> dict[str, str]:
     base = d.baseline.score if d.baseline else None
-    sds = in_sds(spec, row.score, base, d.noise_sd)
+    fresh = d.fresh.get(row.trial or "")
+    step = w.signed(spec, row.gain)
+    if row.gain_low is not None and row.gain_high is not None:
+        step += (
+            f" ({w.number(row.gain_low, spec.score.digits)} to {w.number(row.gain_high, spec.score.digits)})"
+        )
     return {
         "trial": row.trial or "",
         "role": w.author(row),
-        "score": w.score_text(spec, row.score),
-        "gain": w.percent(w.relative(spec, row.score, base)),
-        "sds": w.DASH if sds is None else f"{sds:.1f}",
+        "once": w.score_text(spec, row.score, unit=False),
+        "fresh": w.score_text(spec, d.score_of(row), unit=False) if fresh is not None else w.DASH,
+        "runs": str(len(fresh.scores)) if fresh is not None and fresh.scores else "",
+        "gain": w.percent(w.relative(spec, d.score_of(row), base)),
+        "over": (fresh.incumbent if fresh is not None else None) or w.DASH,
+        "step": step,
         "p": w.DASH if row.p_value is None else f"{row.p_value:.2g}",
-        "sealed": w.score_text(spec, row.sealed_score),
+        "sealed": w.score_text(spec, row.sealed_score, unit=False),
         "hypothesis": w.one_line(row.hypothesis or "", 240),
     }
 

@@ -48,7 +48,7 @@ def test_the_head_tells_the_verdict_and_the_table_counts_all(
     page = open_page(report).page
     best = View.from_rows(rows, "min").incumbent()
     assert best is not None
-    assert f"Confirmed: {best.trial}" in page.inner_text("h1")
+    assert f"Confirmed on fresh seeds: {best.trial}" in page.inner_text("h1")
     assert page.inner_text("#shown") == f"{N} trials"
     assert len(page.query_selector_all("#canvas .row")) < 60, "rows out of sight must not be nodes"
 
@@ -227,7 +227,7 @@ def test_without_javascript_the_verdict_and_champions_still_read(report: Path, c
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report.as_uri())
-    assert "Confirmed:" in page.inner_text("h1")
+    assert "Confirmed on fresh seeds:" in page.inner_text("h1")
     assert page.locator(".champions tbody tr").count() >= 3
     context.close()
 

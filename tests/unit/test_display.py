@@ -55,7 +55,7 @@ def test_a_plain_log_has_one_stamped_line_per_outcome() -> None:
         ]
         assert len(mine) == 1, f"{row.trial}: {mine}"
     assert all(line[2] == line[5] == ":" for line in lines)
-    assert any("confirmed with fresh seeds (p = " in line for line in lines)
+    assert any(" confirmed with fresh seeds: " in line and "(p = " in line for line in lines)
     assert any("better than the baseline" in line for line in lines)
 
 

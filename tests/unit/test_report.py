@@ -167,7 +167,7 @@ def test_sizes_are_told_part_by_part() -> None:
 def test_headlines_keep_confirmed_and_lucky_apart() -> None:
     rows = campaign_rows(120)[0]
     told = headline(SPEC, digest(View.from_rows(rows, "min"), SPEC))
-    assert told.startswith("Confirmed: ") and "baseline scores 3.100 s" in told
+    assert told.startswith("Confirmed on fresh seeds: ") and "baseline scores 3.100 s" in told
     unproven = [r for r in rows if r.event != "confirmation"]
     told = headline(SPEC, digest(View.from_rows(unproven, "min"), SPEC))
     assert told.startswith("Nothing confirmed.") and "noise sd; it may be luck" in told

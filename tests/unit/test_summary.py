@@ -50,7 +50,7 @@ def test_the_summary_of_a_luckless_campaign_promises_nothing() -> None:
     rows = [r for r in campaign_rows(60)[0] if r.event == "trial" and str(r.status) != "keep"]
     text = morning_summary(View.from_rows(rows, "min"), SPEC)
     assert "nothing confirmed" in text and "No trial beat the baseline" in text and "## What won" not in text
-    assert "Confirmed:" not in text
+    assert "Confirmed on fresh seeds:" not in text
     empty = morning_summary(View.from_rows([], "min"), SPEC)
     assert "nothing tried" in empty
 
@@ -81,7 +81,10 @@ def test_near_misses_name_the_shortfall() -> None:
 def test_the_end_text_answers_the_four_questions(view: View) -> None:
     text = end_text(view, SPEC, LINKS, why="all done")
     assert "119 trials besides the baseline" in text
-    assert text.startswith("Confirmed: ") and "Measured noise: 0.021 s (sd of 5 baseline runs)" in text
+    assert (
+        text.startswith("Confirmed on fresh seeds: ")
+        and "Measured noise: 0.021 s (sd of 5 baseline runs)" in text
+    )
     assert "report: runs/x/report.html" in text and "Ended: all done." in text
 
 
@@ -122,7 +125,7 @@ def test_trials_by_name_and_an_unknown_one(view: View) -> None:
 def test_show_fits_the_width_and_tells_the_facts(view: View, width: int) -> None:
     text = shown(campaign_view(view, SPEC), width)
     assert max(map(len, text.splitlines())) <= width
-    assert "Confirmed:" in text and "Roles" in text and "Failures" in text
+    assert "Confirmed on fresh seeds:" in text and "Roles" in text and "Failures" in text
     if width >= 100:
         assert "t0119" in text and "vs baseline" in text
 

@@ -34,6 +34,8 @@ const byId = new Map(T.map(t => [t.id, t]));
 const kids = T.map(() => []);
 for (const t of T) if (t.parent >= 0) kids[t.parent].push(t);
 const champions = new Set(D.champions);
+for (const c of D.confirmations) { const t = byId.get(c.trial); if (t) t.again = c; }
+const believed = t => t?.again?.score ?? t?.score ?? null;    // fresh seeds where there are some: they did not choose the trial
 const baseline = byId.get(D.baseline), incumbent = byId.get(D.incumbent_now), leader = byId.get(D.leader);
 const SIGN = D.env.sign, LOWER = SIGN < 0;
 

@@ -14,7 +14,7 @@ curve.x = (() => {
   };
 })();
 
-curve.steps = trials => trials.map(t => [t, t.score]).filter(([, v]) => v != null);
+curve.steps = trials => trials.map(t => [t, believed(t)]).filter(([, v]) => v != null);
 curve.confirmed = curve.steps([baseline, ...D.champions.map(id => byId.get(id))].filter(Boolean).sort((a, b) => a.i - b.i));
 curve.best = D.best.map(([id, v]) => [byId.get(id), v]).filter(([t]) => t);
 
@@ -51,6 +51,7 @@ curve.place = (L, x, y) => {
   for (const t of T) {
     const px = x(curve.x[state.axis].of(t));
     if (px < L.box.left - 1 || px > L.box.right + 1) continue;
+    if (champions.has(t.id) && t.again?.score != null) curve.points.push({ t, x: px, y: Math.max(L.box.top, Math.min(L.box.bottom, y(t.again.score))), star: true });
     const off = t.score != null && (t.score < lo ? -1 : t.score > hi ? 1 : 0);
     const py = t.score == null ? L.laneTop + 12 + 14 * L.lanes.indexOf(t.group.key) : off ? (off > 0 ? L.box.top + 3 : L.box.bottom - 3) : y(t.score);
     curve.points.push({ t, x: px, y: py, off });
@@ -79,7 +80,7 @@ curve.band = (x, y, end) => {
 curve.dots = (g, L) => {
   const r = T.length < 150 ? 4.2 : T.length < 800 ? 3.2 : 2.3;
   for (const group of GROUPS) {
-    const mine = curve.points.filter(p => p.t.group === group && !(champions.has(p.t.id)));
+    const mine = curve.points.filter(p => p.t.group === group && !p.star);
     const dim = state.groups.size && !state.groups.has(group.key);
     for (const [off, hollow] of [[false, false], [true, false], [false, true], [true, true]]) {   // hollow: a number, but no valid score
       const d = mine.filter(p => !!p.off === off && hollow === (p.t.score != null && !VALID.has(p.t.status))).map(p => SHAPES[group.shape](+p.x.toFixed(1), +p.y.toFixed(1), r)).join("");
@@ -87,7 +88,7 @@ curve.dots = (g, L) => {
     }
   }
   for (const p of curve.points) {
-    if (!champions.has(p.t.id)) continue;
+    if (!p.star) continue;
     g.append(s("path", { class: "m champion", d: SHAPES.star(p.x, p.y, 4.6) }));
   }
 };
@@ -124,7 +125,7 @@ curve.draw = () => {
   front.append(s("path", { class: "line best", d: curve.stepPath(curve.best, x, y, end) || "M0 0" }));
   front.append(s("path", { class: "line confirmed", d: curve.stepPath(curve.confirmed, x, y, end) || "M0 0" }));
   curve.dots(front, L);
-  for (const p of curve.points) if (champions.has(p.t.id) && p.t.sealed_score != null) front.append(s("path", { class: "m sealed", d: SHAPES.diamond(p.x, y(p.t.sealed_score), 3.4) }));
+  for (const p of curve.points) if (p.star && p.t.sealed_score != null) front.append(s("path", { class: "m sealed", d: SHAPES.diamond(p.x, y(p.t.sealed_score), 3.4) }));
   curve.ring = s("g", { class: "ring", "pointer-events": "none" });
   curve.brush = s("rect", { class: "brush", y: box.top, height: L.height - box.top - 28, hidden: true });
   svg.append(clip, back, front, curve.brush, curve.ring);
@@ -210,6 +211,6 @@ curve.tools = () => {
     h("span", { class: "legend-item" }, s("svg", { class: "mark", width: 26, height: 12 }, s("path", { class: "line confirmed", d: "M1 6H25" })), "confirmed best"),
     D.noise ? h("span", { class: "legend-item" }, s("svg", { class: "mark", width: 26, height: 12 }, s("path", { class: "band", d: "M1 1H25V11H1Z" })), `±2 noise sd (${score(2 * D.noise)})`) : "",
     h("span", { class: "legend-item" }, s("svg", { class: "mark", width: 26, height: 12 }, s("path", { class: "line best", d: "M1 6H25" })), "best measured once"),
-    champions.size ? legendItem("champion", "star", "confirmed champion", champions.size) : "",
-    T.some(t => t.sealed_score != null) ? legendItem("sealed", "diamond", "same, sealed split") : "");
+    champions.size ? legendItem("champion", "star", "champion on fresh seeds", champions.size) : "",
+    T.some(t => t.sealed_score != null) ? legendItem("sealed", "diamond", "on the sealed split") : "");
 };

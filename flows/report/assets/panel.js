@@ -52,12 +52,25 @@ panel.measured = t => pairs([
   ["hard rules", t.gate_ok == null ? null : t.gate_ok ? "all held" : "missed"],
 ]);
 panel.checks = t => t.checks ? h("ul", { class: "checks" }, t.checks.map(([name, passed, took]) => h("li", { class: passed ? "" : "bad" }, h("span", { "aria-hidden": "true" }, passed ? "✓" : "✗"), " ", name.replace(/_/g, " "), passed ? "" : " failed", took >= 0.05 ? h("span", { class: "small" }, ` ${seconds(took)}`) : null))) : null;
-panel.verdict = t => pairs([
-  ["verdict", t.verdict && h("b", {}, t.verdict)], ["gain", t.gain != null ? plainNumber(t.gain) : null],
-  ["interval", t.gain_low != null ? `${plainNumber(t.gain_low)} to ${t.gain_high == null ? "∞" : plainNumber(t.gain_high)}` : null],
-  ["p value", t.p_value != null ? (t.p_value < 1e-4 ? "< 0.0001" : plainNumber(+t.p_value.toPrecision(2))) : null], ["alpha spent", t.alpha_spent != null ? plainNumber(t.alpha_spent) : null],
-  ["sealed split", t.sealed_score != null ? score(t.sealed_score) : null], ["public beside it", t.public_score != null ? score(t.public_score) : null],
-]);
+const REASONS = { futile: "ended early: no sign of a gain", not_shown: "a gain was not shown", gate: "better, but a hard rule fails", failed: "a fresh run had no score" };
+panel.verdict = t => t.verdict ? [pairs([
+  ["verdict", h("b", {}, t.verdict)], ["why", REASONS[t.again?.reason] || t.again?.reason], ["measured once", score(t.score)],
+  ["on fresh seeds", t.again?.score != null && [h("b", {}, score(t.again.score)), h("span", { class: "small" }, ` ${t.again.ours.length} runs`)]], ["on the sealed split", t.sealed_score != null ? score(t.sealed_score) : null],
+  [t.again?.over ? `gain over ${t.again.over}` : "gain", t.gain != null ? signed(t.gain) + (t.gain_low != null && t.gain_high != null ? ` (90 %: ${fixed(t.gain_low, D.env.digits)} to ${fixed(t.gain_high, D.env.digits)})` : "") : null],
+  ["p value", t.p_value != null ? (t.p_value < 1e-4 ? "< 0.0001" : plainNumber(+t.p_value.toPrecision(2))) : null], ["level of the attempt", t.alpha_spent != null ? plainNumber(+t.alpha_spent.toPrecision(3)) : null],
+]), panel.pairsPlot(t)] : null;
+panel.pairsPlot = t => {
+  const rows = [[t.id, t.again?.ours || [], "champion"], [t.again?.over || "incumbent", t.again?.theirs || [], "baseline"]].filter(([, v]) => v.length);
+  if (rows.length < 2) return null;
+  const W = 480, all = rows.flatMap(r => r[1]), lo = Math.min(...all), hi = Math.max(...all), pad = (hi - lo || Math.abs(hi) * 0.01 || 1) * 0.08, x = linear(lo - pad, hi + pad, 64, W - 10), ticks = niceTicks(lo - pad, hi + pad, 4);
+  const svg = s("svg", { class: "seeds", viewBox: `0 0 ${W} 78`, role: "img", "aria-label": rows.map(([name, v]) => `${name}: ${v.map(q => score(q)).join(", ")}`).join("; ") });
+  for (const v of ticks) svg.append(s("path", { class: "grid", d: `M${x(v)} 4V56` }), s("text", { class: "tick", x: x(v), y: 72, "text-anchor": "middle" }, fixed(v, tickDigits(ticks))));
+  rows.forEach(([name, values, key], r) => {
+    svg.append(s("text", { class: "tick", x: 0, y: 22 + 26 * r }, name));
+    for (const v of values) svg.append(s("path", { class: `m ${key}`, d: SHAPES[r ? "diamond" : "star"](x(v), 18 + 26 * r, 3.2) }));
+  });
+  return svg;
+};
 panel.cost = t => pairs([
   ["CPU", cpu(t) ? seconds(cpu(t)) : null], ["engine CPU", t.engine_cpu_s ? seconds(t.engine_cpu_s) : null], ["peak memory", t.peak_bytes ? bytes(t.peak_bytes) : null],
   ["artifact", t.artifact_bytes ? bytes(t.artifact_bytes) : null], ["source", t.source_bytes ? bytes(t.source_bytes) : null], ["money", t.usd ? money(t.usd) : null],
