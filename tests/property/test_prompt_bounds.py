@@ -65,7 +65,7 @@ def hidden(text: str) -> list[str]:
     return [repr(c) for c in text if unicodedata.category(c)[0] == "C" and c not in "\n\t"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     lineage(),
     NASTY,
@@ -85,7 +85,7 @@ def test_any_lineage_gives_every_section_within_its_budget(
     assert len(mine) >= len(SECTIONS) + 2 and len(headings) <= len(SECTIONS) + 3 + steering.count("##")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 10**6))
 def test_realistic_lineages_of_any_length_keep_the_size(n: int, seed: int) -> None:
     prompt = render(lab.request(lab.rows(n, seed)))

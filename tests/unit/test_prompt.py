@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -265,3 +266,14 @@ def test_seconds_over_and_the_line_of_a_crash_reach_the_next_prompt() -> None:
     found = label(lab.SPEC, runs=[crashed])
     text = render(lab.request([labelled(found)])).user
     assert "shapes do not match" in text and "optim.py:14" in text
+
+
+def test_two_thousand_trials_cost_no_more_room_and_little_time() -> None:
+    """The bench (tests/bench/prompt.py) goes to 100,000; this keeps a regression from slipping in."""
+    short, long = (lab.view(lab.rows(n)) for n in (100, 2_000))
+    sizes = [len(render(lab.request(shown=shown)).text) for shown in (short, long)]
+    assert sizes[1] < 1.3 * sizes[0]
+    began = time.process_time()
+    for _ in range(3):
+        render(lab.request(shown=long))
+    assert (time.process_time() - began) / 3 < 0.1
