@@ -334,18 +334,21 @@ def environments_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         ("on", ""),
         ("data", ""),
         ("what it is", ""),
+        expand=True,
     )
+    last = table.columns[-1]
+    last.no_wrap, last.overflow, last.ratio = True, "ellipsis", 1
     for row in rows:
         better = "lower" if row["direction"] == "min" else "higher"
         gates = ", ".join(_gate(gate) for gate in row.get("gates", ()))
         table.add_row(
             Text(str(row["name"]), style="bold"),
-            Text(f"{row['metric']}, {better} is better"),
+            Text(f"{row['metric']}, {better}"),
             Text(gates or w.DASH),
             str(len(row.get("roles", ()))),
             Text(str(row.get("hardware", "cpu"))),
             Text("ready", style="green") if row.get("prepared") else Text("not prepared", style="yellow"),
-            Text(w.one_line(str(row.get("title", "")), 60), style=SOFT),
+            Text(w.one_line(str(row.get("title", "")), 120), style=SOFT),
         )
     missing = [str(row["name"]) for row in rows if not row.get("prepared")]
     hint = Text(f"\nPrepare data with: bakeoff prepare {missing[0]}", style=SOFT) if missing else Text("")
@@ -354,4 +357,4 @@ def environments_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _gate(gate: Mapping[str, Any]) -> str:
     low, high = gate.get("at_least"), gate.get("at_most")
-    return f"{gate['quantity']} {'≥' if low is not None else '≤'} {low if low is not None else high}"
+    return f"{gate['quantity']} {'≥' if low is not None else '≤'} {low if low is not None else high:,.10g}"

@@ -5,6 +5,7 @@ Every page opened here must end with no console message and exactly one request:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.report.build import Meta, build_report
+from flows.report.build import Meta, build_report, render
+from flows.report.serve import Cached, server
 from lineage.queries import View
 from lineage.records import Row
 
@@ -249,6 +251,39 @@ def test_a_campaign_that_has_hardly_begun(state: str, open_page: Callable[..., A
         "failures": "No trial beat",
     }[state]
     assert expected in page.inner_text("h1")
+
+
+def test_control_arms_are_told_apart(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    arms = ("specialists", "random")
+    rows = [r.model_copy(update={"arm": arms[i % 2]}) for i, r in enumerate(campaign_rows(60)[0])]
+    page = open_page(build_report(View.from_rows(rows, "min"), SPEC, lambda _: b"", tmp_path / "r.html")).page
+    assert {cell.inner_text() for cell in page.query_selector_all("#arms tbody th")} == set(arms)
+
+
+def test_a_served_page_renews_itself_and_keeps_its_view(chromium: Any) -> None:
+    rows = campaign_rows(40)[0]
+    cut = [20]
+
+    def build() -> str:
+        return render(View.from_rows(rows[: cut[0]], "min"), SPEC, lambda _: b"", Meta(reload_s=1))
+
+    running = server(Cached(build, lambda: cut[0]))
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{running.server_address[1]}/#sort=-score&all=1")
+        page.wait_for_selector("html[data-ready]")
+        before = page.inner_text("#shown")
+        cut[0] = len(rows)
+        page.wait_for_selector("#shown:has-text('40 trials')", timeout=15_000)
+        assert before != "40 trials"
+        assert page.get_attribute("#columns [data-key=score]", "aria-sort") == "descending"
+        page.close()
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()
 
 
 @pytest.mark.parametrize(("n", "limit_s"), [(1000, 2.0), (5000, 5.0)])

@@ -9,6 +9,8 @@ import json
 import random
 import re
 import string
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -18,12 +20,13 @@ import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
 from flows.digest import digest, forecasts, headline, wilson
+from flows.panels import GLYPHS
 from flows.report.build import SCRIPTS, Meta, build_report, payload_sizes, render
 from flows.report.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
 from flows.report.serve import Cached, server
 from lineage.errors import ObjectMissing
 from lineage.queries import View
-from lineage.records import Row
+from lineage.records import Row, Status
 
 META = Meta(run="runs/x", version="0.1", generated=datetime(2026, 1, 2, tzinfo=UTC))
 
@@ -251,3 +254,34 @@ def test_the_served_page_is_local_only_and_built_once_per_change() -> None:
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def test_every_status_has_a_shape_on_the_page_and_in_the_terminal() -> None:
+    core = files("flows.report.assets").joinpath("core.js").read_text("utf-8")
+    grouped = re.findall(r'\["(\w+)", "[\w ]+", "(\w+)", \[([^\]]*)\]\]', core)
+    statuses = [word for _, _, listed in grouped for word in re.findall(r'"(\w+)"', listed)]
+    assert sorted(statuses) == sorted(Status)
+    assert len({shape for _, shape, _ in grouped}) == len(grouped), "no two groups share a shape"
+    assert set(GLYPHS) == set(Status)
+    style = files("flows.report.assets").joinpath("style.css").read_text("utf-8")
+    assert all(f"--{key}:" in style for key, _, _ in grouped)
+
+
+def test_what_a_person_sees_starts_without_the_engine() -> None:
+    names = [
+        "display",
+        "panels",
+        "show",
+        "show_json",
+        "summary",
+        "export",
+        "watch",
+        "wording",
+        "digest",
+        "report.build",
+        "report.serve",
+    ]
+    code = "import sys, " + ", ".join(f"flows.{name}" for name in names)
+    code += "; print([m for m in ('prefect', 'torch', 'anthropic', 'pandas', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
