@@ -31,6 +31,7 @@ class Spent:
 def spent(view: View, now: datetime) -> Spent:
     """Sum the ledger from lineage. Trials that a fault of ours or a missing proposal ended are not counted."""
     rows = view.trials()
+    paid = [*rows, *view.events("campaign")]  # sessions that an outage cut off are campaign events
     counted = [
         row
         for row in rows
@@ -47,8 +48,8 @@ def spent(view: View, now: datetime) -> Spent:
         trials=len(counted),
         seconds=(now - min(starts)).total_seconds() if starts else 0.0,
         cpu_s=sum((r.build_cpu_s or 0) + (r.train_cpu_s or 0) + (r.evaluate_cpu_s or 0) for r in rows),
-        tokens=sum(r.tokens_in + r.tokens_out + r.tokens_cache_read + r.tokens_cache_write for r in rows),
-        usd=sum(r.usd for r in rows),
+        tokens=sum(r.tokens_in + r.tokens_out + r.tokens_cache_read + r.tokens_cache_write for r in paid),
+        usd=sum(r.usd for r in paid),
         since_keep=since_keep,
         typical_trial_s=statistics.median(durations) if durations else 0.0,
     )

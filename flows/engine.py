@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +45,23 @@ class Engine:
     bench: Bench
     journal: Journal
     proposer: Proposer
+    lineage: Lineage
     cancel: threading.Event = field(default_factory=threading.Event)
     sinks: list[Callable[[Event], None]] = field(default_factory=list)
     in_flight: dict[str, str] = field(default_factory=dict)
     label_lock: threading.Lock = field(default_factory=threading.Lock)
-    _lineage: Lineage | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def view(self) -> View:
         """The lineage as of now (every row acknowledged before the call)."""
         with self._lock:
-            return self._open_lineage().refresh()
+            return self.lineage.refresh()
 
     def compact(self, min_new: int = COMPACT_AT) -> None:
         """Move the log's tail into the table once it is long enough to slow readers down."""
         with self._lock:
-            self._open_lineage().compact(min_new)
-
-    def _open_lineage(self) -> Lineage:
-        if self._lineage is None:
-            self._lineage = Lineage(self.store, self.config.id, self.config.spec.score.direction)
-        return self._lineage
+            self.lineage.compact(min_new)
 
     def append(self, row: Row) -> None:
         with self._lock:
@@ -131,8 +126,8 @@ def open_engine(root: str, campaign: str) -> Engine:
     store = open_store(root)
     config = load_config(store, campaign)
     environment = load_environment(config.environment)
-    if environment.spec != config.spec:
-        environment = Environment(config.spec, environment.folder, {role.name: role for role in config.roles})
+    if environment.spec != config.spec:  # edited since: the campaign goes on as it was started
+        environment = replace(environment, spec=config.spec)
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -140,6 +135,7 @@ def open_engine(root: str, campaign: str) -> Engine:
     bench = Bench(
         spec=config.spec, data=data, isolation=isolation, scratch=scratch, accelerator=config.accelerator
     )
+    lineage = Lineage(store, campaign, config.spec.score.direction)
     return Engine(
         root=root,
         store=store,
@@ -147,7 +143,8 @@ def open_engine(root: str, campaign: str) -> Engine:
         environment=environment,
         bench=bench,
         journal=Journal(store, campaign, writer_name()),
-        proposer=build_proposer(config, environment),
+        proposer=build_proposer(config, environment, lineage.refresh()),
+        lineage=lineage,
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from agents.roles import build_roster
 from flows.home import REPO, data_root
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.spec import EnvironmentSpec, Role
@@ -23,11 +25,20 @@ MAX_SOURCE_FILES = 64
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment on disk: its spec, its folder and the roster of roles."""
+    """An environment on disk: its spec, its folder and the briefs of its roles (file stem to text)."""
 
     spec: EnvironmentSpec
     folder: Path
-    roles: dict[str, Role]
+    briefs: dict[str, str]
+
+    def roster(self, arm: str, only: Sequence[str] = ()) -> tuple[Role, ...]:
+        """The roles of an arm, or those of them that are named. Raises UnknownName for another name."""
+        roles = build_roster(self.spec, self.briefs, arm).roles
+        known = {role.name: role for role in roles}
+        for name in only:
+            if name not in known:
+                raise UnknownName("role", name, known, f"roles of {self.spec.name} in the arm {arm}")
+        return tuple(known[name] for name in only) if only else roles
 
     @property
     def data(self) -> Path:
@@ -97,8 +108,9 @@ def read_environment(folder: Path) -> Environment:
         spec = EnvironmentSpec.model_validate(raw)
     except ValidationError as error:
         raise SpecInvalid(_first_problem(path, error)) from None
-    roles = {role.name: role for role in _roles(folder, spec)}
-    return Environment(spec=spec, folder=folder, roles=roles)
+    environment = Environment(spec=spec, folder=folder, briefs=_briefs(folder))
+    environment.roster("specialists")  # a broken brief is told here, not in the middle of a night
+    return environment
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -122,35 +134,5 @@ def _first_problem(path: Path, error: ValidationError) -> str:
     return f"{path}: key {key}: {first['msg']} (got {shown}){more}; see recipes/README.md for every key"
 
 
-def _roles(folder: Path, spec: EnvironmentSpec) -> list[Role]:
-    """One role per surface unless `roles/NAME.md` says otherwise in its +++ front matter."""
-    roles: list[Role] = []
-    known = {surface.name for surface in spec.surfaces}
-    for path in sorted((folder / "roles").glob("*.md")):
-        front, brief = _split_front(path)
-        surfaces = tuple(front.get("surfaces", [path.stem]))
-        missing = [name for name in surfaces if name not in known]
-        if missing:
-            raise SpecInvalid(
-                f"{path}: surface {missing[0]!r} is not in environment.toml; known: {sorted(known)}"
-            )
-        lines = int(front.get("max_changed_lines", 200))
-        roles.append(Role(name=path.stem, surfaces=surfaces, brief=brief, max_changed_lines=lines))
-    covered = {role.name for role in roles}
-    for surface in spec.surfaces:
-        if surface.name not in covered and not any(surface.name in role.surfaces for role in roles):
-            roles.append(Role(name=surface.name, surfaces=(surface.name,), brief=surface.title))
-    return roles
-
-
-def _split_front(path: Path) -> tuple[dict[str, Any], str]:
-    text = path.read_text("utf-8")
-    if not text.startswith("+++\n"):
-        return {}, text
-    head, mark, body = text[4:].partition("\n+++")
-    if not mark:
-        raise SpecInvalid(f"{path}: the front matter opened by +++ is never closed; add a line +++")
-    try:
-        return tomllib.loads(head), body.lstrip("\n")
-    except tomllib.TOMLDecodeError as error:
-        raise SpecInvalid(f"{path}: front matter is not valid TOML: {error}") from None
+def _briefs(folder: Path) -> dict[str, str]:
+    return {path.stem: path.read_text("utf-8") for path in sorted((folder / "roles").glob("*.md"))}

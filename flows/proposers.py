@@ -6,15 +6,21 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from agents.prices import load_prices
 from agents.protocol import ProposalRequest, Proposer
-from flows.config import CampaignConfig
+from flows.config import CampaignConfig, campaigns, load_config
 from flows.environments import Environment
+from flows.settings import Settings
+from lineage.blobs import get_blob
 from lineage.errors import NothingLeft, SpecInvalid, UsageError
+from lineage.queries import View
 from lineage.records import Proposal
+from lineage.store import open_store
+from lineage.table import Lineage
 
 
-def build_proposer(config: CampaignConfig, environment: Environment) -> Proposer:
-    """Raises UsageError when the proposer needs something that is not there (a key, a script)."""
+def build_proposer(config: CampaignConfig, environment: Environment, view: View) -> Proposer:
+    """The proposer of a campaign as it stands. Raises UsageError when it needs something that is not there."""
     settings = config.settings
     if settings.proposer == "catalogue":
         from agents.catalogue.proposer import CatalogueProposer
@@ -23,7 +29,46 @@ def build_proposer(config: CampaignConfig, environment: Environment) -> Proposer
         return CatalogueProposer(environment.techniques, arm)
     if settings.proposer == "scripted":
         return Script(read_script(Path(settings.script)))
-    raise UsageError(f"proposer {settings.proposer!r} cannot be used here")
+    if settings.proposer == "replay":
+        return replay_of(settings.script)
+    return llm_proposer(settings, view)
+
+
+def llm_proposer(settings: Settings, view: View) -> Proposer:
+    """A session with a model; the ledger starts from what lineage says was spent."""
+    from agents.anthropic_proposer import anthropic_proposer
+    from agents.ledger import Cap, Caps, Ledger
+    from agents.openai_proposer import openai_proposer
+    from agents.session import DEFAULT_MODEL, SessionSettings
+
+    caps = Caps(
+        campaign=Cap(usd=settings.usd, tokens=settings.tokens),
+        role=Cap(usd=settings.usd_per_role),
+        trial=Cap(usd=settings.usd_per_trial),
+    )
+    ledger = Ledger(caps).rebuilt([*view.trials(), *view.events("campaign")])
+    session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
+    prices = load_prices(settings.prices, settings.free_models)
+    make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
+    return make(session, ledger, prices)
+
+
+def replay_of(source: str) -> Proposer:
+    """The proposals of a recorded campaign again; `source` is its run directory or store URI."""
+    from agents.replay import ReplayProposer, records_of
+
+    root, _, campaign = source.partition("#")
+    if not root:
+        raise UsageError("proposer replay needs the recorded run: --replay RUN (or RUN#CAMPAIGN)")
+    store = open_store(root)
+    found = [campaign] if campaign else campaigns(store)
+    if len(found) != 1:
+        raise UsageError(
+            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it holds {', '.join(found) or 'none'}"
+        )
+    recorded = load_config(store, found[0])
+    view = Lineage(store, recorded.id, recorded.spec.score.direction).refresh()
+    return ReplayProposer(records_of(view), lambda sha: get_blob(store, sha))
 
 
 def read_script(path: Path) -> list[Proposal]:

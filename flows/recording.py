@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,7 +21,7 @@ from flows.standing import book
 from flows.words import Patched, TrialRef
 from lineage.errors import EditRefused
 from lineage.queries import View
-from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun
+from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun, Usage
 from lineage.results import get_result, put_result
 
 EXCERPT = 2000
@@ -43,7 +42,8 @@ class Progress:
     refusal: EditRefused | None = None
     infra: str | None = None
     infra_text: str = ""
-    spent: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage | None = None  # of a session that gave no edit
+    exchange_sha256: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     queue_s: float | None = None
     engine_cpu_s: float | None = None
@@ -102,11 +102,10 @@ def build_row(
         "checks": [check.model_dump() for check in progress.checks],
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
         "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
-        **progress.spent,
     }
     values: dict[str, Any] = {
         **_identity(engine, progress),
-        **_proposal_fields(engine, proposal),
+        **_proposal_fields(engine, progress),
         **_patch_fields(progress.patched),
         **_measurement_fields(measurement),
         **_cost_fields(progress),
@@ -143,10 +142,16 @@ def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _proposal_fields(engine: Engine, proposal: Proposal | None) -> dict[str, Any]:
+def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
+    proposal = progress.proposal
     if proposal is None:
-        return {}
+        return {
+            **usage_fields(progress.usage or Usage()),
+            "exchange_sha256": progress.exchange_sha256,
+            "proposer": engine.proposer.name,
+        }
     return {
+        **usage_fields(proposal.usage),
         "proposer": proposal.proposer,
         "model": proposal.model or None,
         "edit_kind": proposal.edit_kind or None,
@@ -157,11 +162,16 @@ def _proposal_fields(engine: Engine, proposal: Proposal | None) -> dict[str, Any
         "notes": proposal.notes or None,
         "prompt_sha256": engine.blob(proposal.prompt.encode()),
         "exchange_sha256": engine.blob(proposal.exchange.encode()),
-        "tokens_in": proposal.usage.tokens_in,
-        "tokens_out": proposal.usage.tokens_out,
-        "tokens_cache_read": proposal.usage.tokens_cache_read,
-        "tokens_cache_write": proposal.usage.tokens_cache_write,
-        "usd": proposal.usage.usd,
+    }
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    return {
+        "tokens_in": usage.tokens_in,
+        "tokens_out": usage.tokens_out,
+        "tokens_cache_read": usage.tokens_cache_read,
+        "tokens_cache_write": usage.tokens_cache_write,
+        "usd": usage.usd,
     }
 
 

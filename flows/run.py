@@ -22,7 +22,6 @@ from flows.environments import Environment, load_environment
 from flows.home import bakeoff_version
 from flows.isolation import proven
 from flows.lease import campaign_lease
-from flows.roster import roster
 from flows.server import embedded_server, save_template
 from flows.settings import Settings
 from lineage.blobs import put_tree
@@ -40,7 +39,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
     isolation = proven(settings.isolation, settings.trust_weak)
     files = environment.source()
     _check_source(environment, files)
-    roles = roster(environment, settings)
+    roles = environment.roster(settings.arm, settings.roles)
     store = open_store(root, create=True)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
     _refuse_taken(store, root, identifier)

@@ -26,7 +26,7 @@ from flows.words import BuildChecks, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ProposerOutage
 from lineage.ids import sha256
-from lineage.records import Check, Measurement, Proposal, TrainRun
+from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.results import get_result, list_results, put_result
 
 OUTAGE_FIRST_S, OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 5.0, 300.0, 8 * 3600.0
@@ -67,6 +67,8 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
         except ProposerOutage as outage:
             if time.monotonic() - began > OUTAGE_GIVE_UP_S:
                 raise InfraFault("proposer", f"the proposer's endpoint stayed away: {outage}") from outage
+            if isinstance(outage.usage, Usage) and outage.usage.calls:
+                engine.append(outage_row(engine, ref, outage.usage, str(outage)))
             wait = min(outage.retry_after or pause, OUTAGE_LONGEST_S)
             engine.emit(
                 {"kind": "note", "text": f"{ref.role}: proposer away, next try in {wait:.0f} s: {outage}"}
@@ -74,6 +76,24 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
             engine.cancel.wait(wait)
             engine.raise_if_cancelled()
             pause = min(pause * 2, OUTAGE_LONGEST_S)
+
+
+def outage_row(engine: Engine, ref: TrialRef, usage: Usage, why: str) -> Row:
+    """What a session cost that an outage cut off: the ledger counts it, no trial does."""
+    return Row(
+        event="campaign",
+        campaign=ref.campaign,
+        environment=engine.config.spec.name,
+        arm=engine.config.settings.arm,
+        role=ref.role,
+        operator="outage",
+        notes=why[:500],
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
+        tokens_cache_read=usage.tokens_cache_read,
+        tokens_cache_write=usage.tokens_cache_write,
+        usd=usage.usd,
+    )
 
 
 def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:

@@ -22,7 +22,6 @@ from flows.recording import Progress
 from flows.tasks import build, evaluate, label, patch, propose, train
 from flows.words import TrialRef
 from lineage.errors import (
-    BakeoffError,
     BudgetSpent,
     EditRefused,
     InfraFault,
@@ -30,7 +29,7 @@ from lineage.errors import (
     ProposerRefused,
     ProposerUnusable,
 )
-from lineage.records import Row
+from lineage.records import Row, Usage
 
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
@@ -53,7 +52,8 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     except (ProposerRefused, ProposerUnusable) as fault:
         cause = "refused" if isinstance(fault, ProposerRefused) else "bad_edit"
         progress.refusal = EditRefused(cause, str(fault))
-        progress.spent = _spent(engine, fault)
+        progress.usage = fault.usage if isinstance(fault.usage, Usage) else None
+        progress.exchange_sha256 = engine.blob(fault.exchange or b"")
     except (NothingLeft, BudgetSpent) as end:
         progress.refusal = EditRefused("abandoned", str(end))
     except InfraFault as fault:
@@ -91,17 +91,6 @@ async def _timed(progress: Progress, stage: str, work: Any) -> Any:
         return await work
     finally:
         progress.seconds[stage] = time.monotonic() - started
-
-
-def _spent(engine: Engine, fault: BakeoffError) -> dict[str, Any]:
-    """What a call that gave no edit cost, and where its exchange is kept."""
-    usage, exchange = getattr(fault, "usage", None), getattr(fault, "exchange", None)
-    spent: dict[str, Any] = {}
-    if usage is not None:
-        spent["usage"] = usage.model_dump()
-    if exchange:
-        spent["exchange_sha256"] = engine.blob(exchange)
-    return spent
 
 
 async def _rename(engine: Engine, name: str) -> None:

@@ -180,6 +180,13 @@ class View:
         others = frame.events("confirmation", "calibration", "intervention")
         return self._build(np.sort(np.concatenate([positions, others])))
 
+    def rows(self) -> list[Row]:
+        """Every event as it was recorded, in lineage order, nothing folded; one outcome per trial."""
+        frame = self._frame
+        tried = np.array([frame.position(index) for index in range(frame.trials)], dtype=np.int64)
+        others = frame.events("campaign", "submitted", "confirmation", "sealed", "intervention", "calibration")
+        return self._build(np.sort(np.concatenate([tried, others])))
+
     def open_trials(self) -> list[Row]:
         """`submitted` events of trials that have no outcome yet; the last one where a trial was retried."""
         rows = {row.trial: row for row in self._build(self._frame.unfinished())}

@@ -38,8 +38,12 @@ def run(
     trials: int | None = typer.Option(None, "--trials", help="trials besides the baseline"),
     hours: float | None = typer.Option(None, "--hours", help="stop after this many hours"),
     until: str | None = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
-    proposer: str | None = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"),
-    arm: str | None = typer.Option(None, "--arm", help="specialists | generic | single | no_lineage | random"),
+    proposer: str | None = typer.Option(
+        None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"
+    ),
+    arm: str | None = typer.Option(
+        None, "--arm", help="specialists | generic | single | no_lineage | random"
+    ),
     role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
     slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
@@ -50,10 +54,17 @@ def run(
         None, "--no-improvement", help="stop after this many trials without a keep"
     ),
     model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
-    isolation: str | None = typer.Option(None, "--isolation", help="refuse to start below: strong | medium | weak"),
+    replay: str | None = typer.Option(
+        None, "--replay", help="replay the proposals of a recorded run, offline"
+    ),
+    isolation: str | None = typer.Option(
+        None, "--isolation", help="refuse to start below: strong | medium | weak"
+    ),
     trust_weak: bool = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this run"),
     steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
-    confirm: bool | None = typer.Option(None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"),
+    confirm: bool | None = typer.Option(
+        None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
+    ),
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
@@ -65,7 +76,8 @@ def run(
         "trials": trials,
         "hours": hours,
         "until": until,
-        "proposer": proposer,
+        "proposer": "replay" if replay else proposer,
+        "script": replay,
         "arm": arm,
         "roles": tuple(role) if role else None,
         "slots": slots,

@@ -31,7 +31,7 @@ def environments(as_json: bool = AS_JSON) -> None:
             "unit": e.spec.score.unit,
             "direction": e.spec.score.direction,
             "gates": [gate.model_dump(exclude_none=True) for gate in e.spec.gates],
-            "roles": sorted(e.roles),
+            "roles": [role.name for role in e.roster("specialists")],
             "hardware": e.spec.hardware,
             "data": str(e.data),
             "prepared": (e.data / "manifest.json").is_file(),

@@ -25,7 +25,12 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff export runs/first --csv trials.csv")(export)
 
 
-def show(run: str | None = RUN, trial: str | None = SECOND, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
+def show(
+    run: str | None = RUN,
+    trial: str | None = SECOND,
+    campaign: str | None = CAMPAIGN,
+    as_json: bool = AS_JSON,
+) -> None:
     """A campaign at a glance, or everything known about one trial."""
     from rich.console import Console
 
@@ -129,7 +134,9 @@ def summary(run: str | None = RUN, campaign: str | None = CAMPAIGN) -> None:
     sys.stdout.write(morning_summary(view, config.spec, links_for(root, config, view)))
 
 
-def watch(run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")) -> None:
+def watch(
+    run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
+) -> None:
     """Follow a campaign that another process is running, live."""
     from flows.run import only_campaign
     from flows.watch import watch as follow

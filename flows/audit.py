@@ -1,0 +1,80 @@
+"""`bakeoff verify`: hashes and chains by lineage, labels and promotions recomputed by the judge's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from evaluators.recompute import Evidence, recompute_labels, recompute_promotions
+from flows.config import CampaignConfig, campaigns, load_config
+from flows.standing import plan_of
+from flows.words import BuildChecks, Trained
+from lineage.blobs import get_blob
+from lineage.errors import StoreError
+from lineage.findings import Finding
+from lineage.queries import View
+from lineage.records import Measurement, Row
+from lineage.results import get_result, list_results
+from lineage.store import Store, open_store
+from lineage.verify import verify
+
+Progress = Callable[[int, int], None]
+
+
+def verify_run(
+    root: str, campaign: str | None = None, anchor: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Everything that is wrong with a record, as sentences. Keys: ok, problems, notes, objects, rows, anchors, text."""
+    store = open_store(root)
+    report = verify(store, campaign, relabel=relabel, anchor=anchor, progress=progress)
+    return {
+        "ok": report.ok,
+        "problems": [str(finding) for finding in report.problems],
+        "notes": [str(finding) for finding in report.notes],
+        "objects": report.objects,
+        "rows": report.rows,
+        "anchors": report.anchors,
+        "text": report.summary(),
+    }
+
+
+def relabel(store: Store, view: View) -> Iterator[Finding]:
+    """Labels and promotions that the stored facts do not support; nothing for an imported record."""
+    if view.campaign not in campaigns(store):
+        return
+    config = load_config(store, view.campaign)
+    plan, rows = plan_of(config), view.rows()
+
+    def measured(sha: str) -> Measurement | None:
+        try:
+            return Measurement.model_validate_json(get_blob(store, sha))
+        except (StoreError, ValueError):
+            return None
+
+    def evidence(row: Row) -> Evidence | None:
+        return _evidence(store, config, row, measured)
+
+    for mismatch in recompute_labels(rows, plan, config.spec, evidence):
+        yield Finding("differs", mismatch.trial, str(mismatch))
+    for mismatch in recompute_promotions(rows, plan, measured):
+        yield Finding("differs", mismatch.trial, str(mismatch))
+
+
+def _evidence(
+    store: Store, config: CampaignConfig, row: Row, measured: Callable[[str], Measurement | None]
+) -> Evidence | None:
+    """What the label stage had of a trial, from the results that the stages stored."""
+    trial = row.trial or ""
+    raw = get_result(store, config.id, trial, "build")
+    if raw is None:
+        return None
+    purpose = "calibrate" if row.parent is None else "screen"
+    prefix = f"{purpose}-train-"
+    names = [name for name in list_results(store, config.id, trial) if name.startswith(prefix)]
+    newest = max(names, key=lambda name: int(name.removeprefix(prefix)), default=None)
+    trained = get_result(store, config.id, trial, newest) if newest else None
+    return Evidence(
+        build=BuildChecks.model_validate_json(raw).checks,
+        runs=Trained.model_validate_json(trained).runs if trained else (),
+        measurement=measured(row.measurement_sha256) if row.measurement_sha256 else None,
+    )
