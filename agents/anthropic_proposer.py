@@ -10,6 +10,7 @@ tiny call, to show before a campaign that key, model and price are in order.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -24,10 +25,13 @@ from lineage.errors import ProposerOutage, UsageError
 
 
 def anthropic_proposer(
-    settings: SessionSettings | None = None, ledger: Ledger | None = None, prices: Prices | None = None
+    settings: SessionSettings | None = None,
+    ledger: Ledger | None = None,
+    prices: Prices | None = None,
+    cancel: threading.Event | None = None,
 ) -> SessionProposer:
     """A proposer on the environment's endpoint. Makes no call yet; `close()` it at the end."""
-    return SessionProposer(AnthropicChat(), settings, ledger, prices)
+    return SessionProposer(AnthropicChat(), settings, ledger, prices, cancel)
 
 
 def ask_once(

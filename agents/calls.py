@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol
 from lineage.records import Usage
 
 Block = dict[str, Any]
+STOPPED = "stopped by the campaign"
 FaultKind = Literal["transient", "blocked", "rejected", "too_long"]
 STOP_REASONS = frozenset(
     {
@@ -132,21 +133,33 @@ class RetryPolicy:
         return step * (0.75 + random.random() / 4)
 
 
-def within(seconds: float, work: Callable[[threading.Event], Reply], what: str) -> Reply:
-    """The result of `work(stop)`, or a transient CallFault when it is not there in `seconds`."""
-    stop, box = threading.Event(), list[Reply | BaseException]()
+_LOOK_EVERY = 0.05  # seconds between looks at `cancel` while a reply is waited for
+
+
+def within(
+    seconds: float,
+    work: Callable[[threading.Event], Reply],
+    what: str,
+    cancel: threading.Event | None = None,
+) -> Reply:
+    """The result of `work(stop)`, or a transient CallFault when it is not there in `seconds`, or on `cancel`."""
+    stop, done, box = threading.Event(), threading.Event(), list[Reply | BaseException]()
 
     def target() -> None:
         try:
             box.append(work(stop))
         except BaseException as e:
             box.append(e)
+        done.set()
 
-    worker = threading.Thread(target=target, daemon=True, name="model-call")
-    worker.start()
-    worker.join(max(0.0, seconds))
+    threading.Thread(target=target, daemon=True, name="model-call").start()
+    end = time.monotonic() + seconds
+    while not done.is_set() and not (cancel and cancel.is_set()) and time.monotonic() < end:
+        done.wait(min(_LOOK_EVERY, max(0.0, end - time.monotonic())))
     if not box:
         stop.set()
+        if cancel and cancel.is_set():
+            raise CallFault("transient", STOPPED)
         raise CallFault("transient", f"{what} gave no whole answer within {seconds:.1f} s")
     if isinstance(box[0], BaseException):
         raise box[0]
@@ -164,35 +177,38 @@ def ask(
     policy: RetryPolicy,
     admit: Admission,
     on_fault: Callable[[CallFault], None] = lambda fault: None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    cancel: threading.Event | None = None,
 ) -> Reply:
     """The answer to one call, after as many attempts as the policy and the deadline allow.
 
     Every attempt is admitted by `admit` and billed to it, a cut-off one as far as its cost is known.
-    `on_fault` hears of every failed attempt.
+    `on_fault` hears of every failed attempt; `cancel` ends the waiting at once.
     """
+    cancel = cancel or threading.Event()
     for attempt in range(policy.attempts):
         try:
             with admit() as bill:
-                return _attempt(chat, call, deadline - clock(), bill)
+                return _attempt(chat, call, deadline - time.monotonic(), bill, cancel)
         except CallFault as fault:
             on_fault(fault)
             pause = policy.wait(attempt, fault.retry_after)
             last = attempt == policy.attempts - 1
-            if fault.kind != "transient" or last or pause > policy.longest or clock() + pause >= deadline:
+            late = time.monotonic() + pause >= deadline
+            if fault.kind != "transient" or last or late or pause > policy.longest or cancel.is_set():
                 if fault.retry_after is not None:
                     fault.retry_after = min(fault.retry_after, policy.cap)
                 raise
-            sleep(pause)
+            cancel.wait(pause)
     raise ValueError(f"a retry policy needs at least one attempt, not {policy.attempts}")
 
 
-def _attempt(chat: Chat, call: ModelCall, seconds: float, bill: Callable[[Usage], None]) -> Reply:
+def _attempt(
+    chat: Chat, call: ModelCall, seconds: float, bill: Callable[[Usage], None], cancel: threading.Event
+) -> Reply:
     if seconds <= 0:
         raise CallFault("transient", f"no time left to ask {chat.host}")
     try:
-        reply = within(seconds, lambda stop: chat.send(call, seconds, stop), chat.host)
+        reply = within(seconds, lambda stop: chat.send(call, seconds, stop), chat.host, cancel)
     except CallFault as fault:
         if fault.usage is not None:
             bill(fault.usage)

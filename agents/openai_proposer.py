@@ -8,6 +8,8 @@ environment variables and the limits.
 
 from __future__ import annotations
 
+import threading
+
 from agents.ledger import Ledger
 from agents.openai_client import OpenAIChat
 from agents.prices import Prices
@@ -17,7 +19,10 @@ from lineage.errors import UsageError
 
 
 def openai_proposer(
-    settings: SessionSettings, ledger: Ledger | None = None, prices: Prices | None = None
+    settings: SessionSettings,
+    ledger: Ledger | None = None,
+    prices: Prices | None = None,
+    cancel: threading.Event | None = None,
 ) -> SessionProposer:
     """A proposer on the environment's endpoint. Makes no call yet; `close()` it at the end."""
     if settings.model in ("", DEFAULT_MODEL):
@@ -25,4 +30,4 @@ def openai_proposer(
             f"the openai proposer needs a model that its endpoint has, not {settings.model!r}; "
             "give model = NAME in campaign.toml or --model NAME"
         )
-    return SessionProposer(OpenAIChat(), settings, ledger, prices)
+    return SessionProposer(OpenAIChat(), settings, ledger, prices, cancel)

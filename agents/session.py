@@ -17,12 +17,13 @@ calls in one that reached max_tokens are answered with an error instead of being
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agents.calls import Block, CallFault, Chat, ModelCall, Reply, RetryPolicy, ask
+from agents.calls import STOPPED, Block, CallFault, Chat, ModelCall, Reply, RetryPolicy, ask
 from agents.exchange import Turn, exchange_json
 from agents.hygiene import quoted, redact, stripped
 from agents.ledger import Ledger, TrialCapReached
@@ -92,8 +93,7 @@ class Session:
     ledger: Ledger
     prices: Prices
     key: str
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    cancel: threading.Event = field(default_factory=threading.Event)
     usage: Usage = field(default_factory=Usage)
     turns: list[Turn] = field(default_factory=list)
     nudges: int = 0
@@ -107,14 +107,16 @@ class Session:
         self.messages: list[Block] = [
             {"role": "user", "content": [{"type": "text", "text": self.prompt.user}]}
         ]
-        end = self.clock() + self.settings.seconds
+        end = time.monotonic() + self.settings.seconds
         self.deadline = end if self.request.deadline is None else min(end, self.request.deadline)
 
     # ---- the loop ------------------------------------------------------------------------------
 
     def run(self) -> Proposal:
         for number in range(self.settings.max_turns):
-            if self.clock() >= self.deadline:
+            if self.cancel.is_set():
+                raise self._fault(ProposerOutage, STOPPED)
+            if time.monotonic() >= self.deadline:
                 return self._finish(f"the session's time is over after {number} replies")
             try:
                 reply = self._ask()
@@ -153,7 +155,7 @@ class Session:
         )
         turn = Turn()
         self.turns.append(turn)
-        began = self.clock()
+        began = time.monotonic()
         try:
             reply = ask(
                 self.chat,
@@ -162,11 +164,10 @@ class Session:
                 policy=self.settings.retry,
                 admit=self._admit,
                 on_fault=lambda fault: turn.faults.append(redact(str(fault))[:400]),
-                clock=self.clock,
-                sleep=self.sleep,
+                cancel=self.cancel,
             )
         finally:
-            turn.seconds = round(self.clock() - began, 3)
+            turn.seconds = round(time.monotonic() - began, 3)
         turn.reply = reply
         return reply
 
@@ -298,7 +299,9 @@ class Session:
     def _endpoint(self, fault: CallFault) -> Proposal:
         """What a failed call means: later in a session some faults are the conversation's own."""
         begun = any(turn.reply is not None for turn in self.turns)
-        if begun and (fault.kind in ("rejected", "too_long") or self.clock() >= self.deadline):
+        if self.cancel.is_set():
+            raise self._fault(ProposerOutage, STOPPED) from fault
+        if begun and (fault.kind in ("rejected", "too_long") or time.monotonic() >= self.deadline):
             return self._finish(str(fault))
         hint = "; the prompt does not fit this model, choose another" if fault.kind == "too_long" else ""
         raised = ProposerOutage(redact(f"{fault}{hint}"), retry_after=fault.retry_after, usage=self.usage)
@@ -306,7 +309,7 @@ class Session:
         raise raised from fault
 
     def _fault(self, kind: type[ProposerFault], message: str) -> ProposerFault:
-        raised = kind(redact(message), usage=self.usage)
+        raised: ProposerFault = kind(redact(message), usage=self.usage)
         raised.exchange = self._exchange(fault=raised).encode()
         return raised
 
@@ -349,9 +352,11 @@ def run_session(
     ledger: Ledger,
     prices: Prices,
     key: str,
+    cancel: threading.Event | None = None,
 ) -> Proposal:
-    """The whole session; see the module docstring for how it ends."""
+    """The whole session; see the module docstring for how it ends. `cancel` ends it as an outage at once."""
+    stop = cancel or threading.Event()
     try:
-        return Session(chat, request, prompt, settings, ledger, prices, key).run()
+        return Session(chat, request, prompt, settings, ledger, prices, key, stop).run()
     finally:
         ledger.forget_session(key)

@@ -8,6 +8,7 @@ chat and the ledger are shared. It keeps nothing that lineage does not hold.
 from __future__ import annotations
 
 import itertools
+import threading
 
 from agents.calls import Chat
 from agents.ledger import Ledger
@@ -19,7 +20,10 @@ from lineage.records import Proposal
 
 
 class SessionProposer:
-    """Raises UnknownName at once when a model that it will use has no price."""
+    """Raises UnknownName at once when a model that it will use has no price.
+
+    Setting `cancel` ends every running session as a ProposerOutage, without waiting for the endpoint.
+    """
 
     def __init__(
         self,
@@ -27,11 +31,13 @@ class SessionProposer:
         settings: SessionSettings | None = None,
         ledger: Ledger | None = None,
         prices: Prices | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
         self.chat = chat
         self.settings = settings or SessionSettings()
         self.ledger = ledger or Ledger()
         self.prices = prices or load_prices()
+        self._cancel = cancel
         self._numbers = itertools.count(1)
         for model in {self.settings.model, *self.settings.models.values()}:
             self.prices.rate(model, chat.host)
@@ -44,7 +50,9 @@ class SessionProposer:
         """One session. See agents.session for how it can end."""
         prompt = render(request, self.settings.budgets)
         key = f"{request.role.name}-{request.seed}-{next(self._numbers)}"
-        return run_session(self.chat, request, prompt, self.settings, self.ledger, self.prices, key)
+        return run_session(
+            self.chat, request, prompt, self.settings, self.ledger, self.prices, key, self._cancel
+        )
 
     def close(self) -> None:
         close = getattr(self.chat, "close", None)

@@ -5,83 +5,37 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer, ask_once
-from agents.calls import RetryPolicy
+from agents.anthropic_proposer import anthropic_proposer
 from agents.edits import apply_edits
 from agents.ledger import Cap, Caps, Ledger
 from agents.normal import ast_hash
-from agents.prices import load_prices
 from agents.session import SessionSettings
-from agents.session_proposer import SessionProposer
 from lineage.errors import (
     BudgetSpent,
     NothingLeft,
     ProposerOutage,
     ProposerRefused,
     ProposerUnusable,
-    UnknownName,
-    UsageError,
 )
 from lineage.records import Check, Status
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages
 from tests.fakes.script import (
-    Script,
     Step,
+    hang,
     message,
     refusal,
-    replace,
     status,
     text,
     thinking_then,
     tool_use,
     tool_uses,
 )
-
-KEY = "sk-ant-test-0123456789abcdef"
-QUICK = RetryPolicy(base=0.01, ceiling=0.02)
-EDIT = ("replace", {"path": "optim.py", "search": "LR = 0.04", "replace": "LR = 0.06"})
-SUBMIT = (
-    "submit",
-    {
-        "hypothesis": "A higher rate settles sooner.",
-        "expected_delta": -0.1,
-        "notes": "n",
-        "edit_kind": "number",
-    },
-)
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path / "absent"))
-    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_CUSTOM_HEADERS"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-
-
-def proposer(
-    server: FakeMessages, monkeypatch: pytest.MonkeyPatch, ledger: Ledger | None = None, **settings: Any
-) -> SessionProposer:
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-    return anthropic_proposer(SessionSettings(**{"retry": QUICK, "seconds": 20.0, **settings}), ledger)
-
-
-def run(script: Script, monkeypatch: pytest.MonkeyPatch, ledger: Ledger | None = None, **more: Any) -> Any:
-    """(proposal, server) of one session; keyword `ask` goes to the request, the rest to the settings."""
-    asked = more.pop("ask", {})
-    with FakeMessages(script) as server:
-        made = proposer(server, monkeypatch, ledger, **more)
-        try:
-            return made.propose(lab.request(**asked)), server
-        finally:
-            made.close()
+from tests.fakes.sessions import EDIT, KEY, SUBMIT, point_at, proposer, run
 
 
 def test_every_tool_is_used_and_the_edit_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +258,19 @@ def test_a_deadline_in_mid_session_ends_it_without_an_outage(monkeypatch: pytest
     assert time.monotonic() - began < 2.5
 
 
+def test_a_campaign_that_stops_does_not_wait_for_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel = threading.Event()
+    with FakeMessages([hang(9)]) as server:
+        point_at(monkeypatch, server.url)
+        made = anthropic_proposer(SessionSettings(), cancel=cancel)
+        threading.Timer(0.2, cancel.set).start()
+        began = time.monotonic()
+        with pytest.raises(ProposerOutage, match="stopped by the campaign"):
+            made.propose(lab.request())
+        assert time.monotonic() - began < 3
+        made.close()
+
+
 def test_sessions_in_parallel_share_one_ledger_and_pass_the_cap_by_one_reply_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -329,67 +296,3 @@ def test_sessions_in_parallel_share_one_ledger_and_pass_the_cap_by_one_reply_at_
     largest = 16_000
     assert 60_000 <= total <= 60_000 + largest
     assert spent.calls == len(server.requests)
-
-
-def test_an_unknown_model_has_no_price_unless_it_is_local_or_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example.com")
-    with pytest.raises(UnknownName, match="claude-opus-5-5"):
-        anthropic_proposer(SessionSettings(model="claude-opus-5-6"))
-    anthropic_proposer(SessionSettings(model="mine"), prices=load_prices(free=["mine"])).close()
-    proposal, _ = run([tool_uses([EDIT, SUBMIT])], monkeypatch, model="qwen-local")
-    assert proposal.usage.usd == 0 and proposal.usage.price_table.endswith(":local")
-
-
-def test_models_per_role(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"models": {"opt": "claude-haiku-5-5"}}
-    proposal, server = run([tool_uses([EDIT, SUBMIT])], monkeypatch, **settings)
-    assert proposal.model == server.bodies[0]["model"] == "claude-haiku-5-5"
-
-
-@pytest.mark.parametrize("option", ["thinking", "cache_control", "effort"])
-def test_a_server_that_rejects_an_option_is_asked_once_without_it(
-    monkeypatch: pytest.MonkeyPatch, option: str
-) -> None:
-    script = [tool_use(*EDIT), tool_use(*SUBMIT)]
-    with FakeMessages(script, rejects=[option]) as server:
-        made = proposer(server, monkeypatch, effort="low")
-        assert made.propose(lab.request()).edits
-        made.close()
-    rejected = [option in json.dumps({k: v for k, v in b.items() if k != "messages"}) for b in server.bodies]
-    assert rejected == [True, False, False], "refused once, remembered for the rest"
-
-
-def test_a_server_without_usage_or_streams_or_signed_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
-    thought = {"type": "thinking", "thinking": "local", "signature": ""}
-    first = tool_use(*EDIT, usage=None)
-    script = [
-        replace(first, kind="json", blocks=(thought, *first.blocks)),
-        replace(tool_use(*SUBMIT, usage=None), kind="json"),
-    ]
-    proposal, server = run(script, monkeypatch)
-    assert proposal.edits and proposal.usage.tokens_in > 1_000, "estimated where the server says nothing"
-    assert json.loads(proposal.exchange)["turns"][0]["reply"]["usage_estimated"]
-    assert server.bodies[1]["messages"][1]["content"][0]["type"] == "tool_use"
-
-
-def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    proposal, _ = run([tool_uses([EDIT, SUBMIT])], monkeypatch)
-    assert proposal.edits
-
-
-def test_ask_once_tells_what_a_call_costs_or_what_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    with FakeMessages([text("ready")]) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        found = ask_once()
-        assert found["reply"] == "ready" and found["model"] == "claude-opus-5-5" and found["usd"] > 0
-        assert found["key"] == "ANTHROPIC_API_KEY" and KEY not in json.dumps(found)
-        assert server.bodies[0]["max_tokens"] <= 64
-    with FakeMessages([status(401)]) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        with pytest.raises(UsageError, match="ANTHROPIC_API_KEY"):
-            ask_once()
-    with FakeMessages([status(529)]) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        with pytest.raises(ProposerOutage):
-            ask_once()
