@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 Subset = tuple[int, ...]
 
@@ -54,9 +55,7 @@ def minimise(parts: int, test: Callable[[Subset], bool], most_tests: int = 200) 
         while len(best) > 1:
             smaller = _reduce(best, min(size, len(best)), passes)
             if smaller is not None:
-                # A chunk alone starts over in halves; a complement keeps the chunk size.
-                size = 2 if len(smaller) <= len(best) // 2 else max(size - 1, 2)
-                best = smaller
+                best, size = smaller
             elif size >= len(best):
                 break
             else:
@@ -68,20 +67,22 @@ def minimise(parts: int, test: Callable[[Subset], bool], most_tests: int = 200) 
     return Minimised(best, True, len(known), tuple(known.items()))
 
 
-def _reduce(current: Subset, size: int, passes: Callable[[Subset], bool]) -> Subset | None:
-    """One round of ddmin: a chunk that passes alone, else a complement that does, else nothing."""
+def _reduce(
+    current: Subset, size: int, passes: Callable[[Subset], bool]
+) -> tuple[Subset, int] | None:
+    """One round of ddmin: a chunk that passes alone (go on in halves), else a complement (chunks stay)."""
     chunks = _chunks(current, size)
     for chunk in chunks:
         if len(chunk) < len(current) and passes(chunk):
-            return chunk
+            return chunk, 2
     if len(chunks) > 2:
         for chunk in chunks:
             rest = tuple(part for part in current if part not in chunk)
             if passes(rest):
-                return rest
+                return rest, max(size - 1, 2)
     return None
 
 
 def _chunks(parts: Subset, count: int) -> list[Subset]:
     edges = [round(i * len(parts) / count) for i in range(count + 1)]
-    return [parts[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [parts[a:b] for a, b in pairwise(edges) if b > a]

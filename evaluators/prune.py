@@ -59,7 +59,7 @@ def pruner(parents: Sequence[Curve], better: Literal["higher", "lower"]) -> Prun
     count = len(curves)
     # The curves' spread is pooled over the grid, since one point has only `count` values.
     spread = np.sqrt(np.mean(np.var(values, axis=0, ddof=1)))
-    reach = float(sp.t.ppf(CONFIDENCE, count - 1)) * spread * np.sqrt(1 + 1 / count)
+    reach = float(sp.t.ppf(CONFIDENCE, 2 * (count - 1))) * spread * np.sqrt(1 + 1 / count)
     mean = values.mean(axis=0)
     bar = np.minimum(mean - reach, values.min(axis=0))
     return Pruner(tuple(grid), tuple(mean), tuple(bar), sign, True)
@@ -67,18 +67,26 @@ def pruner(parents: Sequence[Curve], better: Literal["higher", "lower"]) -> Prun
 
 def hopeless(rival: Pruner, curve: Curve) -> bool:
     """True when the curve so far can be given up."""
+    return ends_at(rival, curve) is not None
+
+
+def ends_at(rival: Pruner, curve: Curve) -> float | None:
+    """The step at which the rule ends this run; None while it goes on. Later points change no earlier answer."""
     if not rival.usable:
-        return False
+        return None
     steps, values = _clean(curve)
     if len(steps) < 2:
-        return False
-    reached = [i for i, step in enumerate(rival.grid) if step <= steps[-1]]
-    if len(reached) < PATIENCE:
-        return False
-    seen = np.interp([rival.grid[i] for i in reached], steps, rival.sign * smooth(values))
-    behind = [value < rival.bar[i] for i, value in zip(reached, seen, strict=True)]
-    ahead = any(value > rival.mean[i] for i, value in zip(reached, seen, strict=True))
-    return not ahead and all(behind[-PATIENCE:])
+        return None
+    reached = int(np.searchsorted(rival.grid, steps[-1], side="right"))
+    seen = np.interp(rival.grid[:reached], steps, rival.sign * smooth(values))
+    behind = 0
+    for step, value, mean, bar in zip(rival.grid, seen, rival.mean, rival.bar, strict=False):
+        if value > mean:
+            return None
+        behind = behind + 1 if value < bar else 0
+        if behind == PATIENCE:
+            return step
+    return None
 
 
 def smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -54,6 +54,7 @@ class Book:
         self._fresh: dict[str, list[float]] = {}
         self._differences: list[list[float]] = []
         self._calibrated: list[float] = []
+        self._in_a_row: list[float] = []
 
     @property
     def incumbent(self) -> str | None:
@@ -79,6 +80,7 @@ class Book:
             return
         if row.status is Status.BASELINE and self.start is None:
             self.start = row.trial
+            self._in_a_row = list(row.scores)
             self._fresh[row.trial] = list(row.scores) or [row.score]
             self._standing[row.trial] = row.score
         elif row.status is Status.KEEP:
@@ -119,8 +121,7 @@ class Book:
         """Spread of what the test averages: a replicate, or a pair difference for time scores."""
         if not self.plan.is_paired:
             return self.noise()
-        start = self._calibrated or self._fresh.get(self.start or "", [])
-        return consecutive(start) + pooled(self._differences)
+        return consecutive(self._calibrated or self._in_a_row) + pooled(self._differences)
 
     def leader(self) -> tuple[str, float] | None:
         """Best standing trial and its score; the earlier one on a tie; None before a valid start."""

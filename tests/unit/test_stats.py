@@ -1,0 +1,138 @@
+"""Statistics against scipy and statsmodels used another way, and against hand-made cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats as sp
+
+from evaluators.gates import bound_against
+from evaluators.noise import consecutive, pooled
+from evaluators.promote import p_value
+from evaluators.stats import (
+    detectable_gain,
+    mean_bound,
+    noise_floor,
+    paired,
+    power,
+    sealed_gap,
+    welch,
+)
+
+A = [2.05, 2.11, 2.02, 2.08, 2.07]
+B = [2.21, 2.19, 2.30, 2.25, 2.17, 2.24]
+
+
+def test_noise_floor_agrees_with_scipy_and_covers_the_truth() -> None:
+    floor = noise_floor(A)
+    inside = sp.ttest_1samp(A, 0.0).confidence_interval(0.95)
+    assert (floor.mean_low, floor.mean_high) == (pytest.approx(inside.low), pytest.approx(inside.high))
+    rng = np.random.default_rng(5)
+    floors = [noise_floor(rng.normal(3.0, 0.5, 6).tolist()) for _ in range(1500)]
+    assert np.mean([f.mean_low <= 3.0 <= f.mean_high for f in floors]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([f.sd_low <= 0.5 <= f.sd_high for f in floors]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_noise_floor_of_one_value_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 values, got 1; calibrate with more runs"):
+        noise_floor([1.0])
+
+
+def test_one_sided_bounds_agree_with_scipy_and_with_the_gates() -> None:
+    low = sp.ttest_1samp(A, 0.0, alternative="greater").confidence_interval(0.95).low
+    assert mean_bound(A, "lower") == pytest.approx(low)
+    for confidence in (0.9, 0.95, 0.99):
+        for side in ("lower", "upper"):
+            gate = bound_against(A, confidence, lower=side == "lower")
+            assert mean_bound(A, side, confidence) == pytest.approx(gate, rel=1e-12)
+    assert mean_bound([1.0], "lower") is None
+    assert mean_bound([1.0, 1.0], "lower") == 1.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_welch_agrees_with_scipy_in_both_directions(sign: int) -> None:
+    got = welch(A, B, sign)
+    want = sp.ttest_ind(A, B, equal_var=False, alternative="greater" if sign == 1 else "less")
+    assert got.p_value == pytest.approx(want.pvalue)
+    assert got.df == pytest.approx(want.df)
+    assert got.gain == pytest.approx(sign * (np.mean(A) - np.mean(B)))
+    assert got.low < got.gain < got.high
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_paired_agrees_with_scipy(sign: int) -> None:
+    got = paired(A, B[:5], sign)
+    want = sp.ttest_rel(A, B[:5], alternative="greater" if sign == 1 else "less")
+    assert got.p_value == pytest.approx(want.pvalue)
+    with pytest.raises(ValueError, match="equal counts, got 5 candidate and 6 incumbent"):
+        paired(A, B, sign)
+
+
+def test_values_without_spread_are_decided_by_their_difference() -> None:
+    assert welch([1.0, 1.0], [2.0, 2.0], -1).p_value == 0.0
+    assert welch([2.0, 2.0], [2.0, 2.0], -1).p_value == 1.0
+    assert paired([1.0, 1.0], [2.0, 2.0], 1).p_value == 1.0
+
+
+def test_pooled_noise_is_the_residual_mean_square_of_statsmodels() -> None:
+    groups = [A, B, [3.0, 3.3], [9.0]]
+    noise = pooled(groups)
+    values = np.concatenate(groups)
+    dummies = np.zeros((len(values), len(groups)))
+    at = 0
+    for column, group in enumerate(groups):
+        dummies[at : at + len(group), column] = 1
+        at += len(group)
+    fit = sm.OLS(values, dummies).fit()
+    assert noise.df == fit.df_resid
+    assert noise.variance == pytest.approx(fit.mse_resid)
+
+
+def test_consecutive_differences_do_not_see_a_slow_drift() -> None:
+    rng = np.random.default_rng(7)
+    run = rng.normal(0, 1, 4000)
+    drift = np.linspace(0, 50, 4000)
+    assert consecutive(list(run + drift)).variance == pytest.approx(2.0, rel=0.1)
+    assert consecutive([1.0, 1.5, 9.0]).df == 1
+
+
+def test_the_promotion_test_is_students_test_where_the_noise_is_equal() -> None:
+    """With the candidate's own spread not above the rest, p is that of scipy's pooled two-sample test."""
+    variance, df = 0.25, 30.0
+    p = float(p_value(0.4, 0.1, 5, variance, df, 20.0))
+    t = 0.4 / math.sqrt(variance / 5 + variance / 20)
+    assert p == pytest.approx(float(sp.t.sf(t, df)))
+    noisier = float(p_value(0.4, 1.0, 5, variance, df, 20.0))
+    assert noisier > p
+    assert float(p_value(0.0, 0.0, 3, 0.0, 2.0, 9.0)) == 1.0
+    assert float(p_value(1e-9, 0.0, 3, 0.0, 2.0, 9.0)) == 0.0
+
+
+def test_power_and_detectable_gain_are_inverse_and_match_a_simulation() -> None:
+    gain = detectable_gain(8, 32, 0.001)
+    assert power(gain, 8, 32, 0.001) == pytest.approx(0.8, abs=1e-3)
+    rng = np.random.default_rng(11)
+    ours, theirs = rng.normal(gain, 1, (4000, 8)), rng.normal(0, 1, (4000, 32))
+    shown = sp.ttest_ind(ours, theirs, axis=1, alternative="greater").pvalue <= 0.001
+    assert shown.mean() == pytest.approx(0.8, abs=0.03)
+    assert power(detectable_gain(8, 0, 0.01, is_paired=True), 8, 0, 0.01, is_paired=True) == pytest.approx(
+        0.8, abs=1e-3
+    )
+
+
+def test_sealed_gap_is_positive_when_the_public_figure_flatters() -> None:
+    assert sealed_gap([], [], 1) is None
+    one = sealed_gap([0.98], [0.96], 1)
+    assert one is not None
+    assert one.mean == pytest.approx(0.02)
+    assert one.low is None
+    lower_is_better = sealed_gap([1.0, 1.1, 1.05], [1.2, 1.3, 1.15], -1)
+    assert lower_is_better is not None
+    assert lower_is_better.mean == pytest.approx(1 / 6, abs=0.01)
+    assert lower_is_better.low is not None and lower_is_better.high is not None
+    assert lower_is_better.low < lower_is_better.mean < lower_is_better.high
+    with pytest.raises(ValueError, match="got 1 and 0"):
+        sealed_gap([1.0], [], 1)
