@@ -65,9 +65,11 @@ class Outcome:
 
 @dataclass
 class _State:
-    """One entry per campaign. `truth` is the incumbent's true score; higher is better throughout."""
+    """One entry per campaign; higher is better throughout. Of the incumbent: `truth` its true score,
+    `standing` the score that a keep must beat, `mean` and `count` of its fresh replicates."""
 
     truth: Floats
+    standing: Floats
     mean: Floats
     count: Floats
     squares: Floats
@@ -110,6 +112,7 @@ def _begin(plan: ConfirmPlan, scenario: Scenario, noise: _Noise) -> _State:
     steps = start[:, 1::2] - start[:, 0 : runs - runs % 2 : 2]
     return _State(
         truth=np.zeros(size),
+        standing=start.mean(1),
         mean=start.mean(1),
         count=np.full(size, float(runs)),
         squares=start.var(1) * runs,
@@ -168,7 +171,7 @@ def _drift_on(state: _State, scenario: Scenario, noise: _Noise) -> None:
 
 def _worth(plan: ConfirmPlan, scenario: Scenario, state: _State, screened: Floats) -> Bools:
     """Is the trial a leader, and far enough ahead? A leader that is not, raises the bar for the next."""
-    keep = screened > np.maximum(state.mean, state.leader)
+    keep = screened > np.maximum(state.standing, state.leader)
     sd = np.sqrt(state.squares / state.df)
     bar = screening_bar(plan, sd, scenario.runs, state.mean, state.count)
     go: Bools = keep & (screened - state.mean > bar)
@@ -244,13 +247,18 @@ def _keep_replicates(plan: ConfirmPlan, state: _State, attempts: _Attempts, used
     if plan.is_paired:
         state.pair_squares[at] += _squares(ours - theirs, inside)
         state.pair_df[at] += used - 1
-    state.mean[at] = (state.mean[at] * attempts.pool + (theirs * beside).sum(1)) / (attempts.pool + new)
+    total, pool = (theirs * beside).sum(1), attempts.pool
+    # A group's squares when values join it: theirs about their own mean, and the two means apart.
+    apart = (total / np.maximum(new, 1) - state.mean[at]) ** 2 * pool * new / (pool + new)
+    state.squares[at] += _squares(theirs, beside) + apart
+    state.df[at] += new
+    state.mean[at] = (state.mean[at] * pool + total) / (pool + new)
     state.count[at] += new
 
 
 def _squares(values: Floats, inside: Bools) -> Any:
     """Sum of squares about each row's own mean, over the entries inside."""
-    mean = (values * inside).sum(1) / inside.sum(1)
+    mean = (values * inside).sum(1) / np.maximum(inside.sum(1), 1)
     return (((values - mean[:, None]) ** 2) * inside).sum(1)
 
 
@@ -264,7 +272,7 @@ def _promote(plan: ConfirmPlan, state: _State, attempts: _Attempts, used: Any, p
     mean = (attempts.ours * inside).sum(1) / used
     state.truth[won] += attempts.gain[passed]
     state.mean[won], state.count[won] = mean[passed], used[passed]
-    state.leader[won] = -np.inf
+    state.standing[won] = mean[passed]
     state.left[won] = plan.alpha
 
 
