@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -23,24 +22,7 @@ from typing import Any
 
 import numpy as np
 
-
-def bits_per_byte(
-    predict: Any, model: Any, tokens: np.ndarray, meta: dict[str, Any], task: dict[str, Any]
-) -> float:
-    """Every token but the first is predicted once, from windows that start afresh every `context` tokens."""
-    context, batch = int(task["context"]), int(task["batch"])
-    rows = (len(tokens) - 1) // context
-    inputs = tokens[: rows * context].astype(np.int64).reshape(rows, context)
-    targets = tokens[1 : rows * context + 1].astype(np.int64).reshape(rows, context)
-    nats = 0.0
-    for at in range(0, rows, batch):
-        logits = predict(model, inputs[at : at + batch]).astype(np.float64)
-        top = logits.max(axis=-1, keepdims=True)
-        log_sum = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
-        gold = np.take_along_axis(logits, targets[at : at + batch, :, None], axis=-1)[..., 0]
-        nats += float((log_sum - gold).sum())
-    scored_share = rows * context / (len(tokens) - 1)
-    return nats / math.log(2) / (float(meta["bytes"]) * scored_share)
+from _common import scoring
 
 
 def one_run(source: Path, data: Path, split: str, task: dict[str, Any], seed: int) -> dict[str, float]:
@@ -59,16 +41,22 @@ def one_run(source: Path, data: Path, split: str, task: dict[str, Any], seed: in
         trained = time.process_time()
         model = predict.load(out)
         answer: dict[str, float] = {}
-        held = data / split
+        held, size = data / split, int(task["batch"])
+
+        def ask(inputs: np.ndarray) -> np.ndarray:
+            return predict.predict(model, inputs)
+
         if task["kind"] == "classification":
             inputs, labels = np.load(held / "inputs.npy"), np.load(held / "labels.npy")
-            size = int(task["batch"])
-            scores = [predict.predict(model, inputs[at : at + size]) for at in range(0, len(inputs), size)]
-            answer["accuracy"] = float((np.concatenate(scores).argmax(axis=1) == labels).mean())
+            answer["accuracy"] = scoring.accuracy(ask, inputs, labels, size)
         else:
-            meta = json.loads((held / "meta.json").read_text(encoding="utf-8"))
-            tokens = np.load(held / "tokens.npy")
-            answer["bits_per_byte"] = bits_per_byte(predict.predict, model, tokens, meta, task)
+            nbytes = json.loads((held / "meta.json").read_text(encoding="utf-8"))["bytes"]
+            answer["bits_per_byte"] = scoring.bits_per_byte(ask, np.load(held / "tokens.npy"), nbytes, task)
+            if (held / "items.jsonl").is_file():
+                lines = (held / "items.jsonl").read_text(encoding="utf-8").splitlines()
+                tasks, gold = scoring.centered(ask, [json.loads(line) for line in lines], task)
+                answer |= {"centered_accuracy": statistics.mean(tasks.values()), "gold_bits_per_byte": gold}
+                answer |= {f"item_{name}": value for name, value in tasks.items()}
         done = time.process_time()
         answer["artifact_bytes"] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     answer |= {"train_cpu_s": trained - begin, "predict_cpu_s": done - trained, "cpu_seconds": done - begin}

