@@ -131,12 +131,13 @@ class Display:
             with self._lock:
                 line = self._take(event)
             if line and self._live is None:
-                self._print(line)
+                row = event.get("row")
+                self._print(line, row.t_finished if isinstance(row, Row) else None)
         except Exception as fault:  # kept for __exit__, see above
             self.fault = self.fault or fault
 
-    def _print(self, line: str) -> None:
-        stamp = datetime.now().strftime("%H:%M:%S")
+    def _print(self, line: str, at: datetime | None = None) -> None:
+        stamp = (at.astimezone() if at else datetime.now()).strftime("%H:%M:%S")
         print(f"{stamp} {line}", file=self._out, flush=True)
 
     def _take(self, event: Mapping[str, Any]) -> str | None:
@@ -259,7 +260,8 @@ class Display:
 
     def outcome_line(self, row: Row) -> str:
         """`t0042 optimizer: keep 2.911 s, 6.10 % better than the baseline` on one plain line."""
-        text = f"{row.trial} {w.author(row)}: {w.outcome(row)}"
+        who = row.trial if row.status is Status.BASELINE else f"{row.trial} {w.author(row)}"
+        text = f"{who}: {w.outcome(row)}"
         if row.score is not None:
             text += f" {w.score_text(self.spec, row.score)}"
         base = self.state.baseline

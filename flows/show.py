@@ -151,7 +151,7 @@ def trials_table(rows: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> Table
         table.add_row(
             glyph(row),
             Text(row.trial or "", style="bold" if row.verdict == "confirmed" else ""),
-            Text(w.one_line(row.role or w.DASH, 18)),
+            Text(w.one_line(w.author(row), 18)),
             Text(w.outcome(row)),
             Text(w.score_text(spec, row.score, unit=False)),
             Text(

@@ -126,6 +126,9 @@ def outcome(row: Row) -> str:
 
 
 def author(row: Row) -> str:
+    """The specialist; a dash for the baseline, which runs in some lane but is nobody's."""
+    if row.status is Status.BASELINE:
+        return DASH
     return row.role or row.proposer or DASH
 
 

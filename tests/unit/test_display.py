@@ -51,7 +51,7 @@ def test_a_plain_log_has_one_stamped_line_per_outcome() -> None:
         mine = [
             line
             for line in lines
-            if f" {row.trial} " in line and str(row.status) in line.partition(": ")[2][:24]
+            if f" {row.trial}" in line and str(row.status) in line.partition(": ")[2][:24]
         ]
         assert len(mine) == 1, f"{row.trial}: {mine}"
     assert all(line[2] == line[5] == ":" for line in lines)
