@@ -132,10 +132,10 @@ def why(
     job: Job, final: dict[str, Any], broken: Broken | None, sitting: Sitting
 ) -> tuple[str | None, dict[str, Number]]:
     """Cause and numbers of one sitting; None when every answer was lawful."""
-    if broken is not None and broken.rule:
+    explained, numbers = endings.explain(final, predict_limits(job.spec))
+    if broken is not None and broken.rule and not (broken.rule == "short_answer" and explained):
         cause = "nan" if broken.rule == "nan" else f"illegal:{broken.rule}"
         return cause, {**broken.numbers, "detail": str(broken)}
-    explained, numbers = endings.explain(final, predict_limits(job.spec))
     if explained is None and not sitting.complete:
         return "illegal:early_exit", {"answered": sitting.answered, "requests": len(sitting.plan)}
     return explained, numbers

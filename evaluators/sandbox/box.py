@@ -6,12 +6,13 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 """
 
 # paths are strings of an argument list here
-# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH207
+# ruff: noqa: PTH103, PTH112, PTH114, PTH115, PTH118, PTH207, PTH208
 from __future__ import annotations
 
 import glob
 import json
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -155,6 +156,18 @@ def devices(accelerator: str) -> list[str]:
     return sorted(glob.glob("/dev/nvidia*")) if accelerator else []
 
 
+PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
+PROC_TELLING = (
+    "iomem",
+    "ioports",
+    "kallsyms",
+    "key-users",
+    "keys",
+    "locks",
+    "partitions",
+    "swaps",
+    "cmdline",
+)
 NAMESPACES = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"),
@@ -176,27 +189,46 @@ def _system(accelerator: str) -> list[str]:
             given += ["--ro-bind", f"/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         given += ["--ro-bind-try", path, path]
-    given += ["--proc", "/proc", "--dev", "/dev"]
+    given += ["--proc", "/proc", *_proc_masks(), "--dev", "/dev"]
     for path in devices(accelerator):
         given += ["--dev-bind", path, path]
     return given
 
 
-def _python(seen: packages.Visible, masked: tuple[str, ...]) -> list[str]:
-    """The interpreter and the allowed packages; other installed packages are blanked, masked ones twice."""
+def _proc_masks() -> list[str]:
+    """Blank what of /proc is not this process's own or plain information.
+
+    Under a root engine the candidate's kernel uid is root's, which may write /proc/sys without any
+    capability (core_pattern runs a program on the host); and /proc/1 is bubblewrap's own process.
+    """
+    given = ["--size", "4096", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
+    for name in sorted(os.listdir("/proc")):
+        path = f"/proc/{name}"
+        mode = os.lstat(path).st_mode if not name.isdigit() else stat.S_IFLNK
+        if stat.S_ISLNK(mode) or name in PROC_NEEDED:
+            continue
+        if stat.S_ISDIR(mode):
+            given += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
+        elif name in PROC_TELLING or mode & 0o222 or not mode & 0o004:
+            given += ["--ro-bind", "/dev/null", path]
+    return given
+
+
+def _python(seen: packages.Visible) -> list[str]:
+    """The interpreter and the allowed packages; other installed packages are blanked."""
     given = []
     for path in prefixes():
         given += ["--ro-bind", path, path]
     roots = ("/usr/lib", "/usr/lib64", *prefixes())
-    for path in seen.hidden:
-        if any(path.startswith(root + "/") for root in roots):
-            given += ["--tmpfs", path]
+    blank = {path for path in seen.hidden if any(path.startswith(root + "/") for root in roots)} | {
+        *seen.site
+    }
+    for path in sorted(blank):
+        given += ["--size", "65536", "--tmpfs", path]
     for path in seen.paths:
         given += ["--ro-bind", path, path]
-    for path in seen.site:
-        for name in masked:
-            if os.path.exists(os.path.join(path, name)):
-                given += ["--tmpfs", os.path.join(path, name)]
+    for path in sorted(blank):
+        given += ["--remount-ro", path]
     return given
 
 
@@ -208,7 +240,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
     given += _system(box.accelerator)
     given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
-    given += _python(packages.visible(box.packages, box.masked), box.masked)
+    given += _python(packages.visible(box.packages, box.masked))
     for name in ("entry.py", "kernel.py"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
@@ -253,8 +285,8 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
         ]
         write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
         wanted["landlock"] = {"read": read, "write": write}
-    if layers.seccomp:
-        wanted["seccomp"] = {"alone": not layers.bwrap}
+    if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
+        wanted["seccomp"] = {"alone": True}
     return wanted
 
 
@@ -281,6 +313,8 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     if layers.bwrap:
         # not on the command line: pid 1 of the sandbox shows that to the candidate
         arguments = bwrap_arguments(box, env)
+        if layers.seccomp:
+            arguments = [*arguments, "--seccomp", "10"]
         command = [layers.bwrap, "--args", "9", "--", *command]
         env = {"PATH": "/usr/bin:/bin"}
     else:
@@ -292,6 +326,8 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     return {
         "argv": command,
         "arguments": arguments,
+        "filter": bool(layers.bwrap and layers.seccomp),
+        "rlimits": rlimits(box, layers) if layers.bwrap else {},
         "env": env,
         "cwd": "/" if layers.bwrap else view.tmp,
         "uid": None if layers.bwrap else layers.uid,

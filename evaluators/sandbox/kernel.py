@@ -171,11 +171,14 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
 
 
+def seccomp_code(*, alone: bool) -> bytes:
+    return b"".join(struct.pack("HBBI", *row) for row in seccomp_program(alone=alone))
+
+
 def seccomp(*, alone: bool) -> None:
-    rows = seccomp_program(alone=alone)
-    code = b"".join(struct.pack("HBBI", *row) for row in rows)
+    code = seccomp_code(alone=alone)
     buffer = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxQ", len(rows), ctypes.addressof(buffer))
+    header = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     _check(_libc.prctl(PR_SET_SECCOMP, 2, header, 0, 0), "seccomp filter")
 
@@ -220,13 +223,18 @@ def landlock(read: Iterable[str], write: Iterable[str]) -> None:
     os.close(rules)
 
 
-def lock(config: Mapping[str, Any]) -> None:
-    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {alone}, in that order."""
-    for name, value in config.get("rlimits", {}).items():
+def limit(limits: Mapping[str, int]) -> None:
+    """Soft and hard limit alike; a hard limit that is already lower stays."""
+    for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
-        limit = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
-        resource.setrlimit(kind, (limit, limit))
+        bound = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def lock(config: Mapping[str, Any]) -> None:
+    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {alone}, in that order."""
+    limit(config.get("rlimits", {}))
     if config.get("landlock") is not None:
         landlock(**config["landlock"])
     if config.get("seccomp") is not None:

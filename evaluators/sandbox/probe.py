@@ -59,6 +59,28 @@ def append(path: str) -> bool:
     return True
 
 
+def write_sysctl(t: dict[str, Any]) -> bool:
+    """Only opened, never written: it would change the host."""
+    for name in (
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sysrq-trigger",
+        "/proc/mtrr",
+    ):
+        with contextlib.suppress(OSError):
+            os.close(os.open(name, os.O_WRONLY))
+            return True
+    return False
+
+
+def sandbox_init(t: dict[str, Any]) -> bool:
+    """The memory of the sandbox's own first process, which is under fewer locks."""
+    if t["same_pids"]:
+        return False
+    os.close(os.open("/proc/1/mem", os.O_RDWR))
+    return True
+
+
 def change_mode(t: dict[str, Any]) -> bool:
     """Only reported as done if the mode is really another one; see `kernel.PRETENDED`."""
     os.chmod(t["lineage"], 0o640)
@@ -178,6 +200,8 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "change_mode": change_mode,
     "write_own_source": own_source,
     "write_data": released_data,
+    "write_sysctl": write_sysctl,
+    "sandbox_init": sandbox_init,
     "remount": remount,
     "key_in_environment": key_in_environment,
     "key_in_proc": key_in_proc,

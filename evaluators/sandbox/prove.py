@@ -34,11 +34,11 @@ FIRST = {
     "labels unreadable": ("read_labels",),
     "no writes outside": (
         *("write_lineage", "write_packages", "write_own_source", "write_data"),
-        *("change_mode", "remount"),
+        *("change_mode", "remount", "write_sysctl"),
     ),
     "keys absent": ("key_in_environment", "key_in_proc"),
     "no network": ("tcp", "udp", "abstract_socket"),
-    "engine untouchable": ("signal_engine", "read_memory", "trace_engine"),
+    "engine untouchable": ("signal_engine", "read_memory", "trace_engine", "sandbox_init"),
 }
 SECOND = {
     "whole tree ends": ("survivors",),

@@ -57,6 +57,8 @@ def spawn(run: Run) -> None:
         wanted[int(number)] = int(inherited)
     if request.get("arguments") is not None:
         wanted[9] = _memory_file("\0".join(request["arguments"]).encode())
+    if request.get("filter"):
+        wanted[10] = _memory_file(kernel.seccomp_code(alone=False))
     run.began = time.monotonic()
     supervisor = os.getpid()
     run.pid = os.fork()
@@ -102,6 +104,8 @@ def _become(run: Run, wanted: dict[int, int], supervisor: int) -> None:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of uid clears it
     if os.getppid() != supervisor:
         os._exit(SETUP_FAILED)
+    # on bubblewrap's own process too, which the candidate must not gain from attacking
+    kernel.limit({k: v for k, v in run.request.get("rlimits", {}).items() if k != "NPROC"})
     os.chdir(run.request.get("cwd", "/"))
     os.execve(run.request["argv"][0], run.request["argv"], run.request["env"])
 
@@ -161,6 +165,9 @@ def on_report(run: Run, word: str, report: dict[str, Any]) -> None:
 def release(run: Run) -> None:
     """The clocks start, then the data appears by one rename, then the child is told."""
     request = run.request
+    if run.artifact >= 0 and select.select([run.artifact], [], [], 0)[0]:
+        run.end, run.refused = "protocol", "early_artifact"
+        return
     run.released_cpu, run.released, run.phase = cpu_now(run), time.monotonic(), "run"
     if request.get("release"):
         source, target = request["release"]
@@ -211,7 +218,7 @@ def take(run: Run, handle: int, data: bytes) -> None:
         del run.tail[:-LOG_BYTES]
     elif handle == run.reports:
         read_reports(run, data)
-    elif handle == run.artifact and run.sealer is not None:
+    elif handle == run.artifact and run.sealer is not None and data:
         if run.phase != "run":
             run.end, run.refused = "protocol", "early_artifact"
             return

@@ -1,0 +1,126 @@
+"""Every attack ends as it must: the right cause or an honest score, and nothing changed outside.
+
+On a machine whose sandbox is not `strong` the attacks on what is not held there are expected to find it;
+they are skipped by name with the reason, never silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import attacks_escape
+import attacks_files
+import attacks_language
+import attacks_protocol
+import psutil
+import pytest
+import workbench as wb
+from attack import Attack
+
+from evaluators.sandbox.cgroup import PREFIX
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = [*attacks_files.ATTACKS, *attacks_escape.ATTACKS, *attacks_protocol.ATTACKS, *attacks_language.ATTACKS]
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a thief would look for on this host: data, a store, a key, sockets. All decoys."""
+    folder = tmp_path_factory.mktemp("host")
+    for kind, make in (("blobs", wb.classification), ("markov", wb.language)):
+        make(folder / kind)
+    store = folder / "store"
+    store.mkdir()
+    (store / "lineage.jsonl").write_text('{"trial": "0001", "score": 0.5}\n')
+    key = f"sk-decoy-{os.urandom(8).hex()}"
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setenv("DECOY_API_KEY", key)
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
+        abstract.bind(f"\0attack-{os.getpid()}")
+        abstract.listen()
+        by_path = stack.enter_context(socket.socket(socket.AF_UNIX))
+        by_path.bind(str(folder / "s"))
+        by_path.listen()
+        yield {
+            "FOLDER": str(folder),
+            "LABELS": str(folder / "blobs/data/public/labels.npy"),
+            "SEALED": str(folder / "blobs/data/sealed/labels.npy"),
+            "TOKENS": str(folder / "markov/data/public/tokens.npy"),
+            "MANIFEST": str(folder / "blobs/data/manifest.json"),
+            "LINEAGE": str(store / "lineage.jsonl"),
+            "STORE": str(store),
+            "SCRATCH": str(folder / "scratch"),
+            "SITE": sysconfig.get_path("purelib"),
+            "ROOT": str(ROOT),
+            "HOME": str(Path.home()),
+            "KEY": key,
+            "PID": str(os.getpid()),
+            "PORT": str(tcp.getsockname()[1]),
+            "ABSTRACT": f"attack-{os.getpid()}",
+            "SOCKET": str(folder / "s"),
+        }
+
+
+def fill(text: str, host: dict[str, str]) -> str:
+    for name, value in host.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+@pytest.mark.parametrize("attack", ALL, ids=lambda a: a.name.replace(" ", "-"))
+def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
+    isolation = wb.best()
+    if isolation.level != "strong":
+        pytest.skip(f"this machine's sandbox is {isolation.level}: not held: {', '.join(isolation.not_held)}")
+    folder = Path(host["FOLDER"])
+    kind = "markov" if attack.base is wb.BIGRAM else "blobs"
+    spec = (wb.language if kind == "markov" else wb.classification)(tmp_path / "spec", **attack.changes)
+    bench = type(spec)(spec.spec, folder / kind / "data", isolation, tmp_path / "scratch")
+    before = everything(folder)
+    processes = {p.pid for p in psutil.Process().children(recursive=True)}
+    files = {name: fill(text, host) for name, text in {**attack.base, **attack.files}.items()}
+
+    outcome = wb.run(bench, files, tmp_path)
+
+    assert outcome.cause in attack.causes, (outcome.run, outcome.measurement)
+    if outcome.cause is None:
+        _scored_as_it_must(attack, outcome)
+    if attack.check is not None:
+        attack.check(outcome, tmp_path / "artifact")
+    assert everything(folder) == before, "something outside the sandbox changed"
+    assert {p.pid for p in psutil.Process().children(recursive=True)} <= processes, "a process was left"
+    bases = {value for name, value in isolation.tools.cgroup.items() if name != "version"}
+    assert not [p for base in bases for p in Path(base).glob(f"{PREFIX}*-{os.getpid()}-*")]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert {name: (tmp_path / "source" / name).read_text() for name in files} == files
+    assert {p.name for p in tmp_path.iterdir()} <= {"spec", "scratch", "source", "artifact", "judge"}
+
+
+def _scored_as_it_must(attack: Attack, outcome: wb.Outcome) -> None:
+    assert outcome.measurement is not None and outcome.score is not None
+    better = outcome.measurement.metric == "accuracy"
+    if attack.most is not None:
+        assert outcome.score <= attack.most if better else outcome.score >= attack.most
+    if attack.least is not None:
+        assert outcome.score >= attack.least if better else outcome.score <= attack.least
+    assert outcome.measurement.quantities["cpu_seconds"] >= attack.least_cpu
+
+
+def test_the_suite_is_large_and_every_attack_has_its_own_name() -> None:
+    assert len(ALL) >= 50
+    assert len({attack.name for attack in ALL}) == len(ALL)
