@@ -56,7 +56,7 @@ def encode_pack(tables: Sequence[Any], first: int, shas: Sequence[str], prev: st
     table = pa.concat_tables(tables)
     meta = {"first": first, "sha256": list(shas), "prev_sha256": prev, "rows": table.num_rows}
     # Dictionaries make a file of many rows a third faster to read.
-    return write_parquet(table.replace_schema_metadata({"pack": canonical_json(meta)}), dictionaries=True)
+    return write_parquet(table.replace_schema_metadata({"pack": canonical_json(meta)}), use_dictionary=True)
 
 
 def decode_pack(key: str, data: bytes) -> Pack:
