@@ -42,12 +42,14 @@ from typing import Any
 import numpy as np
 from scipy import stats as sp
 
+from evaluators.gates import judge_gate
 from evaluators.noise import Noise
 from evaluators.stats import detectable_gain
-from lineage.spec import EnvironmentSpec
+from lineage.records import SeedResult
+from lineage.spec import EnvironmentSpec, Gate
 
 TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
-SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.05, 0.2, 0.75)}
+SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.01, 0.09, 0.9)}
 FUTILITY = {1: (), 2: (0.1,), 3: (0.15, 0.03)}
 PRIOR_TRIALS = 10  # weight, in trials, of the share of attempts expected when nothing is known
 TAIL = 0.1  # past the planned end a campaign still expects this share of it, so that a level is left
@@ -168,8 +170,8 @@ def standard_error(own: Any, n: Any, variance: Any, incumbent_n: Any) -> Any:
 def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
     """Level of the next attempt: what is left over the attempts still expected, this one included.
 
-    `trials`: recorded up to and with the candidate, the start not counted; `attempts`: earlier ones. Numbers
-    or arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
+    `trials`: all recorded up to and with the candidate, the start too; `attempts`: earlier ones. Numbers or
+    arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
     and learns from the campaign.
     """
     chance = sp.norm.sf(plan.screen_z)
@@ -241,6 +243,15 @@ def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
         elif look.p_value > plan.futility[index]:
             return Unconfirmed("futile", tuple(looks))
     raise ValueError("the plan has no looks; plan_for(spec) makes one that has")
+
+
+def gates_hold(gates: Sequence[Gate], seeds: Sequence[SeedResult]) -> bool:
+    """Do these fresh replicates, taken together, pass every hard rule of the environment?"""
+    for gate in gates:
+        values = [seed.quantities[gate.quantity] for seed in seeds if gate.quantity in seed.quantities]
+        if len(values) != len(seeds) or not judge_gate(gate, values).passed:
+            return False
+    return True
 
 
 def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Labels and promotions again, from the recorded facts: what `bakeoff verify` compares with lineage.
 
-Use: `recompute_promotions(rows, plan, measured)` and `recompute_labels(rows, plan, spec, evidence)`; both
+Use: `recompute_promotions(rows, plan, measured, spec)` and `recompute_labels(rows, plan, spec, evidence)`; both
 return one `Mismatch` per thing that the facts do not support, none when all is well. `rows` are all
 rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
 inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.label import label, status_of
-from evaluators.promote import Attempt, Confirmed, ConfirmPlan, Continue, next_step
+from evaluators.promote import Attempt, Confirmed, ConfirmPlan, Continue, gates_hold, next_step
 from evaluators.standing import Book
 from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.spec import EnvironmentSpec
@@ -53,9 +53,12 @@ Measured = Callable[[str], Measurement | None]
 
 
 def recompute_promotions(
-    rows: Iterable[Row], plan: ConfirmPlan, measured: Measured | None = None
+    rows: Iterable[Row],
+    plan: ConfirmPlan,
+    measured: Measured | None = None,
+    spec: EnvironmentSpec | None = None,
 ) -> list[Mismatch]:
-    """Every confirmation event again: incumbent, level, replicates, looks, verdict."""
+    """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates if `spec` is given."""
     book, found = Book(plan), []
     last_trials = 0
     for row in rows:
@@ -68,7 +71,9 @@ def recompute_promotions(
                 trials = book.trials
             last_trials = trials
             found += _confirmation(row, detail, book, trials)
-            found += _replicates(row, detail, measured) if measured is not None else []
+            if measured is not None:
+                found += _replicates(row, detail, measured)
+                found += _gates(row, detail, plan, spec, measured) if spec is not None else []
         book.read(row)
     return found
 
@@ -143,10 +148,30 @@ def _replicates(row: Row, detail: dict[str, Any], measured: Measured) -> list[Mi
     return found
 
 
+def _gates(
+    row: Row, detail: dict[str, Any], plan: ConfirmPlan, spec: EnvironmentSpec, measured: Measured
+) -> list[Mismatch]:
+    """The recorded answer of the hard rules after each look against the candidate's measurements."""
+    made = [measured(sha) for sha in detail.get("measurements", [])]
+    seeds = [seed for measurement in made if measurement is not None for seed in measurement.per_seed]
+    recorded = [bool(gate) for gate in detail.get("gates", [])]
+    again = [gates_hold(spec.gates, seeds[:n]) for n in plan.looks[: len(recorded)]]
+    # Not said is taken for yes by `next_step`, so a confirmation must have said it for each of its looks.
+    looks = len(detail.get("looks", []))
+    silent = row.verdict == "confirmed" and bool(spec.gates) and len(recorded) != looks
+    if recorded != again or silent:
+        return [Mismatch(row.trial or "", "gates after each look", str(recorded), str(again))]
+    return []
+
+
 def _scores(measurement: Measurement | None) -> list[float]:
     """Per-seed scores of a measurement made for a confirmation on the public split."""
     if measurement is None or measurement.purpose != "confirm" or measurement.split != "public":
         return []
+    return _per_seed(measurement)
+
+
+def _per_seed(measurement: Measurement) -> list[float]:
     name = measurement.metric
     return [seed.quantities[name] for seed in measurement.per_seed if name in seed.quantities]
 
@@ -189,6 +214,10 @@ def _label(row: Row, book: Book, spec: EnvironmentSpec, facts: Evidence | None) 
     score = facts.measurement.score if facts.measurement else None
     if not _close(row.score, score):
         found.append(Mismatch(trial, "score", str(row.score), str(score)))
+    if facts.measurement is not None:
+        seeds = _per_seed(facts.measurement)
+        if len(seeds) != len(row.scores) or not all(map(_close, seeds, row.scores)):
+            found.append(Mismatch(trial, "scores per seed", str(row.scores), str(seeds)))
     return found
 
 

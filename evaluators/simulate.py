@@ -139,7 +139,7 @@ def simulate(plan: ConfirmPlan, scenario: Scenario) -> Outcome:
         screened = state.truth + gain + state.drift
         screened = screened + sd * noise.draw(scenario.campaigns, scenario.runs).mean(1)
         go = _worth(plan, scenario, state, screened)
-        level = alpha_for(plan, state.left, state.attempts, trial + 1)
+        level = alpha_for(plan, state.left, state.attempts, trial + 2)
         state.left[go] -= level[go]
         state.attempts[go] += 1
         state.tried += int((go & real[:, trial]).sum())

@@ -74,8 +74,7 @@ class Book:
             self._standing.pop(row.trial, None)
 
     def _read_trial(self, row: Row) -> None:
-        if row.status not in (Status.BASELINE, Status.HARNESS_ABORT):
-            self.trials += 1
+        self.trials += 1
         if row.trial is None or row.score is None or row.trial in self.vetoed:
             return
         if row.status is Status.BASELINE and self.start is None:

@@ -185,35 +185,35 @@ def confirmation(book: Book, name: str, candidate: tuple[float, ...], incumbent:
 
 
 def test_the_book_follows_leader_incumbent_and_level() -> None:
-    book = book_of([START, trial("t1", 9.0), trial("t2", 9.5), trial("t3", None, "crash")], PLAN)
+    book = book_of([START, trial("t1", 9.0), trial("t2", 9.3), trial("t3", None, "crash")], PLAN)
     assert (book.incumbent, book.leader(), book.candidate()) == ("t0", ("t1", 9.0), "t1")
-    assert book.trials == 3
+    assert book.trials == 4
     lucky = confirmation(book, "t1", (10.0, 10.1, 9.9), POOL[:6])
     assert lucky.verdict == "unconfirmed"
     book.read(lucky)
     assert book.alpha_left == pytest.approx(PLAN.alpha - (lucky.alpha_spent or 0))
-    assert (book.incumbent, book.leader()) == ("t0", ("t2", 9.5))
-    real = confirmation(book, "t2", (9.4, 9.5, 9.45), POOL[6:])
+    assert (book.incumbent, book.leader()) == ("t0", ("t2", 9.3))
+    real = confirmation(book, "t2", (9.2, 9.3, 9.25), POOL[6:])
     assert real.verdict == "confirmed"
     book.read(real)
     assert book.incumbent == "t2"
-    assert book.leader() == ("t2", pytest.approx(9.45))
+    assert book.leader() == ("t2", pytest.approx(9.25))
     assert book.alpha_left == PLAN.alpha
-    assert book.pool() == (9.4, 9.5, 9.45)
+    assert book.pool() == (9.2, 9.3, 9.25)
     assert book.candidate() is None
 
 
 def test_a_champions_standing_score_is_not_the_lucky_one() -> None:
     book = book_of([START, trial("t1", 8.5)], PLAN)
-    book.read(confirmation(book, "t1", (9.4, 9.5, 9.45), POOL[:6]))
-    book.read(trial("t2", 9.2))
-    assert book.leader() == ("t2", 9.2)
+    book.read(confirmation(book, "t1", (9.2, 9.3, 9.25), POOL[:6]))
+    book.read(trial("t2", 9.0))
+    assert book.leader() == ("t2", 9.0)
     assert book.candidate() == "t2"
 
 
 def test_a_veto_takes_a_champion_back() -> None:
-    book = book_of([START, trial("t1", 9.4)], PLAN)
-    book.read(confirmation(book, "t1", (9.4, 9.5, 9.45), POOL[:6]))
+    book = book_of([START, trial("t1", 9.1)], PLAN)
+    book.read(confirmation(book, "t1", (9.2, 9.3, 9.25), POOL[:6]))
     assert book.incumbent == "t1"
     book.read(Row(event="intervention", campaign="c", trial="t1", operator="veto"))
     assert (book.incumbent, book.leader()) == ("t0", ("t0", 10.0))

@@ -44,14 +44,16 @@ class Record:
         self.book = Book(PLAN)
         self.trial("t0", POOL, "baseline", parent=None)
         self.trial("t1", [9.0], "keep")
-        self.confirm("t1", [9.4, 9.5, 9.45], POOL[:6])
+        self.confirm("t1", [9.2, 9.3, 9.25], POOL[:6])
         self.trial("t2", [9.6], "discard")
         self.trial("t3", [9.1], "keep")
         self.confirm("t3", [9.5, 9.4, 9.6], [9.45, 9.4, 9.5, 9.5, 9.45, 9.4])
         self.trial("t4", None, "disqualified", cause="gate_missed")
 
     def measure(self, name: str, scores: list[float], purpose: str, gate: bool = True) -> str:
-        seeds = tuple(SeedResult(seed=i, quantities={"cpu_seconds": s}) for i, s in enumerate(scores))
+        seeds = tuple(
+            SeedResult(seed=i, quantities={"cpu_seconds": s, "accuracy": 0.97}) for i, s in enumerate(scores)
+        )
         made = Measurement.model_validate(
             {
                 "trial": name,
@@ -101,7 +103,9 @@ class Record:
 
     def confirm(self, name: str, candidate: list[float], incumbent: list[float]) -> None:
         trials = self.book.trials
-        attempt = replace(self.book.open(), candidate=tuple(candidate), incumbent=tuple(incumbent))
+        attempt = replace(
+            self.book.open(), candidate=tuple(candidate), incumbent=tuple(incumbent), gates=(True,)
+        )
         fields = row_fields(attempt, next_step(attempt, PLAN), trials)
         ours, theirs = self.measure(name, candidate, "confirm"), self.measure("inc", incumbent, "confirm")
         detail = {**fields["detail_json"], "measurements": [ours], "incumbent_measurements": [theirs]}
@@ -133,7 +137,7 @@ FIRST, SECOND = 2, 5  # positions of the two confirmations
 def test_an_honest_record_has_nothing_to_report(record: Record) -> None:
     assert [r.verdict for r in record.rows if r.event == "confirmation"] == ["confirmed", "unconfirmed"]
     assert recompute_promotions(record.rows, PLAN) == []
-    assert recompute_promotions(record.rows, PLAN, record.blobs.get) == []
+    assert recompute_promotions(record.rows, PLAN, record.blobs.get, SPEC) == []
     assert recompute_labels(record.rows, PLAN, SPEC, lambda row: record.evidence.get(row.trial or "")) == []
 
 
@@ -173,6 +177,13 @@ def test_replicates_must_be_those_of_a_measurement_made_for_a_confirmation(recor
     assert "no measurement no such" in str(recompute_promotions(rows, PLAN, record.blobs.get)[0])
 
 
+@pytest.mark.parametrize("gates", [[False], [], [True, True]])
+def test_gates_are_judged_again(record: Record, gates: list[bool]) -> None:
+    rows = record.forged_detail(FIRST, gates=gates)
+    found = recompute_promotions(rows, PLAN, record.blobs.get, SPEC)
+    assert "gates after each look" in [mismatch.what for mismatch in found]
+
+
 def test_a_dropped_attempt_changes_the_level_of_the_next(record: Record) -> None:
     rows = [row for row in record.rows if row.trial != "t1"]
     assert recompute_promotions(rows, PLAN)
@@ -184,6 +195,7 @@ def test_a_dropped_attempt_changes_the_level_of_the_next(record: Record) -> None
         (3, {"status": Status.KEEP}, "label"),
         (4, {"status": Status.DISCARD}, "label"),
         (4, {"score": 8.0}, "score"),
+        (0, {"scores": [10.0]}, "scores per seed"),
         (6, {"status": Status.KEEP, "cause": None}, "label"),
         (4, {"status": Status.BASELINE}, "label"),
         (4, {"status": Status.REJECTED, "cause": "bad_edit"}, "status"),
