@@ -62,7 +62,7 @@ def render(request: ProposalRequest, budgets: Mapping[str, int] | None = None) -
     parent, _ = parent_choice(request.view)
     source = request.files_of((parent.trial or "") if parent else "")
     parts = {
-        "now": now(scene, room["now"], lineage, len(request.in_flight)),
+        "now": now(scene, room["now"], lineage),
         "steering": steering(request.steering, room["steering"]),
         "files": file_section(request.spec, request.role, source, room["files"]),
     }

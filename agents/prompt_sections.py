@@ -79,7 +79,7 @@ def parent_choice(view: View) -> tuple[Row | None, str]:
     )
 
 
-def now(scene: Scene, budget: int, lineage: bool, in_flight: int) -> str:
+def now(scene: Scene, budget: int, lineage: bool) -> str:
     """Scores to beat, noise, the parent and what it leaves unused."""
     spec, view = scene.spec, scene.view
     parent, why = parent_choice(view)
@@ -111,9 +111,11 @@ def now(scene: Scene, budget: int, lineage: bool, in_flight: int) -> str:
             f"So far {tried} trials: {keeps} better than the best of their time, "
             f"{valid - keeps} valid and not better, {tried - valid} failed."
         )
-        open_now = [f"{word(r.trial)} ({word(r.role or '-')})" for r in view.open_trials()[:12]]
-        if open_now or in_flight:
-            lines.append(f"Under way: {', '.join(open_now) or in_flight}.")
+        # a role's own open trial is the one being proposed; copies of a generalist are one role
+        others = [] if is_generalist(scene.role.name) else view.open_trials()
+        busy = [f"{word(r.role)} on {word(r.trial)}" for r in others if r.role and r.role != scene.role.name]
+        if busy:
+            lines.append(f"Other roles at work right now: {', '.join(busy[:12])}.")
     return clipped("\n".join(["## Now", *lines]), budget)
 
 

@@ -71,7 +71,7 @@ class SessionSettings:
     models: Mapping[str, str] = field(default_factory=dict)
     max_turns: int = 40
     max_tokens: int = 16_000
-    seconds: float = 900.0
+    seconds: float = 1800.0
     thinking: bool = True
     effort: str = ""
     cache_ttl: str = "5m"
