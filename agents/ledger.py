@@ -105,11 +105,6 @@ class Ledger:
         with self._change:
             return self._campaign.spent if role is None else self._role(role).spent
 
-    def session_spent(self, session: str) -> Usage:
-        with self._change:
-            found = self._sessions.get(session)
-            return found.spent if found else Usage()
-
     def forget_session(self, session: str) -> None:
         """Drop a finished session's own account; its money stays on the role and the campaign."""
         with self._change:

@@ -21,7 +21,6 @@ from agents.hygiene import numbered, shortened, stripped, word
 from agents.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.protocol import ProposalRequest
-from lineage.ids import sha256
 from lineage.spec import EnvironmentSpec, Gate, Role, Surface
 
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
@@ -44,10 +43,6 @@ class Prompt:
     @property
     def tokens(self) -> int:
         return -(-len(self.text) // 4)
-
-    @property
-    def system_sha256(self) -> str:
-        return sha256(self.system.encode())
 
 
 def sees_lineage(arm: str) -> bool:

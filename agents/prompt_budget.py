@@ -26,17 +26,6 @@ ROUND_BUDGETS = {
     "saturation": 900,
     "files": 24_000,
 }
-LINEAGE_SECTIONS = (
-    "chain",
-    "reach",
-    "own",
-    "neighbours",
-    "failures",
-    "tried",
-    "rates",
-    "recent",
-    "saturation",
-)
 # Templates add headings and blank lines around the sections.
 FRAME = 400
 

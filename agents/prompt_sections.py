@@ -7,7 +7,6 @@ out: they are nobody's failed idea. Sealed scores are never read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -283,8 +282,3 @@ SECTIONS = {
     "recent": recent,
     "saturation": saturation,
 }
-
-
-def names_in(sections: Sequence[str]) -> tuple[str, ...]:
-    """The sections of SECTIONS among these names, in their fixed order."""
-    return tuple(name for name in SECTIONS if name in sections)
