@@ -48,6 +48,7 @@ class Campaign:
     under_way: set[str] = field(default_factory=set)
     faults_in_a_row: int = 0
     ended_because: str = ""
+    admitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     confirming: asyncio.Lock = field(default_factory=asyncio.Lock)
     next_number: int = 1
 
@@ -89,7 +90,8 @@ async def drive(
     await asyncio.to_thread(
         _log_campaign, engine, "stop" if engine.cancel.is_set() else "end", state.ended_because
     )
-    await publish_campaign(engine, state.ended_because)
+    if not engine.cancel.is_set():
+        await publish_campaign(engine, state.ended_because)
     return state.ended_because
 
 
@@ -209,6 +211,7 @@ def _open_trials(state: Campaign) -> list[Submission]:
 
 
 def _allocate(state: Campaign, role: str) -> TrialRef:
+    """Claim the next id. Counts as under way from here, before another lane asks for room."""
     while True:
         trial_id = f"t{state.next_number:04d}"
         state.next_number += 1
@@ -216,12 +219,14 @@ def _allocate(state: Campaign, role: str) -> TrialRef:
             _submit(state.engine, trial_id, role)
         except ObjectExists:  # another owner of this campaign took the number
             continue
+        state.under_way.add(trial_id)
         return state.ref(trial_id, role)
 
 
 async def _lanes(state: Campaign) -> None:
     engine = state.engine
     waiting = {claim.trial: claim for claim in await asyncio.to_thread(_open_trials, state)}
+    state.under_way.update(waiting)
     by_role: dict[str, list[str]] = {}
     for claim in waiting.values():
         by_role.setdefault(claim.role, []).append(claim.trial)
@@ -239,16 +244,10 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
             await _one(state, state.ref(trial_id, role))
     while not state.engine.cancel.is_set():
         async with state.turns:
-            why = _why_not(state)
-            if why is not None:
-                state.ended_because = state.ended_because or why
+            ref = await _admit(state, role)
+            if ref is None:
                 return
-            ref = await asyncio.to_thread(_allocate, state, role)
-            state.under_way.add(ref.trial)
-            try:
-                row = await _one(state, ref)
-            finally:
-                state.under_way.discard(ref.trial)
+            row = await _one(state, ref)
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
             state.engine.emit({"kind": "note", "text": f"{role} ends: {row.error_excerpt}"})
             return
@@ -256,17 +255,32 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
             await _confirm_leaders(state)
 
 
+async def _admit(state: Campaign, role: str) -> TrialRef | None:
+    """A new trial's id, or None when the budget has no room; one lane asks at a time."""
+    async with state.admitting:
+        why = await asyncio.to_thread(_why_not, state)
+        if why is not None:
+            state.ended_because = state.ended_because or why
+            return None
+        return await asyncio.to_thread(_allocate, state, role)
+
+
 def _why_not(state: Campaign) -> str | None:
     engine = state.engine
-    used = spent(engine.view(), now())
+    view = engine.view()
+    used = spent(view, now())
     engine.emit({"kind": "budget", "spent": used, "settings": engine.config.settings})
     if state.faults_in_a_row >= engine.config.settings.max_infra_faults:
         return f"{state.faults_in_a_row} faults of the machine in a row"
-    return refusal(engine.config.settings, used, len(state.under_way), state.started, now())
+    without_row = sum(view.trial(trial_id) is None for trial_id in state.under_way)
+    return refusal(engine.config.settings, used, without_row, state.started, now())
 
 
 async def _one(state: Campaign, ref: TrialRef) -> Row:
-    row = await state.run_one(ref)
+    try:
+        row = await state.run_one(ref)
+    finally:
+        state.under_way.discard(ref.trial)
     state.faults_in_a_row = state.faults_in_a_row + 1 if row.status is Status.HARNESS_ABORT else 0
     await asyncio.to_thread(state.engine.compact)
     state.engine.emit({"kind": "trial", "row": row})

@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flows.settings import Settings
     from lineage.spec import EnvironmentSpec
 
+FOOTER = "Ctrl-C stops cleanly; bakeoff resume continues."
 BudgetLine = tuple[str, float | None, str]
 NOTES_KEPT = 3
 RECENT_KEPT = 40
@@ -54,6 +55,7 @@ class State:
 
     title: str
     started: float
+    footer: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     recent: deque[Row] = field(default_factory=lambda: deque(maxlen=RECENT_KEPT))
@@ -82,6 +84,7 @@ class Display:
         settings: Settings | None = None,
         *,
         title: str = "",
+        footer: str = FOOTER,
         live: bool = True,
         out: TextIO | None = None,
         console: Console | None = None,
@@ -89,9 +92,9 @@ class Display:
     ) -> None:
         self.spec = spec
         self.settings = settings
-        self.state = State(title=title or spec.name, started=clock())
+        self.state = State(title=title or spec.name, started=clock(), footer=footer)
         self.fault: BaseException | None = None
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._live_wanted = live
         self._out = out or sys.stdout
@@ -109,7 +112,7 @@ class Display:
             from flows.panels import Screen
 
             console = self._console or Console(file=self._out)
-            screen = Screen(self.spec, self.settings, self.state, self._lock, self._clock)
+            screen = Screen(self.spec, self.settings, self.state, self._lock, self.clock)
             self._live = Live(screen, console=console, refresh_per_second=4, transient=False)
             self._live.start()
         return self
@@ -162,7 +165,7 @@ class Display:
         return None
 
     def _stage(self, event: Mapping[str, Any]) -> str | None:
-        trial, stage, now = str(event["trial"]), str(event.get("stage", "")), self._clock()
+        trial, stage, now = str(event["trial"]), str(event.get("stage", "")), self.clock()
         found = self.state.running.get(trial)
         if found is None:
             found = self.state.running[trial] = Running(trial, since=now)
@@ -186,7 +189,8 @@ class Display:
             self._count(row)
             return self.outcome_line(row)
         if row.event == "submitted":
-            state.running.setdefault(trial, Running(trial, row.role or "", "", self._clock(), self._clock()))
+            since = self.clock() - _age(row.t_started)
+            state.running.setdefault(trial, Running(trial, row.role or "", "", since, since))
         elif row.event == "confirmation":
             return self._verdict(row)
         elif row.event == "sealed" and row.sealed_score is not None:
@@ -240,7 +244,7 @@ class Display:
 
     def _confirm(self, event: Mapping[str, Any]) -> str | None:
         trial, total = str(event["trial"]), int(event.get("of", 0))
-        found = self.state.running.setdefault(trial, Running(trial, since=self._clock()))
+        found = self.state.running.setdefault(trial, Running(trial, since=self.clock()))
         found.confirming, found.done, found.total = True, int(event.get("run", 0)), total
         if event.get("state") in ("confirmed", "unconfirmed"):
             self.state.running.pop(trial, None)
@@ -251,7 +255,7 @@ class Display:
         self.state.spent = spent if isinstance(spent, Mapping) else vars(spent)
         if event.get("settings") is not None:
             self.settings = event["settings"]
-        now = self._clock()
+        now = self.clock()
         if self._live is not None or now - self._last_budget < BUDGET_LINE_EVERY_S:
             return None
         self._last_budget = now
@@ -272,6 +276,10 @@ class Display:
         if row.status not in w.VALID and why:
             text += f" ({w.one_line(why, 140)})"
         return text
+
+
+def _age(at: datetime | None) -> float:
+    return max(0.0, (datetime.now(UTC) - at).total_seconds()) if at else 0.0
 
 
 def budget_lines(spent: Mapping[str, float], settings: Any) -> list[BudgetLine]:

@@ -103,7 +103,7 @@ class Screen:
         if side:
             parts += [*gap, self._budget_and_failures(lines, failures, ascii_only)]
         parts += [Text(w.one_line(note, width), style="yellow", no_wrap=True) for note in notes]
-        parts.append(Text("Ctrl-C stops cleanly; bakeoff resume continues.", style="bright_black"))
+        parts.append(Text(state.footer, style="bright_black", no_wrap=True))
         return Group(*parts)
 
     def _head(self) -> Text:

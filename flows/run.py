@@ -99,11 +99,13 @@ def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | 
 
 
 async def _run(root: str, campaign: str) -> str:
-    from flows.campaign import (
-        campaign as campaign_flow,  # prefect is imported here, after the server's URL is set
-    )
+    # prefect is imported here, after the server's URL is set
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.campaign import campaign as campaign_flow
 
     why: str = await campaign_flow(root, campaign)
+    await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
     return why
 
 

@@ -32,12 +32,14 @@ from flows.home import home, prefect_home
 from lineage.errors import InfraFault
 
 START_SECONDS = 120
+STOP_SECONDS = 1.5  # the database is SQLite in WAL mode: a kill loses nothing that was committed
 PRIVATE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
+    # The campaign has a display of its own; what Prefect logs is in its UI.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # In memory, a slot held during a server restart is never given back.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -147,7 +149,7 @@ def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(3)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)

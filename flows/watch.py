@@ -7,8 +7,10 @@ Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)`,
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.display import Display
@@ -45,7 +47,15 @@ class Follower:
                 stage = self.stage_of(row.trial or "")
                 if stage:
                     self.display.on({"kind": "stage", "trial": row.trial, "role": row.role, "stage": stage})
+        self._spent(view)
         return ended(view.events("campaign"))
+
+    def _spent(self, view: View) -> None:
+        from flows.budget import spent  # needs pandas through the view, which is there by now
+
+        used = spent(view, datetime.now(UTC))
+        self.display.state.started = self.display.clock() - used.seconds
+        self.display.on({"kind": "budget", "spent": used})
 
 
 def ended(events: list[Row]) -> bool:
@@ -65,7 +75,11 @@ def watch(
 ) -> None:
     """Follow until the campaign ends or `stop` is set. A store that is away for a while is waited for."""
     halt = stop or threading.Event()
-    with Display(spec, settings, title=title, live=live) as display:
+    footer = "Ctrl-C leaves; the campaign goes on."
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Display(spec, settings, title=title, footer=footer, live=live) as display,
+    ):
         follower = Follower(display, stage_of)
         while True:
             try:
