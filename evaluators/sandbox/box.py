@@ -284,7 +284,8 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
             *([view.fake_request] if view.fake_request else []),
         ]
         write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
-        wanted["landlock"] = {"read": read, "write": write}
+        # an import lists the folder it looks into
+        wanted["landlock"] = {"read": read, "write": write, "names": list(seen.site)}
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
         wanted["seccomp"] = {"alone": True}
     return wanted

@@ -188,8 +188,8 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(444, None, 0, 1)))
 
 
-def landlock(read: Iterable[str], write: Iterable[str]) -> None:
-    """Only these trees may be read, or read and written; no TCP, no outside signals or sockets.
+def landlock(read: Iterable[str], write: Iterable[str], names: Iterable[str] = ()) -> None:
+    """Only these trees may be read, or read and written, or their `names` listed; no TCP, no signals out.
 
     Bits: `linux/landlock.h`. Older kernels lack TCP (ABI < 4) and signal scope (ABI < 6); what
     then holds is for the probe to say.
@@ -208,7 +208,7 @@ def landlock(read: Iterable[str], write: Iterable[str]) -> None:
     writing = reading | 1 << 1 | sum(1 << bit for bit in range(4, 15))
     on_file = 1 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
     devices = 1 << 15  # ioctl on /dev/nvidia* and ttys; harmless on regular trees
-    for paths, rights in ((read, reading), (write, writing | devices)):
+    for paths, rights in ((read, reading), (write, writing | devices), (names, 1 << 3)):
         for path in paths:
             try:
                 handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
