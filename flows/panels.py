@@ -143,7 +143,7 @@ class Screen:
             at = STAGES.index(row.stage) if row.stage in STAGES else -1
             full, half, empty = ASCII_DOTS if ascii_only else DOTS
             dots = "".join(full if i < at else half if i == at else empty for i in range(len(STAGES)))
-            doing = "confirm" if row.confirming else row.stage or "waiting"
+            doing = "confirm" if row.confirming else row.stage or "under way"
             seeds = f" {row.done}/{row.total}" if row.total else ""
             now = self.clock()
             cells = [

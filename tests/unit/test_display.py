@@ -164,7 +164,9 @@ def test_watch_tells_each_row_once_and_ends_with_the_campaign() -> None:
 
     class Kept(Display):
         def on(self, event: Any) -> None:
-            seen.append(event["row"].trial if event["row"].event == "trial" else None)
+            seen.append(
+                event["row"].trial if event["kind"] == "row" and event["row"].event == "trial" else None
+            )
             super().on(event)
 
     follower = Follower(Kept(SPEC, live=False, out=io.StringIO()))
