@@ -12,11 +12,24 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from lineage.errors import StoreCorrupt, UsageError
-from lineage.ids import check_campaign, check_segment, uuid7
-from lineage.parts import decode_log, decode_part, encode_log, log_event, log_folder, part_folder, part_number
+from lineage.anchors import write_anchor
+from lineage.errors import ObjectExists, StoreCorrupt, UsageError
+from lineage.ids import check_campaign, check_segment, sha256, uuid7
+from lineage.parts import (
+    Footer,
+    decode_log,
+    decode_part,
+    encode_log,
+    encode_part,
+    log_event,
+    log_folder,
+    part_folder,
+    part_key,
+    part_number,
+)
 from lineage.records import Row
 from lineage.schema import Record, seal
 from lineage.store import Store
@@ -93,6 +106,30 @@ class Journal:
         if table.num_rows:
             last = table.select(["event_id", "row_sha256"]).slice(table.num_rows - 1).to_pylist()[0]
             self._newest, self._prev = last["event_id"], last["row_sha256"]
+
+
+def load(store: Store, campaign: str, writer: str, rows: Sequence[Row]) -> None:
+    """Write rows as the first part of a new campaign: one commit, all of them or none. For imports."""
+    name = f"{check_segment('writer', writer)}-{uuid.uuid4().hex[:8]}"
+    now = datetime.now(UTC)
+    records: list[Record] = []
+    prev: str | None = None
+    for seq, row in enumerate(rows):
+        if row.campaign != campaign:
+            raise UsageError(f"a row of campaign {row.campaign!r} cannot be loaded into {campaign!r}")
+        records.append(seal(row, event_id=uuid7(), writer=name, seq=seq, prev=prev, now=now))
+        prev = records[-1]["row_sha256"]
+    if store.list(log_folder(campaign)) or store.list(part_folder(campaign)):
+        raise UsageError(f"campaign {campaign!r} in {store.root} already has rows; name another campaign")
+    covers = tuple(f"{record['event_id']}-{record['row_sha256'][:16]}.parquet" for record in records)
+    data = encode_part(records, Footer(1, None, 0, len(records), covers, ()))
+    try:
+        store.create(part_key(campaign, 1), data)
+    except ObjectExists:
+        raise UsageError(
+            f"campaign {campaign!r} in {store.root} was begun a moment ago by another process"
+        ) from None
+    write_anchor(store, campaign, 1, sha256(data), len(records))
 
 
 def compact(store: Store, campaign: str, min_new: int = 256) -> int:

@@ -4,8 +4,8 @@ Use: `report = import_released(folder, store, "c-paper-golf")`. One `trial` row 
 with every original column under `detail_json.released`; the files themselves are kept as blobs.
 Damaged rows are repaired (see `released_tsv`) and carry `detail_json.repaired`.
 Which environment it is, and whether lower is better, follows from the columns.
-Limits: these runs hold no code, so there are no sources, diffs or measurements to verify. An import that was cut
-off goes on where it stopped; another run cannot be imported into the same campaign.
+Limits: these runs hold no code, so there are no sources, diffs or measurements to verify. All rows are one commit:
+an import that was killed left nothing or everything. One run per campaign.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lineage.blobs import put_blob
 from lineage.errors import UsageError
 from lineage.ids import check_segment
-from lineage.journal import Journal, compact
+from lineage.journal import load
 from lineage.records import Row, Status
 from lineage.released_tsv import ReleasedRow, ReleasedRun, read_run
 from lineage.store import Store
@@ -72,17 +72,17 @@ def import_released(folder: str | Path, store: Store, campaign: str) -> ImportRe
     run = read_run(Path(folder))
     environment, direction = _environment(run)
     files = {name: put_blob(store, data) for name, data in run.files.items()}
-    done = _already(store, campaign, files)
-    journal = Journal(store, campaign, "import")
-    if done is None:
-        journal.append(_campaign_row(run, campaign, environment, direction, files))
     scores = {row.id: number(row.columns.get(run.score_column)) for row in run.rows}
     added = 0
-    for row in run.rows:
-        if row.id not in (done or ()):
-            journal.append(to_row(row, run, campaign, environment, scores))
-            added += 1
-    compact(store, campaign, min_new=1)
+    if not _already(store, campaign, files):
+        begin = _campaign_row(run, campaign, environment, direction, files)
+        load(
+            store,
+            campaign,
+            "import",
+            [begin, *(to_row(row, run, campaign, environment, scores) for row in run.rows)],
+        )
+        added = len(run.rows)
     view = Lineage(store, campaign).refresh()
     leader = view.leader()
     best = (str(leader.trial), float(leader.score)) if leader and leader.score is not None else None
@@ -113,17 +113,17 @@ def _environment(run: ReleasedRun) -> tuple[str, Direction]:
     return "released", "max" if total > 0 else "min"
 
 
-def _already(store: Store, campaign: str, files: dict[str, str]) -> set[str] | None:
-    """Trials that an earlier, interrupted import of the same files wrote; None for a fresh campaign."""
+def _already(store: Store, campaign: str, files: dict[str, str]) -> bool:
+    """Whether the same files were imported into this campaign before; UsageError when it holds anything else."""
     view = Lineage(store, campaign, "min").refresh()
     begun = view.events("campaign")
     if not begun and not view.count():
-        return None
+        return False
     if not begun or json.loads(begun[0].detail_json).get("files") != files:
         raise UsageError(
             f"campaign {campaign!r} in {store.root} already holds something else; name another campaign"
         )
-    return {str(row.trial) for row in view.trials()}
+    return True
 
 
 def _campaign_row(

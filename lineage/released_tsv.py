@@ -10,6 +10,7 @@ score and parent win. Limits: whole files in memory.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -166,7 +167,7 @@ def _row(names: list[str], record: str) -> ReleasedRow:
 def _as_csv(names: list[str], record: str) -> tuple[dict[str, str], str] | None:
     """A record whose quoted text holds tabs or line ends is one csv row."""
     try:
-        rows = list(csv.reader(record.split("\n"), delimiter="\t", quotechar='"', strict=True))
+        rows = list(csv.reader(io.StringIO(record, newline=""), delimiter="\t", quotechar='"', strict=True))
     except csv.Error:
         return None
     flat = rows[0] if len(rows) == 1 else None
