@@ -8,6 +8,7 @@ a deployment elsewhere is one function, `run_here` or `run_deployed`; nothing el
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -151,6 +152,7 @@ def _log_campaign(engine: Engine, what: str, why: str) -> datetime:
             evaluator_sha256=engine.config.evaluator_sha256,
             bakeoff_version=bakeoff_version(),
             t_started=at,
+            detail_json=json.dumps({"direction": engine.config.spec.score.direction}),
         )
     )
     return at

@@ -1,0 +1,66 @@
+"""Commands about records that came from elsewhere, and the paper's analyses of any record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from flows.commands._shared import AS_JSON, CAMPAIGN, print_json, run_root
+
+importing = typer.Typer(help="Read records of other systems into a store.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(importing, name="import")
+    app.command(epilog="Example: bakeoff audit runs/first --json")(audit)
+
+
+@importing.command("released-run", epilog="Example: bakeoff import released-run DIR --store runs/paper")
+def released_run(
+    folder: Path = typer.Argument(..., metavar="DIR", help="folder with the paper's results.tsv and tree.tsv"),
+    store: str = typer.Option(..., "--store", help="folder or s3://bucket/prefix; created if absent"),
+    campaign: str | None = typer.Option(None, "--campaign", help="campaign id; default from the folder's name"),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Import a run that the paper's authors released; nothing is dropped, repaired rows are marked."""
+    from flows.config import campaign_id
+    from lineage.released import import_released
+    from lineage.store import open_store
+
+    root = store if "://" in store else str(Path(store).absolute())
+    identifier = campaign or campaign_id(folder.resolve().name, "released")
+    report = import_released(folder, open_store(root, create=True), identifier)
+    if as_json:
+        return print_json(asdict(report))
+    print(f"{identifier} in {root}: {report.trials} trials of {report.environment}, score {report.score_column}")
+    if report.repaired:
+        print(f"{len(report.repaired)} damaged rows repaired and marked; the files as they were are in the store")
+    return None
+
+
+def audit(
+    store: str | None = typer.Argument(None, metavar="STORE", help="run directory, name under runs/, or s3:// URI"),
+    campaign: str | None = CAMPAIGN,
+    as_json: bool = AS_JSON,
+) -> None:
+    """The paper's analyses for any record: statuses, keeps by role, diversity, parents, forecasts."""
+    from lineage.audit import audit as analyse
+    from lineage.audit import lines
+    from lineage.errors import UsageError
+    from lineage.store import open_store
+    from lineage.table import Lineage, list_campaigns
+
+    root = run_root(store)
+    opened = open_store(root)
+    known = list_campaigns(opened)
+    if campaign is None and len(known) != 1:
+        listed = ", ".join(known) or "none"
+        raise UsageError(f"{root}: name a campaign with --campaign; this store holds: {listed}")
+    identifier = campaign or known[0]
+    found = analyse(Lineage(opened, identifier).refresh())
+    if as_json:
+        return print_json(found)
+    print(*lines(found), sep="\n")
+    return None
