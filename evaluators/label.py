@@ -191,9 +191,15 @@ def _failed_run(
         for cause, predicting, numbers, text in found:
             if not head or cause.partition(":")[0] == head:
                 status = status_of(cause, predicting=predicting)
-                merged = stated({**spare, **numbers, "runs_failed": len(found)})
+                merged = stated({**_without_spare(spare, numbers), **numbers, "runs_failed": len(found)})
                 return Label(status=status, cause=cause, numbers=merged, text=text)
     return None
+
+
+def _without_spare(spare: Numbers, numbers: Numbers) -> Numbers:
+    """A run that was stopped at its cap has nothing to spare of it, whatever the other seeds left over."""
+    gone = {key.replace("_over_s", "_to_spare_s") for key in numbers if key.endswith("_over_s")}
+    return {key: value for key, value in spare.items() if key not in gone}
 
 
 def _failed_audit(measurement: Measurement | None, spare: Numbers) -> Label | None:

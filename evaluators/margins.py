@@ -5,7 +5,7 @@ Keys of `Label.numbers`, present wherever the facts hold them:
     artifact_bytes, cap_bytes, bytes_over | bytes_to_spare
     train_cpu_s, train_cpu_cap_s, train_cpu_over_s | train_cpu_to_spare_s       largest over the seeds
     predict_cpu_s, predict_cpu_cap_s, predict_cpu_over_s | predict_cpu_to_spare_s
-    (the same four with `wall` when the wall clock ended the run)
+    (the same with `wall` when the wall clock ended the run, with `start` when it never got past start-up)
     gate, gate_mean, gate_bound, gate_limit, short_by; per passed gate: <quantity>_to_spare
     stage, run, runs, runs_failed, exception, line, signal, exit_code, peak_bytes, worker_oom
 
@@ -232,13 +232,9 @@ def run_numbers(spec: EnvironmentSpec, run: TrainRun, cause: str) -> tuple[Numbe
         size, cap, what = _oversize(run, budget.artifact_bytes)
         if size is not None:
             return {**told, **numbers, **_size(size, cap)}, _size_text(size, cap, what)
-    if facts.end == "start_cap":
-        numbers |= _clock("start", "cpu", facts.start_cpu_s, budget.start_cpu_s)
-        text = f"start-up was stopped after {facts.start_cpu_s:.1f} CPU-s of {budget.start_cpu_s:g} allowed"
-        return {**told, **numbers}, text
     if cause in ("cpu_cap", "wall_cap"):
         cap_s = budget.train_cpu_s if cause == "cpu_cap" else budget.train_wall_s
-        seconds, text = _overrun("train", cause, facts, cap_s)
+        seconds, text = _overrun("train", cause, facts, cap_s, told.get("cap_s"))
         return {**told, **numbers, **seconds}, text
     return {**told, **numbers}, _sentence("training", cause, facts, run.numbers)
 
@@ -250,22 +246,28 @@ def seed_numbers(spec: EnvironmentSpec, seed: SeedResult, cause: str) -> tuple[N
         told = {**_told(seed.numbers), "stage": "evaluate"}
         return told, _sentence("prediction", cause, None, seed.numbers)
     numbers = {**_told(seed.numbers), **_facts_numbers(facts, "evaluate")}
-    if cause in ("cpu_cap", "wall_cap") and facts.end != "start_cap":
+    if cause in ("cpu_cap", "wall_cap"):
         cap_s = spec.budget.predict_cpu_s if cause == "cpu_cap" else spec.budget.predict_wall_s
-        seconds, text = _overrun("predict", cause, facts, cap_s)
+        seconds, text = _overrun("predict", cause, facts, cap_s, numbers.get("cap_s"))
         return {**numbers, **seconds}, text
     return numbers, _sentence("prediction", cause, facts, seed.numbers)
 
 
-def _overrun(stage: str, cause: str, facts: RunFacts, cap_s: float) -> tuple[Numbers, str]:
-    clock = "cpu" if cause == "cpu_cap" else "wall"
-    used = facts.cpu_s if clock == "cpu" else facts.wall_s
-    unit = "CPU-s" if clock == "cpu" else "s of wall clock"
-    # Stopped at the cap: the clock may read a hair under it because the last poll came earlier.
-    numbers = _clock(stage, clock, max(used, cap_s), cap_s)
-    numbers[f"{stage}_{clock}_over_s"] = max(round(used - cap_s, 3), 0.0)
-    numbers.pop(f"{stage}_{clock}_to_spare_s", None)
+def _overrun(
+    stage: str, cause: str, facts: RunFacts, cap_s: float, told: Number | None
+) -> tuple[Numbers, str]:
+    """`told` is the cap that the supervisor used, which in the start-up phase only it knows."""
+    clock, unit = ("cpu", "CPU-s") if cause == "cpu_cap" else ("wall", "s of wall clock")
     verb = "training" if stage == "train" else "prediction"
+    used = facts.cpu_s if clock == "cpu" else facts.wall_s
+    if facts.end == "start_cap":
+        stage, verb = "start", f"start-up of {verb}"
+        used = facts.start_cpu_s if clock == "cpu" else facts.start_wall_s
+        cap_s = float(told) if isinstance(told, int | float) else used
+    # Stopped at the cap: the clock may read a hair under it because the last poll came earlier.
+    key = f"{stage}_{clock}"
+    over = max(round(used - cap_s, 3), 0.0)
+    numbers: Numbers = {f"{key}_s": round(used, 3), f"{key}_cap_s": cap_s, f"{key}_over_s": over}
     return numbers, f"{verb} was stopped at {used:.1f} {unit}, its cap is {cap_s:g} and it had not finished"
 
 

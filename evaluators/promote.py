@@ -15,7 +15,12 @@ only lower t, so p is valid at every n; where a candidate is noisier than the re
 A time score is compared in pairs run next to each other: gain is the mean difference, m is without end,
 s^2 is the variance of a pair difference.
 
-Levels (all simulated in `tests/unit/test_simulation_promotion.py`, `python -m tests.bench.promotion`):
+Measured (4,000 simulated campaigns of 200 trials, looks at 3, 5 and 8, one seed a trial;
+`python -m tests.bench.promotion`): with no real effect 2.0 % have a false champion (single-seed rule of the
+paper: 99.4 %); a trial that gains 2 sd is confirmed in 90 % of attempts and 82 % of campaigns. If one
+candidate in ten is twice as noisy as the rest, 5.2 % have a false champion.
+
+Levels:
 
 - One look spends a fixed share of the attempt's level (`shares`, summing to 1: Bonferroni over looks).
 - One attempt gets `alpha_for`: the level left, divided by the attempts still expected (this one
@@ -40,11 +45,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats as sp
+from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
 
 from evaluators.gates import judge_gate
 from evaluators.noise import Noise
-from evaluators.stats import detectable_gain
 from lineage.records import SeedResult
 from lineage.spec import EnvironmentSpec, Gate
 
@@ -68,7 +72,7 @@ class ConfirmPlan:
     futility: tuple[float, ...] = FUTILITY[3]
     alpha: float = 0.05
     horizon: int = 200
-    screen_z: float = 0.4
+    screen_z: float = 0.6
     min_gain: float = 0.0
     min_units: float = 0.0
 
@@ -160,7 +164,7 @@ def p_value(gain: Any, own: Any, n: Any, variance: Any, df: Any, incumbent_n: An
     se = standard_error(own, n, variance, incumbent_n)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(se > 0, gain / se, np.where(np.asarray(gain) > 0, np.inf, -np.inf))
-    return sp.t.sf(t, df)
+    return stdtr(df, -t)
 
 
 def standard_error(own: Any, n: Any, variance: Any, incumbent_n: Any) -> Any:
@@ -174,7 +178,7 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
     arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
     and learns from the campaign.
     """
-    chance = sp.norm.sf(plan.screen_z)
+    chance = ndtr(-plan.screen_z)
     share = (attempts + PRIOR_TRIALS * chance) / (trials + PRIOR_TRIALS)
     to_come = np.maximum(plan.horizon - trials, TAIL * plan.horizon)
     return left / (1 + share * to_come)
@@ -213,7 +217,7 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
         # Nothing was measured before: the candidate's own spread is all there is.
         variance, df = own, float(n - 1)
     p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
-    half = float(sp.t.ppf(0.95, max(df, 1.0)) * standard_error(own, n, variance, incumbent_n))
+    half = float(stdtrit(max(df, 1.0), 0.95) * standard_error(own, n, variance, incumbent_n))
     count = n if plan.is_paired else int(incumbent_n)
     return Look(n, count, gain, gain - half, gain + half, p, attempt.alpha * plan.shares[index])
 
@@ -259,8 +263,10 @@ def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:
 
     Typical: the attempt in the middle of a campaign whose trials are all noise, the worst case.
     """
+    from evaluators.stats import detectable_gain
+
     half = plan.horizon // 2
-    attempts = half * float(sp.norm.sf(plan.screen_z))
+    attempts = half * float(ndtr(-plan.screen_z))
     left = plan.alpha / 2
     level = float(alpha_for(plan, left, attempts, half)) * plan.shares[-1]
     n = plan.looks[-1]

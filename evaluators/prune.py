@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as sp
+from scipy.special import stdtrit
 
 Curve = Sequence[tuple[float, float]]
 
@@ -59,7 +59,7 @@ def pruner(parents: Sequence[Curve], better: Literal["higher", "lower"]) -> Prun
     count = len(curves)
     # The curves' spread is pooled over the grid, since one point has only `count` values.
     spread = np.sqrt(np.mean(np.var(values, axis=0, ddof=1)))
-    reach = float(sp.t.ppf(CONFIDENCE, 2 * (count - 1))) * spread * np.sqrt(1 + 1 / count)
+    reach = float(stdtrit(2 * (count - 1), CONFIDENCE)) * spread * np.sqrt(1 + 1 / count)
     mean = values.mean(axis=0)
     bar = np.minimum(mean - reach, values.min(axis=0))
     return Pruner(tuple(grid), tuple(mean), tuple(bar), sign, True)

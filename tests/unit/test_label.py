@@ -165,6 +165,19 @@ def test_a_training_overrun_says_the_cap_and_a_good_run_what_is_to_spare() -> No
     assert spare.numbers["accuracy_to_spare"] == pytest.approx(0.005)
 
 
+def test_an_overrun_in_start_up_says_so_on_the_clock_that_ended_it() -> None:
+    late = TrainRun(
+        seed=1, facts=RunFacts(end="start_cap", start_cpu_s=3.0, start_wall_s=271.0), cause="wall_cap",
+        numbers={"phase": "start", "wall_s": 271.0, "cap_s": 270.0},
+    )  # fmt: skip
+    got = label(SPEC, runs=[late])
+    assert got.numbers["start_wall_over_s"] == 1.0
+    assert (
+        got.text
+        == "start-up of training was stopped at 271.0 s of wall clock, its cap is 270 and it had not finished"
+    )
+
+
 def test_a_prediction_overrun_is_the_evaluation_budget() -> None:
     slow = SeedResult(seed=1, cause="wall_cap", facts=RunFacts(end="wall_cap", wall_s=101))
     got = label(SPEC, runs=[good_run()], measurement=measured(None, per_seed=(slow,)))

@@ -136,3 +136,14 @@ def test_sealed_gap_is_positive_when_the_public_figure_flatters() -> None:
     assert lower_is_better.low < lower_is_better.mean < lower_is_better.high
     with pytest.raises(ValueError, match="got 1 and 0"):
         sealed_gap([1.0], [], 1)
+
+
+def test_why_promotions_do_not_rest_on_welch_alone() -> None:
+    """Three values against 24 at level 0.001: Welch says yes to nothing at all far too often, ours does not."""
+    rng = np.random.default_rng(17)
+    ours, theirs = rng.normal(0, 1, (60_000, 3)), rng.normal(0, 1, (60_000, 24))
+    welch_p = sp.ttest_ind(ours, theirs, axis=1, equal_var=False, alternative="greater").pvalue
+    gain = ours.mean(1) - theirs.mean(1)
+    p = p_value(gain, ours.var(1, ddof=1), 3, theirs.var(1, ddof=1), 23.0, 24.0)
+    assert np.mean(welch_p <= 0.001) > 0.005
+    assert np.mean(p <= 0.001) < 0.001
