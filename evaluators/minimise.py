@@ -67,9 +67,7 @@ def minimise(parts: int, test: Callable[[Subset], bool], most_tests: int = 200) 
     return Minimised(best, True, len(known), tuple(known.items()))
 
 
-def _reduce(
-    current: Subset, size: int, passes: Callable[[Subset], bool]
-) -> tuple[Subset, int] | None:
+def _reduce(current: Subset, size: int, passes: Callable[[Subset], bool]) -> tuple[Subset, int] | None:
     """One round of ddmin: a chunk that passes alone (go on in halves), else a complement (chunks stay)."""
     chunks = _chunks(current, size)
     for chunk in chunks:
