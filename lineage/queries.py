@@ -14,10 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from lineage.columns import Block, Floats, Frame, Ints, Mask
@@ -26,6 +25,9 @@ from lineage.ids import uuid7
 from lineage.records import EventKind, Row
 from lineage.schema import SCHEMA, seal, to_row, to_table
 from lineage.text import TextIndex
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VALID = ("keep", "discard")
 # What a later event adds to the trial row it speaks of.
@@ -184,7 +186,9 @@ class View:
         """Every event as it was recorded, in lineage order, nothing folded; one outcome per trial."""
         frame = self._frame
         tried = np.array([frame.position(index) for index in range(frame.trials)], dtype=np.int64)
-        others = frame.events("campaign", "submitted", "confirmation", "sealed", "intervention", "calibration")
+        others = frame.events(
+            "campaign", "submitted", "confirmation", "sealed", "intervention", "calibration"
+        )
         return self._build(np.sort(np.concatenate([tried, others])))
 
     def open_trials(self) -> list[Row]:
