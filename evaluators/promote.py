@@ -185,7 +185,7 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
 
 
 def screening_bar(plan: ConfirmPlan, noise_sd: Any, runs: Any, mean: Any, pool: Any) -> Any:
-    """Gain that one measurement of `runs` seeds must show over the incumbent's mean to be worth replicates."""
+    """Gain that one measurement of `runs` seeds must show over the incumbent's mean to be tried."""
     by_noise = plan.screen_z * noise_sd * np.sqrt(1 / runs + 1 / np.asarray(pool))
     return np.maximum(np.maximum(by_noise, plan.min_gain * np.abs(mean)), plan.min_units)
 

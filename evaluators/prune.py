@@ -71,7 +71,7 @@ def hopeless(rival: Pruner, curve: Curve) -> bool:
 
 
 def ends_at(rival: Pruner, curve: Curve) -> float | None:
-    """The step at which the rule ends this run; None while it goes on. Later points change no earlier answer."""
+    """The step at which the rule ends this run; None while it goes on. Later points change nothing."""
     if not rival.usable:
         return None
     steps, values = _clean(curve)

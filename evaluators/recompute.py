@@ -1,6 +1,6 @@
 """Labels and promotions again, from the recorded facts: what `bakeoff verify` compares with lineage.
 
-Use: `recompute_promotions(rows, plan, measured, spec)` and `recompute_labels(rows, plan, spec, evidence)`; both
+Use: `recompute_promotions(rows, plan, measured, spec)`, `recompute_labels(rows, plan, spec, evidence)`; both
 return one `Mismatch` per thing that the facts do not support, none when all is well. `rows` are all
 rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
 inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
@@ -58,7 +58,7 @@ def recompute_promotions(
     measured: Measured | None = None,
     spec: EnvironmentSpec | None = None,
 ) -> list[Mismatch]:
-    """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates if `spec` is given."""
+    """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates with `spec`."""
     book, found = Book(plan), []
     last_trials = 0
     for row in rows:

@@ -1,7 +1,7 @@
 """Where a campaign's promotions stand: a fold over lineage rows, in the order in which they were recorded.
 
-Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should be
-confirmed now, `book.open(trial)` its attempt, `row_fields(attempt, step, book)` what the confirmation event
+Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should
+be confirmed now, `book.open(trial)` its attempt, `row_fields(attempt, step, book)` what the confirmation event
 records. `bakeoff verify` folds the same rows again (`evaluators.recompute`), so nothing else may
 influence a promotion.
 

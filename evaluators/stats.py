@@ -10,8 +10,8 @@ t power as in `statsmodels.stats.power`, chi-square interval of a variance as in
 
 Limits: intervals assume roughly normal values, which seed-to-seed scores of one program are;
 `tests/unit/test_simulation_promotion.py` measures what skewed and heavy-tailed noise does to a promotion.
-Welch's test is liberal far out in its tail when one side has few values (3 against 24: eight times the level at
-0.001), so promotions do not rest on it: see `evaluators.promote`.
+Welch's test is liberal far out in its tail when one side has few values (3 against 24: eight times the
+level at 0.001), so promotions do not rest on it: see `evaluators.promote`.
 """
 
 from __future__ import annotations
