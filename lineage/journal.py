@@ -35,6 +35,9 @@ from lineage.schema import Record, seal
 from lineage.store import Store
 
 
+ABOUT_TRIALS = ("submitted", "trial", "confirmation", "sealed")
+
+
 class Journal:
     """Appends rows to one campaign."""
 
@@ -53,6 +56,8 @@ class Journal:
         """Make a row durable and return its event id; see the module text for what a failure means."""
         if row.campaign != self._campaign:
             raise UsageError(f"a row of campaign {row.campaign!r} cannot be appended to {self._campaign!r}")
+        if row.trial is None and row.event in ABOUT_TRIALS:
+            raise UsageError(f"a {row.event!r} row must name its trial")
         with self._lock:
             if not self._opened:
                 self._open()

@@ -164,7 +164,15 @@ class View:
 
     def trials(self) -> list[Row]:
         """All trial rows, with later confirmation and sealed facts folded in."""
+        return list(self._trials)
+
+    @cached_property
+    def _trials(self) -> list[Row]:
         return self._rows(range(self._frame.trials))
+
+    def rows(self) -> list[Row]:
+        """Every event of every kind, as written: nothing folded."""
+        return self._build(np.arange(self._frame.table.num_rows, dtype=np.int64))
 
     def trial(self, trial: str) -> Row | None:
         index = self._frame.index(trial)

@@ -48,7 +48,7 @@ def test_journal_rows_come_back_as_written(store_root: str) -> None:
         seeds=[2**62, 0], gate_ok=True, hypothesis="größer ✓\n\t\0", tokens_in=7, usd=0.25, numbers_json='{"bytes":12}',
         t_started=datetime(2026, 5, 1, 12, 30, 0, 123456, UTC), peak_bytes=2**40, error_excerpt="x" * 4096,
     )  # fmt: skip
-    bare = Row(event="submitted", campaign=C)
+    bare = Row(event="submitted", campaign=C, trial="t2")
     journal = Journal(store, C, "w")
     journal.append(full)
     journal.append(bare)
@@ -119,6 +119,8 @@ def test_journal_campaigns_on_one_root_do_not_meet(store_root: str) -> None:
     assert other.count() == 0 and other.count("campaign") == 1
     with pytest.raises(UsageError, match="cannot be appended"):
         Journal(store, "c-test2", "w").append(row(2))
+    with pytest.raises(UsageError, match="must name its trial"):
+        Journal(store, C, "w").append(Row(event="trial", campaign=C))
 
 
 def test_journal_direction_is_read_from_the_campaign_event(store_root: str) -> None:
