@@ -7,7 +7,6 @@ from typing import Any
 
 from evaluators.recompute import Evidence, recompute_labels, recompute_promotions
 from flows.config import CampaignConfig, campaigns, load_config
-from flows.standing import plan_of
 from flows.words import BuildChecks, Trained
 from lineage.blobs import get_blob
 from lineage.errors import StoreError
@@ -43,7 +42,7 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
     if view.campaign not in campaigns(store):
         return
     config = load_config(store, view.campaign)
-    plan, rows = plan_of(config), view.rows()
+    plan, rows = config.plan, view.rows()
 
     def measured(sha: str) -> Measurement | None:
         try:
@@ -56,7 +55,7 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
 
     for mismatch in recompute_labels(rows, plan, config.spec, evidence):
         yield Finding("differs", mismatch.trial, str(mismatch))
-    for mismatch in recompute_promotions(rows, plan, measured):
+    for mismatch in recompute_promotions(rows, plan, measured, config.spec):
         yield Finding("differs", mismatch.trial, str(mismatch))
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
+from evaluators.promote import ConfirmPlan
 from flows.settings import Settings
 from lineage.errors import SpecInvalid, UsageError
 from lineage.records import Record
@@ -33,6 +34,7 @@ class CampaignConfig(Record):
     spec: EnvironmentSpec
     roles: tuple[Role, ...]
     settings: Settings
+    plan: ConfirmPlan
     secret: str
     start_sha256: str
     environment_sha256: str

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from prefect import flow
 
 from evaluators import client
-from evaluators.gates import judge_gate
-from evaluators.promote import Attempt, Confirmed, Continue, Step, Unconfirmed, next_step
+from evaluators.promote import Attempt, Confirmed, Continue, Step, Unconfirmed, gates_hold, next_step
 from evaluators.standing import row_fields
 from flows.config import draw_seeds
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
-from flows.standing import book, plan_of
+from flows.standing import book
 from flows.tasks import evaluate, train
 from flows.words import Patched, Trained, TrialRef
 from lineage.errors import InfraFault, UsageError
@@ -50,7 +49,7 @@ class _Confirmation:
         incumbent = opened.incumbent
         if incumbent is None:
             raise UsageError(f"{trial}: there is no incumbent to confirm against; measure the baseline first")
-        self.plan = plan_of(engine.config)
+        self.plan = engine.config.plan
         self.trials = opened.trials
         self.attempt: Attempt = opened.open()
         self.role = (row.role if (row := view.trial(trial)) is not None else None) or ""
@@ -132,15 +131,8 @@ class _Confirmation:
 
     def _note_gates(self) -> None:
         """After a look: does the candidate pass every hard rule over its fresh replicates?"""
-        seen = self.measured["candidate"]
-        passed = True
-        for gate in self.engine.config.spec.gates:
-            values = [
-                m.per_seed[0].quantities[gate.quantity]
-                for m in seen
-                if gate.quantity in m.per_seed[0].quantities
-            ]
-            passed = passed and len(values) == len(seen) and judge_gate(gate, values).passed
+        seeds = [seed for m in self.measured["candidate"] for seed in m.per_seed]
+        passed = gates_hold(self.engine.config.spec.gates, seeds)
         self.attempt = Attempt(**{**vars(self.attempt), "gates": (*self.attempt.gates, passed)})
 
     def record(self, step: Step) -> Row:

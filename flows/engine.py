@@ -22,12 +22,13 @@ from flows.environments import Environment, load_environment
 from flows.home import scratch_dir
 from flows.isolation import proven
 from flows.proposers import build_proposer
-from flows.words import Interrupted
+from flows.words import Interrupted, Patched
 from lineage.blobs import get_tree, put_blob
 from lineage.errors import UsageError
 from lineage.journal import Journal
 from lineage.queries import View
 from lineage.records import Row
+from lineage.results import get_result
 from lineage.store import Store, open_store
 from lineage.table import COMPACT_AT, Lineage
 
@@ -109,8 +110,15 @@ class Engine:
         if self.cancel.is_set():
             raise Interrupted("the campaign was stopped")
 
-    def taken_programs(self, besides: str) -> frozenset[str]:
-        return frozenset(sha for trial, sha in self.in_flight.items() if trial != besides)
+    def taken_programs(self, besides: str) -> dict[str, str]:
+        """Programs under way, hash to trial: of this process, and of open trials that other workers run."""
+        taken = {sha: trial for trial, sha in self.in_flight.items() if trial != besides}
+        for row in self.view().open_trials():
+            if row.trial and row.trial != besides and row.trial not in self.in_flight:
+                raw = get_result(self.store, self.config.id, row.trial, "patch")
+                if raw is not None:
+                    taken[Patched.model_validate_json(raw).ast_sha256] = row.trial
+        return taken
 
 
 _OPEN: dict[tuple[str, str], Engine] = {}

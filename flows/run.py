@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import client
+from evaluators.promote import plan_for
 from flows.config import CampaignConfig, campaign_id, campaigns, load_config, new_secret, now, save_config
 from flows.data import check_data
 from flows.engine import Engine, close_engine, engine_for
@@ -50,6 +51,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
         spec=environment.spec,
         roles=roles,
         settings=settings,
+        plan=plan_for(environment.spec, settings.trials),
         secret=new_secret(),
         start_sha256=put_tree(store, files),
         environment_sha256=client.environment_sha256(environment.spec, data),

@@ -109,7 +109,7 @@ def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
         view=engine.view(),
         files_of=engine.files_of,
         seed=int(sha256(f"{settings.seed}|{ref.campaign}|{ref.trial}".encode())[:12], 16),
-        in_flight=engine.taken_programs(ref.trial),
+        in_flight=frozenset(engine.taken_programs(ref.trial)),
         steering=engine.steering(),
         check=check,
         deadline=None,
@@ -158,11 +158,7 @@ def _claim_program(engine: Engine, ref: TrialRef, files: dict[str, bytes]) -> st
     """Refuse a program that lineage or a trial under way already has; else mark it as under way."""
     program = ast_hash(files)
     with engine.label_lock:
-        known = engine.view().has_program(program)
-        if known is None:
-            known = next(
-                (t for t, sha in engine.in_flight.items() if sha == program and t != ref.trial), None
-            )
+        known = engine.view().has_program(program) or engine.taken_programs(ref.trial).get(program)
         if known is not None and known != ref.trial:
             raise EditRefused(
                 "duplicate", f"the resulting program is the same as trial {known}'s", {"same_as": known}

@@ -19,9 +19,13 @@ def register(app: typer.Typer) -> None:
 
 @importing.command("released-run", epilog="Example: bakeoff import released-run DIR --store runs/paper")
 def released_run(
-    folder: Path = typer.Argument(..., metavar="DIR", help="folder with the paper's results.tsv and tree.tsv"),
+    folder: Path = typer.Argument(
+        ..., metavar="DIR", help="folder with the paper's results.tsv and tree.tsv"
+    ),
     store: str = typer.Option(..., "--store", help="folder or s3://bucket/prefix; created if absent"),
-    campaign: str | None = typer.Option(None, "--campaign", help="campaign id; default from the folder's name"),
+    campaign: str | None = typer.Option(
+        None, "--campaign", help="campaign id; default from the folder's name"
+    ),
     as_json: bool = AS_JSON,
 ) -> None:
     """Import a run that the paper's authors released; nothing is dropped, repaired rows are marked."""
@@ -34,14 +38,20 @@ def released_run(
     report = import_released(folder, open_store(root, create=True), identifier)
     if as_json:
         return print_json(asdict(report))
-    print(f"{identifier} in {root}: {report.trials} trials of {report.environment}, score {report.score_column}")
+    print(
+        f"{identifier} in {root}: {report.trials} trials of {report.environment}, score {report.score_column}"
+    )
     if report.repaired:
-        print(f"{len(report.repaired)} damaged rows repaired and marked; the files as they were are in the store")
+        print(
+            f"{len(report.repaired)} damaged rows repaired and marked; the files as they were are in the store"
+        )
     return None
 
 
 def audit(
-    store: str | None = typer.Argument(None, metavar="STORE", help="run directory, name under runs/, or s3:// URI"),
+    store: str | None = typer.Argument(
+        None, metavar="STORE", help="run directory, name under runs/, or s3:// URI"
+    ),
     campaign: str | None = CAMPAIGN,
     as_json: bool = AS_JSON,
 ) -> None:

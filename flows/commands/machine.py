@@ -1,4 +1,4 @@
-"""Commands about this machine: doctor."""
+"""Commands about this machine and its Prefect server: doctor, setup-server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from flows.commands._shared import AS_JSON, print_json
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff doctor --json")(doctor)
+    app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api bakeoff setup-server")(
+        setup_server
+    )
 
 
 def doctor(as_json: bool = AS_JSON) -> None:
@@ -25,3 +28,21 @@ def doctor(as_json: bool = AS_JSON) -> None:
         print(f"  NOT held: {', '.join(report['not_held'])}")
     for line in report["advice"]:
         print(f"  to get better: {line}")
+
+
+def setup_server() -> None:
+    """Create the work pools and automations that deployments need on the Prefect server at PREFECT_API_URL."""
+    import asyncio
+    import os
+
+    from lineage.errors import UsageError
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            "setup-server: PREFECT_API_URL is not set; start a server with `prefect server start` and set it, "
+            "e.g. PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    from flows.setup import setup_server as run
+
+    for line in asyncio.run(run()):
+        print(line)
