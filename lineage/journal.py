@@ -34,7 +34,6 @@ from lineage.records import Row
 from lineage.schema import Record, seal
 from lineage.store import Store
 
-
 ABOUT_TRIALS = ("submitted", "trial", "confirmation", "sealed")
 
 

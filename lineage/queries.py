@@ -170,10 +170,6 @@ class View:
     def _trials(self) -> list[Row]:
         return self._rows(range(self._frame.trials))
 
-    def rows(self) -> list[Row]:
-        """Every event of every kind, as written: nothing folded."""
-        return self._build(np.arange(self._frame.table.num_rows, dtype=np.int64))
-
     def trial(self, trial: str) -> Row | None:
         index = self._frame.index(trial)
         return None if index is None else self._rows([index])[0]
