@@ -90,7 +90,7 @@ class Lineage:
             moved = self._commit()
         self._vacuum()
         if moved and len(self._part_sha) % SIZES[0] == 0:
-            self._pack()
+            self.pack()
         return moved
 
     def _commit(self) -> int:
@@ -116,7 +116,7 @@ class Lineage:
             write_anchor(self._store, self.campaign, number, self._part_sha[number - 1], rows)
         return len(records)
 
-    def _pack(self) -> None:
+    def pack(self) -> None:
         """Write the packs that are due, from the files as they are stored."""
         for first, last in wanted(len(self._part_sha), self._list_packs()):
             reader = Lineage(self._store, self.campaign)
