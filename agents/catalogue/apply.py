@@ -19,6 +19,7 @@ from agents.catalogue.constants import (
     names_in,
     numbers,
     range_of,
+    rounded,
     set_constant,
     unit,
 )
@@ -42,19 +43,15 @@ class Applied:
 def bounded(value: float, key: str, span: Range, integer: bool, bounds: Bounds) -> float:
     """The value inside its range and inside what failures have taught about it."""
     low, high = bounds.get(key, (-math.inf, math.inf))
-    value = min(max(value, low, span.low), high, span.high)
-    return float(round(value)) if integer else float(f"{value:.4g}")
+    return rounded(min(max(value, low, span.low), high, span.high), integer, span.multiple)
 
 
-def _scaled(constant: Constant, present: Number, rng: random.Random, first: bool) -> float:
+def _scaled(constant: Constant, present: Number, rng: random.Random, first: bool, multiple: int) -> float:
     low, high = constant.scale or (1.0, 1.0)
     factor = math.sqrt(low * high) if first else math.exp(rng.uniform(math.log(low), math.log(high)))
-    value = present.value * factor
-    if present.integer:
-        value = float(round(value))
-        if value == present.value:
-            value += 1 if factor > 1 else -1
-    return value
+    if present.integer and round(present.value * factor) == present.value:
+        return present.value + (multiple if factor > 1 else -multiple)
+    return present.value * factor
 
 
 def draw(
@@ -74,7 +71,9 @@ def draw(
             if here is None:
                 raise NotApplicable(f"{constant.key} is no number in this source")
             span = ranges.get(constant.key) or range_of(here, ranges)
-            value = bounded(_scaled(constant, here, rng, first), constant.key, span, here.integer, bounds)
+            value = bounded(
+                _scaled(constant, here, rng, first, span.multiple), constant.key, span, here.integer, bounds
+            )
             if value == here.value:
                 raise NotApplicable(f"{constant.key} is at the end of its range")
             value = int(value) if here.integer else value

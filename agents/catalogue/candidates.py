@@ -26,7 +26,7 @@ from agents.catalogue.transform import NotApplicable
 from lineage.spec import EnvironmentSpec, Role
 
 Files = dict[str, bytes]
-PAIRS, STEPS, PORTS, UNDOS = 12, 8, 6, 5
+PAIRS, STEPS, PORTS, UNDOS, VARIANTS = 12, 12, 6, 5, 4
 # A combination of a technique with a repeatable cut is how bought accuracy is spent, so such pairs come first.
 
 
@@ -82,7 +82,7 @@ class Setting:
                 low, high = bounds.get(key, (span.low, span.high))
                 low, high = max(low, span.low), min(high, span.high)
                 if low < high:
-                    span = Range(low=low, high=high, log=span.log)
+                    span = span.model_copy(update={"low": low, "high": high})
                 out[key] = (number, span)
         return out
 
@@ -98,17 +98,28 @@ def _added(parent: Parent, technique: Technique, values: Mapping[str, Value]) ->
     return Delta(names, tuple(moved))
 
 
-def _values(setting: Setting, parent: Parent, technique: Technique) -> dict[str, Value] | None:
-    first = not setting.memory.tried((technique.name,)) and not technique.repeatable
-    first = first or not any(
-        t.operator == f"technique:{technique.name}" for t in setting.memory.trials.values()
-    )
-    try:
-        return draw(
-            technique, parent.files, setting.rng, first, setting.catalogue.ranges, setting.memory.bounds()
-        )
-    except NotApplicable:
-        return None
+def _values(setting: Setting, parent: Parent, technique: Technique) -> list[dict[str, Value]]:
+    """Settings of the technique's constants to choose from: its own at first, then draws from the ranges."""
+    memory, many = setting.memory, VARIANTS if technique.repeatable else 1
+    first = not any(t.operator == f"technique:{technique.name}" for t in memory.trials.values())
+    if memory.tried((technique.name,)) and technique.constants:
+        first, many = False, max(many, 2)
+    found: list[dict[str, Value]] = []
+    for at in range(many):
+        try:
+            values = draw(
+                technique,
+                parent.files,
+                setting.rng,
+                first and not at,
+                setting.catalogue.ranges,
+                memory.bounds(),
+            )
+        except NotApplicable:
+            break
+        if values not in found:
+            found.append(values)
+    return found
 
 
 def techniques(setting: Setting, parent: Parent) -> list[Candidate]:
@@ -118,8 +129,7 @@ def techniques(setting: Setting, parent: Parent) -> list[Candidate]:
             continue
         if technique.size > setting.role.max_changed_lines:
             continue
-        values = _values(setting, parent, technique)
-        if values is not None:
+        for values in _values(setting, parent, technique):
             state = parent.state.plus(_added(parent, technique, values), "")
             out.append(
                 Candidate("technique", f"technique:{technique.name}", parent, state, (technique,), (values,))
@@ -135,7 +145,7 @@ def combinations(setting: Setting, singles: list[Candidate]) -> list[Candidate]:
     pairs.sort(key=lambda p: {p[0].techniques[0].aim, p[1].techniques[0].aim} != {"room", "score"})
     for a, b in pairs[: 3 * PAIRS]:
         names = frozenset([a.techniques[0].name, b.techniques[0].name])
-        if names in failed or a.values[0].keys() & b.values[0].keys() or len(out) == PAIRS:
+        if len(names) < 2 or names in failed or a.values[0].keys() & b.values[0].keys() or len(out) == PAIRS:
             continue
         first, second = sorted((a, b), key=lambda c: c.techniques[0].name)
         state = first.state.plus(_added(first.parent, second.techniques[0], second.values[0]), "")

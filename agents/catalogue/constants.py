@@ -132,7 +132,7 @@ def range_of(number: Number, ranges: Mapping[str, Range]) -> Range:
     known, value = ranges.get(number.key), number.value
     if known is not None:
         low = min(known.low, value) if value > 0 or not known.log else known.low
-        return Range(low=low, high=max(known.high, value), log=known.log)
+        return known.model_copy(update={"low": low, "high": max(known.high, value)})
     if value > 0:
         return Range(low=value / FACTOR, high=value * FACTOR, log=True)
     if value < 0:
@@ -148,6 +148,15 @@ def unit(value: float, span: Range) -> float:
     return (value - span.low) / (span.high - span.low)
 
 
+def rounded(value: float, integer: bool, multiple: int = 1) -> float:
+    """The value as it will be written."""
+    return (
+        float(max(multiple, multiple * round(value / multiple)) if multiple > 1 else round(value))
+        if integer
+        else float(f"{value:.4g}")
+    )
+
+
 def at_unit(position: float, span: Range, integer: bool) -> float:
     """The value at a position of the range, rounded as it will be written."""
     position = min(1.0, max(0.0, position))
@@ -155,7 +164,7 @@ def at_unit(position: float, span: Range, integer: bool) -> float:
         value = span.low * math.exp(position * math.log(span.high / span.low))
     else:
         value = span.low + position * (span.high - span.low)
-    return float(round(value)) if integer else float(f"{value:.4g}")
+    return rounded(value, integer, span.multiple)
 
 
 def step(number: Number, span: Range, rng: random.Random, size: float = 0.15) -> float:

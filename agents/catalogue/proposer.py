@@ -2,12 +2,12 @@
 
     CatalogueProposer(Path("recipes/airbench_mini/techniques")).propose(request)
 
-One ask: read lineage (`memory`), fit effects (`surrogate`), list what could be done (`candidates`), draw
-one world from what the trials leave possible and take the candidate that is best in it (Thompson
-sampling over operators that share strength through the linear model), make the edit, check surface and
-duplicates, and say why. An operator that cannot give an untried program is masked and the next one
-taken. The first WARM trials of a campaign are drawn uniformly: a bandit that starts cold lost to that.
-The same lineage, seed and `in_flight` give the same proposal; lineage is the only memory.
+One ask: read lineage (`memory`), fit effects (`surrogate`), list what could be done (`candidates`), rank
+it by expected improvement times a little luck (operators share strength through the linear model, and
+never-tried ones have the widest outlook), make the edit, check surface and duplicates, and say why. An
+operator that cannot give an untried program is masked and the next one taken. The first WARM trials of
+a campaign are drawn uniformly: a bandit that starts cold lost to that. The same lineage, seed and
+`in_flight` give the same proposal; lineage is the only memory.
 
 Arms (`request.arm` or the constructor): anything else is the full proposer; `random` draws operators
 uniformly and never learns; `no_lineage` sees the leader's program and no row; `numbers_only` is TPE
@@ -22,13 +22,11 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
-
 from agents.catalogue import candidates as make
 from agents.catalogue import constants, tpe, wording
 from agents.catalogue.candidates import Candidate, Parent, Setting
 from agents.catalogue.memory import Delta, Memory, State, Trial
-from agents.catalogue.surrogate import Draw, Forecast, Surrogate
+from agents.catalogue.surrogate import Forecast, Surrogate
 from agents.catalogue.technique import load_catalogue
 from agents.catalogue.transform import NotApplicable
 from agents.edits import edits_between
@@ -41,7 +39,7 @@ from lineage.records import Edit, Proposal
 Files = dict[str, bytes]
 ARMS = ("lineage", "no_lineage", "random", "numbers_only")
 WARM = 10  # trials drawn uniformly at first
-ROOM_WORTH = 0.15  # gain that the room of the start is worth; the next unit is worth less
+LUCK = 0.35  # spread of the factor that keeps parallel asks apart
 TRIES = 40
 CACHE = 96  # source snapshots kept, the newest
 
@@ -62,9 +60,8 @@ class CatalogueProposer:
     def propose(self, request: ProposalRequest) -> Proposal:
         arm = self._arm or (request.arm if request.arm in ARMS else "lineage")
         setting, parents = self._setting(request, arm)
-        seed = np.random.default_rng(request.seed)
         model = Surrogate(setting.memory, self._catalogue, setting.start)
-        ranked = self._ranked(setting, parents, arm, model, seed)
+        ranked = self._ranked(setting, parents, arm, model)
         masked = _masked(setting.memory)
         for candidate in ranked[:TRIES]:
             if request.deadline is not None and time.monotonic() > request.deadline:
@@ -118,9 +115,7 @@ class CatalogueProposer:
 
     # ---- choice ----------------------------------------------------------------------------------
 
-    def _ranked(
-        self, setting: Setting, parents: list[Parent], arm: str, model: Surrogate, seed: np.random.Generator
-    ) -> list[Candidate]:
+    def _ranked(self, setting: Setting, parents: list[Parent], arm: str, model: Surrogate) -> list[Candidate]:
         """Candidates, the one to try first in front."""
         leader = parents[0]
         if arm == "numbers_only":
@@ -145,9 +140,16 @@ class CatalogueProposer:
                 more = make.techniques(setting, parent)
                 listed += [*more, *make.combinations(setting, more)[:4], *make.steps(setting, parent, 4)]
         breakage = setting.memory.breakage()
-        listed = [c for c in listed if not _avoided(c, breakage, setting.rng)]
-        world = model.draw(seed)
-        return sorted(listed, key=lambda c: -_worth(world, c))
+        rated = [
+            (
+                model.worth(c.state, leader.state)
+                * _sound(c, breakage)
+                * math.exp(LUCK * setting.rng.gauss(0.0, 1.0)),
+                c,
+            )
+            for c in listed
+        ]
+        return [candidate for _, candidate in sorted(rated, key=lambda pair: -pair[0])]
 
     def _made(
         self, request: ProposalRequest, setting: Setting, candidate: Candidate, arm: str
@@ -229,7 +231,7 @@ def _parents(memory: Memory, leader: Trial) -> list[tuple[Trial, str]]:
         t for t in valid if (t.gain or 0.0) > lead - 0.15 and min(t.room.values(), default=-9.0) > room + 0.25
     ]
     if near:
-        best = max(near, key=lambda t: (t.gain or 0.0) + ROOM_WORTH * min(t.room.values()))
+        best = max(near, key=lambda t: (t.gain or 0.0) + 0.15 * min(1.5, *t.room.values()))
         name = min(best.room, key=lambda limit: best.room[limit])
         chosen.append((best, f"close behind the leader with more room for {name}"))
     keeps = [t for t in valid if t.status == "keep" and t.id not in {c.id for c, _ in chosen}]
@@ -244,18 +246,10 @@ def _masked(memory: Memory) -> set[tuple[str, str]]:
     return {(t.operator, t.parent) for t in memory.trials.values() if t.cause in refused}
 
 
-def _avoided(candidate: Candidate, breakage: dict[str, tuple[int, int]], rng: random.Random) -> bool:
-    """Leave out a technique that breaks programs, the more often the surer."""
+def _sound(candidate: Candidate, breakage: dict[str, tuple[int, int]]) -> float:
+    """Chance that the candidate's techniques do not break the program, by how often they did."""
+    chance = 1.0
     for technique in candidate.techniques:
         broke, tried = breakage.get(technique.name, (0, 0))
-        if broke and rng.random() < broke / (tried + 0.5):
-            return True
-    return False
-
-
-def _worth(world: Draw, candidate: Candidate) -> float:
-    """Gain in this world, what its room is worth, and a penalty that grows with a missed limit."""
-    gain, room = world.of(candidate.state)
-    if room < 0:
-        return min(gain, 0.0) - 0.3 + 0.5 * max(room, -4.0)
-    return gain + ROOM_WORTH * math.sqrt(min(room, 1.5))
+        chance *= 1.0 - (broke + 0.1) / (tried + 1.0)
+    return chance

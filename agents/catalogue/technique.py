@@ -49,11 +49,12 @@ NUMBERS = "_numbers.toml"
 
 
 class Range(Spec):
-    """Where a number may lie; `integer` follows the value that the source holds."""
+    """Where a number may lie; whole numbers stay whole, in multiples where a width must divide."""
 
     low: float
     high: float
     log: bool = False
+    multiple: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
