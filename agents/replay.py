@@ -7,7 +7,7 @@ parent is found again by its id, or by its source hash when ids differ in the ne
 
 `rerun(record, request)` goes further: it feeds the recorded replies through the session loop and its
 tools, and so shows that the edits follow from what the model said. Limits: what `check` answered then
-is not replayed, and a campaign that runs its roles in another order may lack a parent.
+is not replayed; every role of the record must be at work, or a role waits for a parent that never comes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from agents.prompt import render
 from agents.protocol import ProposalRequest
 from agents.session import SessionSettings, run_session
 from lineage import errors
-from lineage.errors import NothingLeft, ProposerFault, ProposerUnusable
+from lineage.errors import NothingLeft, ProposerFault, ProposerOutage, ProposerUnusable
 from lineage.queries import View
 from lineage.records import Proposal, Row, Status, Usage
+
+PARENT_LOOK_S = 0.5  # a replayed role looks this often whether its parent, of another role, is there
 
 _FAULTS: dict[str, type[ProposerFault]] = {
     name: getattr(errors, name)
@@ -58,26 +60,41 @@ def records_of(view: View) -> list[Recorded]:
 
 
 class ReplayProposer:
-    """Thread-safe; remembers only how far each role has come."""
+    """Thread-safe, and keeps nothing: a role's trials in the request's lineage tell how far it has come."""
 
     name = "replay"
 
     def __init__(self, records: Iterable[Recorded], fetch: Callable[[str], bytes]) -> None:
         self._fetch = fetch
-        self._left: dict[str, list[Recorded]] = {}
+        self._of_role: dict[str, list[Recorded]] = {}
         for record in records:
-            self._left.setdefault(record.role, []).append(record)
-        self._lock = threading.Lock()
+            self._of_role.setdefault(record.role, []).append(record)
 
     def propose(self, request: ProposalRequest) -> Proposal:
-        """The role's next recorded proposal. Raises its recorded fault, or NothingLeft at the end."""
-        with self._lock:
-            queue = self._left.get(request.role.name)
-            if not queue:
-                raise NothingLeft(f"the record holds no further proposal of role {request.role.name!r}")
-            record = queue.pop(0)
+        """The role's next recorded proposal.
+
+        Raises its recorded fault, NothingLeft at the end, and ProposerOutage while the parent, another
+        role's trial, is still under way here: roles may run in another order than they did then.
+        """
+        role = request.role.name
+        done = sum(record.role == role for record in records_of(request.view))
+        if done >= len(self._of_role.get(role, ())):
+            raise NothingLeft(f"the record holds no further proposal of role {role!r}")
+        record = self._of_role[role][done]
         proposal = self._recorded(record)
-        return proposal.model_copy(update={"parent": _parent(record, proposal.parent, request.view)})
+        parent = _parent(record, proposal.parent, request.view)
+        if parent is None:
+            raise self._no_parent(record, proposal.parent, request.view)
+        return proposal.model_copy(update={"parent": parent})
+
+    def _no_parent(self, record: Recorded, parent: str, view: View) -> ProposerFault:
+        """An outage when the parent is still to come in this campaign, else unusable."""
+        text = f"trial {record.trial} was built on {parent}, whose source is not in this campaign yet"
+        for role, records in self._of_role.items():
+            done = sum(r.role == role for r in records_of(view))
+            if any(r.trial == parent for r in records[done:]):
+                return ProposerOutage(text, retry_after=PARENT_LOOK_S)
+        return ProposerUnusable(f"{text}; replay with the same roles")
 
     def _recorded(self, record: Recorded) -> Proposal:
         sha = record.row.exchange_sha256
@@ -113,19 +130,14 @@ class ReplayProposer:
         )
 
 
-def _parent(record: Recorded, recorded: str, view: View) -> str:
-    """The id, in the campaign that runs now, of the recorded parent."""
+def _parent(record: Recorded, recorded: str, view: View) -> str | None:
+    """The id, in the campaign that runs now, of the recorded parent; None when it is not there."""
     wanted = record.parent_sha256
     same = view.trial(recorded)
-    if same is not None and (wanted is None or same.source_sha256 in (None, wanted)):
+    if same is not None and (wanted in (None, same.source_sha256) or same.status is Status.BASELINE):
         return recorded
     twins = [row.trial for row in view.trials() if wanted is not None and row.source_sha256 == wanted]
-    if twins and twins[0]:
-        return twins[0]
-    raise ProposerUnusable(
-        f"trial {record.trial} was built on {recorded}, whose source is not in this campaign yet; "
-        "replay with the same roles and one trial at a time"
-    )
+    return twins[0] if twins else None
 
 
 # ---- the conversation again --------------------------------------------------------------------

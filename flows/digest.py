@@ -164,7 +164,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         failures=_failures(trials),
         roles=_groups(trials, spec, reference, confirmed, "role"),
         arms=_groups(trials, spec, reference, confirmed, "arm"),
-        spent=_spent(trials, started, finished),
+        spent=_spent(trials, view.events("campaign"), started, finished),
         forecasts=forecasts(trials),
         started=started,
         finished=finished,
@@ -341,13 +341,17 @@ def _tokens(row: Row) -> int:
     return row.tokens_in + row.tokens_out + row.tokens_cache_read + row.tokens_cache_write
 
 
-def _spent(trials: Sequence[Row], started: datetime | None, finished: datetime | None) -> Spent:
+def _spent(
+    trials: Sequence[Row], events: Sequence[Row], started: datetime | None, finished: datetime | None
+) -> Spent:
+    """`events` are the campaign's own: sessions that an outage cut off were paid for and are no trials."""
+    paid = [*trials, *events]
     return Spent(
-        usd=math.fsum(row.usd for row in trials),
-        tokens_in=sum(row.tokens_in for row in trials),
-        tokens_out=sum(row.tokens_out for row in trials),
-        tokens_cache_read=sum(row.tokens_cache_read for row in trials),
-        tokens_cache_write=sum(row.tokens_cache_write for row in trials),
+        usd=math.fsum(row.usd for row in paid),
+        tokens_in=sum(row.tokens_in for row in paid),
+        tokens_out=sum(row.tokens_out for row in paid),
+        tokens_cache_read=sum(row.tokens_cache_read for row in paid),
+        tokens_cache_write=sum(row.tokens_cache_write for row in paid),
         cpu_s=math.fsum(w.cpu_seconds(row) for row in trials),
         failed_cpu_s=math.fsum(w.cpu_seconds(row) for row in trials if row.status not in w.VALID),
         engine_cpu_s=math.fsum(row.engine_cpu_s or 0.0 for row in trials),

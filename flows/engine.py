@@ -21,7 +21,7 @@ from flows.data import check_data
 from flows.environments import Environment, load_environment
 from flows.home import scratch_dir
 from flows.isolation import proven
-from flows.proposers import build_proposer
+from flows.proposers import build_proposer, close_proposer
 from flows.words import Interrupted, Patched
 from lineage.blobs import get_tree, put_blob
 from lineage.errors import UsageError
@@ -100,11 +100,7 @@ class Engine:
         return "gpu" if self.config.spec.budget.gpus else "cpu"
 
     def steering(self) -> str:
-        """The person's latest note to the proposers: from the settings, or left while the campaign ran."""
-        notes = [
-            row.notes for row in self.view().events("intervention") if row.notes and row.operator == "steer"
-        ]
-        return notes[-1] if notes else self.config.settings.steering
+        return steering_note(self.config, self.view())
 
     def raise_if_cancelled(self) -> None:
         if self.cancel.is_set():
@@ -119,6 +115,12 @@ class Engine:
                 if raw is not None:
                     taken[Patched.model_validate_json(raw).ast_sha256] = row.trial
         return taken
+
+
+def steering_note(config: CampaignConfig, view: View) -> str:
+    """The person's latest note to the proposers: from the settings, or left while the campaign ran."""
+    notes = [row.notes for row in view.events("intervention") if row.notes and row.operator == "steer"]
+    return notes[-1] if notes else config.settings.steering
 
 
 _OPEN: dict[tuple[str, str], Engine] = {}
@@ -144,6 +146,9 @@ def open_engine(root: str, campaign: str) -> Engine:
         spec=config.spec, data=data, isolation=isolation, scratch=scratch, accelerator=config.accelerator
     )
     lineage = Lineage(store, campaign, config.spec.score.direction)
+    view = lineage.refresh()
+    cancel = threading.Event()  # before the proposer: a stop must reach a session that waits for its model
+    paid = [*view.trials(), *view.events("campaign")]
     return Engine(
         root=root,
         store=store,
@@ -151,8 +156,9 @@ def open_engine(root: str, campaign: str) -> Engine:
         environment=environment,
         bench=bench,
         journal=Journal(store, campaign, writer_name()),
-        proposer=build_proposer(config, environment, lineage.refresh()),
+        proposer=build_proposer(config.settings, environment, paid, cancel),
         lineage=lineage,
+        cancel=cancel,
     )
 
 
@@ -165,5 +171,8 @@ def engine_for(root: str, campaign: str) -> Engine:
 
 
 def close_engine(root: str, campaign: str) -> None:
+    """Forget the engine of this process and give back what its proposer holds open."""
     with _OPEN_LOCK:
-        _OPEN.pop((root, campaign), None)
+        engine = _OPEN.pop((root, campaign), None)
+    if engine is not None:
+        close_proposer(engine.proposer)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,14 +17,22 @@ from flows.settings import Settings
 from lineage.blobs import get_blob
 from lineage.errors import NothingLeft, SpecInvalid, UsageError
 from lineage.queries import View
-from lineage.records import Proposal
-from lineage.store import open_store
+from lineage.records import Proposal, Row
+from lineage.store import Store, open_store
 from lineage.table import Lineage
 
 
-def build_proposer(config: CampaignConfig, environment: Environment, view: View) -> Proposer:
-    """The proposer of a campaign as it stands. Raises UsageError when it needs something that is not there."""
-    settings = config.settings
+def build_proposer(
+    settings: Settings,
+    environment: Environment,
+    paid: Iterable[Row] = (),
+    cancel: threading.Event | None = None,
+) -> Proposer:
+    """The proposer of a campaign as it stands; makes no call.
+
+    `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
+    Raises UsageError when it needs something that is not there: a key, a model, a price, a file, a record.
+    """
     if settings.proposer == "catalogue":
         from agents.catalogue.proposer import CatalogueProposer
 
@@ -30,13 +41,23 @@ def build_proposer(config: CampaignConfig, environment: Environment, view: View)
     if settings.proposer == "scripted":
         return Script(read_script(Path(settings.script)))
     if settings.proposer == "replay":
-        return replay_of(settings.script)
-    return llm_proposer(settings, view)
+        return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
+    return llm_proposer(settings, paid, cancel)
 
 
-def llm_proposer(settings: Settings, view: View) -> Proposer:
+def close_proposer(proposer: Proposer) -> None:
+    """Give back what it holds open, if anything: an LLM's connections."""
+    close = getattr(proposer, "close", None)
+    if close is not None:
+        close()
+
+
+def llm_proposer(
+    settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
+) -> Proposer:
     """A session with a model; the ledger starts from what lineage says was spent."""
     from agents.anthropic_proposer import anthropic_proposer
+    from agents.credentials import require_key
     from agents.ledger import Cap, Caps, Ledger
     from agents.openai_proposer import openai_proposer
     from agents.session import DEFAULT_MODEL, SessionSettings
@@ -46,17 +67,46 @@ def llm_proposer(settings: Settings, view: View) -> Proposer:
         role=Cap(usd=settings.usd_per_role),
         trial=Cap(usd=settings.usd_per_trial),
     )
-    ledger = Ledger(caps).rebuilt([*view.trials(), *view.events("campaign")])
+    ledger = Ledger(caps).rebuilt(paid)
     session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
     prices = load_prices(settings.prices, settings.free_models)
     make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
-    return make(session, ledger, prices)
+    proposer = make(session, ledger, prices, cancel)
+    try:
+        require_key(proposer.chat)
+    except UsageError:
+        proposer.close()
+        raise
+    return proposer
 
 
-def replay_of(source: str) -> Proposer:
-    """The proposals of a recorded campaign again; `source` is its run directory or store URI."""
+def replay_of(source: str, roles: Sequence[str]) -> Proposer:
+    """The proposals of a recorded campaign again, as far as they are of these roles."""
     from agents.replay import ReplayProposer, records_of
 
+    store, _, view = _record(source)
+    mine = [record for record in records_of(view) if record.role in roles]
+    if not mine:
+        raise UsageError(
+            f"{source}: the record holds no proposal of {', '.join(roles)}; replay with its roles"
+        )
+    return ReplayProposer(mine, lambda sha: get_blob(store, sha))
+
+
+def replay_flags(source: str) -> dict[str, Any]:
+    """What a replay takes over from its record unless the person says otherwise."""
+    from agents.replay import records_of
+
+    _, recorded, view = _record(source)
+    return {
+        "arm": recorded.settings.arm,
+        "roles": tuple(role.name for role in recorded.roles),
+        "trials": max(1, len(records_of(view))),
+    }
+
+
+def _record(source: str) -> tuple[Store, CampaignConfig, View]:
+    """A recorded campaign; `source` is its run directory or store URI, with #CAMPAIGN when there are several."""
     root, _, campaign = source.partition("#")
     if not root:
         raise UsageError("proposer replay needs the recorded run: --replay RUN (or RUN#CAMPAIGN)")
@@ -67,8 +117,7 @@ def replay_of(source: str) -> Proposer:
             f"{root}: name the campaign to replay as {root}#CAMPAIGN; it holds {', '.join(found) or 'none'}"
         )
     recorded = load_config(store, found[0])
-    view = Lineage(store, recorded.id, recorded.spec.score.direction).refresh()
-    return ReplayProposer(records_of(view), lambda sha: get_blob(store, sha))
+    return store, recorded, Lineage(store, recorded.id, recorded.spec.score.direction).refresh()
 
 
 def read_script(path: Path) -> list[Proposal]:

@@ -44,6 +44,7 @@ class Progress:
     infra_text: str = ""
     usage: Usage | None = None  # of a session that gave no edit
     exchange_sha256: str | None = None
+    prompt_sha256: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     queue_s: float | None = None
     engine_cpu_s: float | None = None
@@ -148,6 +149,7 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
         return {
             **usage_fields(progress.usage or Usage()),
             "exchange_sha256": progress.exchange_sha256,
+            "prompt_sha256": progress.prompt_sha256,
             "proposer": engine.proposer.name,
         }
     return {

@@ -54,6 +54,9 @@ class Settings(BaseModel):
     steering: str = ""
     script: str = Field("", description="file of proposals for the scripted proposer, or store for replay")
     max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign gives up")
+    outage_first_s: float = Field(
+        5.0, gt=0, description="first wait when a model endpoint is away; doubles up to five minutes"
+    )
     webhook: str = ""
 
     @field_validator("roles")

@@ -29,7 +29,7 @@ from lineage.ids import sha256
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.results import get_result, list_results, put_result
 
-OUTAGE_FIRST_S, OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 5.0, 300.0, 8 * 3600.0
+OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
 def propose(engine: Engine, ref: TrialRef) -> Proposal:
@@ -57,10 +57,10 @@ def propose(engine: Engine, ref: TrialRef) -> Proposal:
 def _ask(engine: Engine, ref: TrialRef) -> Proposal:
     """Ask until the endpoint answers: an outage pauses this lane and burns no trial.
 
-    Waits as long as the endpoint asked (capped), else doubling from 5 s to 5 min; gives up as a fault
+    Waits as long as the endpoint asked (capped), else doubling from `outage_first_s` to 5 min; gives up as a fault
     of the machine after `OUTAGE_GIVE_UP_S`.
     """
-    pause, began = OUTAGE_FIRST_S, time.monotonic()
+    pause, began, told = engine.config.settings.outage_first_s, time.monotonic(), ""
     while True:
         try:
             return engine.proposer.propose(_request(engine, ref))
@@ -68,17 +68,18 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
             if time.monotonic() - began > OUTAGE_GIVE_UP_S:
                 raise InfraFault("proposer", f"the proposer's endpoint stayed away: {outage}") from outage
             if isinstance(outage.usage, Usage) and outage.usage.calls:
-                engine.append(outage_row(engine, ref, outage.usage, str(outage)))
+                engine.append(outage_row(engine, ref, outage.usage, outage))
+            engine.raise_if_cancelled()
             wait = min(outage.retry_after or pause, OUTAGE_LONGEST_S)
-            engine.emit(
-                {"kind": "note", "text": f"{ref.role}: proposer away, next try in {wait:.0f} s: {outage}"}
-            )
+            if str(outage) != told:
+                told = str(outage)
+                engine.emit({"kind": "note", "text": f"{ref.role} waits for its proposer: {told}"})
             engine.cancel.wait(wait)
             engine.raise_if_cancelled()
             pause = min(pause * 2, OUTAGE_LONGEST_S)
 
 
-def outage_row(engine: Engine, ref: TrialRef, usage: Usage, why: str) -> Row:
+def outage_row(engine: Engine, ref: TrialRef, usage: Usage, outage: ProposerOutage) -> Row:
     """What a session cost that an outage cut off: the ledger counts it, no trial does."""
     return Row(
         event="campaign",
@@ -87,7 +88,8 @@ def outage_row(engine: Engine, ref: TrialRef, usage: Usage, why: str) -> Row:
         arm=engine.config.settings.arm,
         role=ref.role,
         operator="outage",
-        notes=why[:500],
+        notes=str(outage)[:500],
+        exchange_sha256=engine.blob(outage.exchange or b""),
         tokens_in=usage.tokens_in,
         tokens_out=usage.tokens_out,
         tokens_cache_read=usage.tokens_cache_read,

@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
+from agents.exchange import read_exchange
 from flows import stages
 from flows.config import BASELINE, now
 from flows.engine import Engine, engine_for
@@ -26,6 +27,7 @@ from lineage.errors import (
     EditRefused,
     InfraFault,
     NothingLeft,
+    ProposerFault,
     ProposerRefused,
     ProposerUnusable,
 )
@@ -49,13 +51,8 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     cpu = time.process_time()
     try:
         await _run_stages(ref, engine, progress)
-    except (ProposerRefused, ProposerUnusable) as fault:
-        cause = "refused" if isinstance(fault, ProposerRefused) else "bad_edit"
-        progress.refusal = EditRefused(cause, str(fault))
-        progress.usage = fault.usage if isinstance(fault.usage, Usage) else None
-        progress.exchange_sha256 = engine.blob(fault.exchange or b"")
-    except (NothingLeft, BudgetSpent) as end:
-        progress.refusal = EditRefused("abandoned", str(end))
+    except (ProposerRefused, ProposerUnusable, NothingLeft, BudgetSpent) as fault:
+        await asyncio.to_thread(_no_edit, engine, progress, fault)
     except InfraFault as fault:
         progress.infra, progress.infra_text = fault.what, str(fault)
     progress.engine_cpu_s = time.process_time() - cpu
@@ -63,6 +60,16 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     await _rename(engine, trial_name(row, engine.config.spec))
     await asyncio.to_thread(stages.drop_scratch, engine, ref.trial)
     return row
+
+
+def _no_edit(engine: Engine, progress: Progress, fault: ProposerFault) -> None:
+    """A session that gave no edit still has its cost, its prompt and its exchange."""
+    cause = {ProposerRefused: "refused", NothingLeft: "abandoned", BudgetSpent: "abandoned"}
+    progress.refusal = EditRefused(cause.get(type(fault), "bad_edit"), str(fault))
+    progress.usage = fault.usage if isinstance(fault.usage, Usage) else None
+    if fault.exchange:
+        progress.exchange_sha256 = engine.blob(fault.exchange)
+        progress.prompt_sha256 = engine.blob(str(read_exchange(fault.exchange)["prompt"]).encode())
 
 
 async def _run_stages(ref: TrialRef, engine: Engine, progress: Progress) -> None:

@@ -68,18 +68,21 @@ def run(
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
+    from flows.proposers import replay_flags
     from flows.run import create_campaign, default_run_dir
     from flows.settings import load_settings
 
+    record = _record_of(replay) if replay else None
+    recorded = replay_flags(record) if record else {}
     flags: dict[str, Any] = {
         "environment": environment,
-        "trials": trials,
+        "trials": trials or recorded.get("trials"),
         "hours": hours,
         "until": until,
         "proposer": "replay" if replay else proposer,
-        "script": replay,
-        "arm": arm,
-        "roles": tuple(role) if role else None,
+        "script": record,
+        "arm": arm or recorded.get("arm"),
+        "roles": tuple(role) if role else recorded.get("roles"),
         "slots": slots,
         "seed": seed,
         "tokens": tokens,
@@ -138,6 +141,12 @@ def _run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
     print(end_of_run(root, config.id, why))
     if why == "stopped by a person":
         raise KeyboardInterrupt
+
+
+def _record_of(replay: str) -> str:
+    """The recorded run as something that still means the same from another directory: ROOT or ROOT#CAMPAIGN."""
+    run, mark, campaign = replay.partition("#")
+    return run_root(run) + mark + campaign
 
 
 def _absolute(run: str) -> str:

@@ -12,7 +12,7 @@ from agents.edits import apply_edits, canonical_diff
 from agents.exchange import read_exchange, recorded_replies
 from agents.replay import ReplayProposer, records_of, rerun
 from agents.session import SessionSettings
-from lineage.errors import NothingLeft, ProposerRefused, ProposerUnusable, StoreCorrupt
+from lineage.errors import NothingLeft, ProposerOutage, ProposerRefused, ProposerUnusable, StoreCorrupt
 from lineage.ids import sha256
 from lineage.records import Proposal, Row, Status
 from tests.fakes import lab
@@ -59,7 +59,7 @@ def test_replay_gives_the_same_edits_without_an_endpoint(endpoint: pytest.Monkey
         assert getattr(again, field) == getattr(proposal, field), field
     assert again.usage.usd == 0 and again.exchange == proposal.exchange
     with pytest.raises(NothingLeft):
-        replay.propose(lab.request())
+        replay.propose(lab.request([lab.row(1)]))
 
 
 def test_the_recorded_replies_lead_to_the_same_edits_through_the_tools(endpoint: pytest.MonkeyPatch) -> None:
@@ -107,6 +107,31 @@ def test_the_parent_is_found_by_its_source_when_ids_differ() -> None:
     assert replay.propose(lab.request(shifted)).parent == "t0005"
     with pytest.raises(ProposerUnusable, match="not in this campaign yet"):
         ReplayProposer(records_of(lab.view(old)), fetch).propose(lab.request(shifted[:1]))
+
+
+def test_a_role_waits_for_a_parent_that_another_role_has_not_made_yet() -> None:
+    old = [
+        lab.row(1, source_sha256="d" * 64, status=Status.KEEP, score=2.2, role="arch"),
+        lab.row(2, parent="t0001", diff_sha256="f" * 64),
+    ]
+    diff = canonical_diff(lab.FILES, {**lab.FILES, "optim.py": b"LR = 0.06\n"}).encode()
+    replay = ReplayProposer(records_of(lab.view(old)), lambda _: diff)
+    with pytest.raises(ProposerOutage, match="not in this campaign yet") as caught:
+        replay.propose(lab.request())
+    assert caught.value.retry_after and caught.value.retry_after <= 1
+    assert replay.propose(lab.request([lab.row(1, role="arch", source_sha256="d" * 64)])).parent == "t0001"
+
+
+def test_a_replay_that_is_begun_again_goes_on_where_its_lineage_stands() -> None:
+    after = {**lab.FILES, "optim.py": lab.FILES["optim.py"].replace(b"0.04", b"0.06")}
+    diff = canonical_diff(lab.FILES, after).encode()
+    rows = [lab.row(n, diff_sha256=sha256(diff), hypothesis=f"idea {n}") for n in (1, 2)]
+    replay = ReplayProposer(records_of(lab.view(rows)), lambda _: diff)
+    assert [replay.propose(lab.request(rows[:n])).hypothesis for n in (0, 0, 1)] == [
+        "idea 1",
+        "idea 1",
+        "idea 2",
+    ]
 
 
 def test_the_exchange_names_its_prompt_and_holds_no_address(endpoint: pytest.MonkeyPatch) -> None:
