@@ -6,12 +6,13 @@ only when it is complete. Limits: arrays are held in memory; an existing folder 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,24 @@ def write(
 
     Every array under train/ gets a random twin under fake/ unless the caller gives one.
     """
+    with staging(out) as staged:
+        for path, content in (extra or {}).items():
+            target(staged, path).write_bytes(content)
+        for path, array in arrays.items():
+            np.save(target(staged, path), array, allow_pickle=False)
+            twin = path.replace("train/", "fake/", 1)
+            if path.startswith("train/") and twin not in arrays:
+                np.save(target(staged, twin), fake_like(array), allow_pickle=False)
+        seal(staged, environment, version, source)
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name, and its place, when the block ends without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        for path, content in (extra or {}).items():
-            _target(staged, path).write_bytes(content)
-        for path, array in arrays.items():
-            np.save(_target(staged, path), array, allow_pickle=False)
-            twin = path.replace("train/", "fake/", 1)
-            if path.startswith("train/") and twin not in arrays:
-                np.save(_target(staged, twin), fake_like(array), allow_pickle=False)
-        seal(staged, environment, version, source)
+        yield staged
         staged.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -64,6 +72,15 @@ def write(
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def place(source: Path, path: Path) -> None:
+    """A hard link to a large file, or a copy where there can be none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def seal(folder: Path, environment: str, version: str, source: Mapping[str, Any]) -> None:
@@ -79,7 +96,7 @@ def seal(folder: Path, environment: str, version: str, source: Mapping[str, Any]
     part.rename(folder / "manifest.json")
 
 
-def _target(folder: Path, path: str) -> Path:
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+def target(folder: Path, path: str) -> Path:
+    full = folder / path
+    full.parent.mkdir(parents=True, exist_ok=True)
+    return full
