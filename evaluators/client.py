@@ -108,7 +108,7 @@ def train(
         caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
         box = _box(bench, "train", folder, copy, data, caps).model_copy(
             update={
-                "order": {"seed": seed},
+                "seed": seed,
                 "collect": str(folder / "sealed"),
                 "artifact_cap": budget.artifact_bytes,
             }
@@ -118,7 +118,8 @@ def train(
         cause, numbers = endings.explain(final, caps, artifact_needed=True)
         artifact = None
         if cause is None:
-            artifact = Artifact(**final["artifact"])
+            digest = identity.artifact_sha256(folder / "sealed")
+            artifact = Artifact(sha256=digest, **final["artifact"])
             out.mkdir(parents=True, exist_ok=True)
             for path in sorted((folder / "sealed").iterdir()):
                 shutil.move(path, out / path.name)
@@ -159,7 +160,6 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
         caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
         box = _box(bench, "smoke", folder, copy, data, caps).model_copy(
             update={
-                "order": {"seed": 0},
                 "collect": str(folder / "sealed"),
                 "artifact_cap": budget.artifact_bytes,
                 "fake_request": str(_fake_request(bench, folder)),

@@ -62,7 +62,7 @@ def _cause(final: Mapping[str, Any], limits: Limits, artifact_needed: bool) -> s
     if final["code"] != 0:
         return _exit(final)
     artifact = final.get("artifact") or {}
-    if artifact_needed and "sha256" not in artifact:
+    if artifact_needed and "files" not in artifact:
         return _rule(artifact.get("rule", "no_artifact")) if final["phase"] == "run" else _exit(final)
     return None
 

@@ -16,10 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evaluators.sandbox import seal
 from evaluators.workplace import file_sha256
 from lineage.errors import DataMissing
-from lineage.ids import canonical_json, sha256, tree_hash
+from lineage.ids import canonical_json, sha256, tree_hash, tree_manifest
 from lineage.spec import EnvironmentSpec
 
 HERE = Path(__file__).resolve().parent
@@ -97,14 +96,14 @@ def check_data(data: Path, prefixes: tuple[str, ...]) -> None:
 
 
 def artifact_sha256(place: Path) -> str:
-    """Identity of the files under `place`, by the rule of `evaluators.sandbox.seal`; empty if not plain files."""
+    """Identity of the files under `place`, by the rule for source trees; empty if one is not a plain file."""
     hashes = {}
     for path in sorted(place.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             return ""
         if path.is_file():
             hashes[path.relative_to(place).as_posix()] = file_sha256(path)
-    return seal.digest(hashes)
+    return sha256(tree_manifest(hashes))
 
 
 def _version(name: str) -> str:

@@ -10,14 +10,16 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 from __future__ import annotations
 
 import glob
-import json
+import marshal
 import os
+import resource
 import stat
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from evaluators.sandbox import packages
+from evaluators.sandbox import kernel, packages
+from evaluators.sandbox.entry import FIELD
 from evaluators.sandbox.layers import HERE, Layers
 from lineage.records import Record
 from lineage.spec import Budget
@@ -69,7 +71,7 @@ class Box(Record):
     source: str
     fake: str
     data: str
-    order: dict[str, int | str] = {}
+    seed: int = 0
     outputs: int = 0
     context: int = 0
     fake_request: str = ""
@@ -157,17 +159,7 @@ def devices(accelerator: str) -> list[str]:
 
 
 PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
-PROC_TELLING = (
-    "iomem",
-    "ioports",
-    "kallsyms",
-    "key-users",
-    "keys",
-    "locks",
-    "partitions",
-    "swaps",
-    "cmdline",
-)
+PROC_TELLING = ("keys", "key-users", "locks")
 NAMESPACES = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"),
@@ -271,7 +263,10 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
 
 
 def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"rlimits": rlimits(box, layers)}
+    limits = rlimits(box, layers)
+    if layers.bwrap:  # the others are set before it starts
+        limits = {name: value for name, value in limits.items() if name == "NPROC"}
+    wanted: dict[str, Any] = {"rlimits": limits}
     if layers.landlock:
         seen = packages.visible(box.packages, box.masked)
         read = ["/usr/lib", "/usr/lib64", "/usr/bin", "/etc/ld.so.cache", "/lib", "/lib64", "/bin"]
@@ -308,14 +303,16 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         "context": box.context,
         "fake_request": view.fake_request,
     }
-    command = [packages.interpreter(), "-I", "-S", view.entry, json.dumps(inner)]
+    command = [packages.interpreter(), "-I", "-S", view.entry, marshal.dumps(inner).hex()]
     limits = box.limits.model_dump()
-    arguments = None
+    files: dict[int, bytes] = {}
     if layers.bwrap:
-        # not on the command line: pid 1 of the sandbox shows that to the candidate
         arguments = bwrap_arguments(box, env)
         if layers.seccomp:
-            arguments = [*arguments, "--seccomp", "10"]
+            arguments += ["--seccomp", "10"]
+            files[10] = kernel.seccomp_code(alone=False)
+        # not on the command line: pid 1 of the sandbox shows that to the candidate
+        files[9] = "\0".join(arguments).encode()
         command = [layers.bwrap, "--args", "9", "--", *command]
         env = {"PATH": "/usr/bin:/bin"}
     else:
@@ -324,19 +321,26 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
             if layers.uid is not None:
                 os.chown(path, layers.uid, layers.uid)
         limits |= {"out_folder": view.out}
+    order = FIELD.join((os.path.join(view.release, "data"), str(box.seed))) + "\n"
+    grouped = {"memory", "pids", "cpu"} <= set(layers.cgroup)
     return {
         "argv": command,
-        "arguments": arguments,
-        "filter": bool(layers.bwrap and layers.seccomp),
-        "rlimits": rlimits(box, layers) if layers.bwrap else {},
+        "memory_files": files,
+        "rlimits": {
+            getattr(resource, f"RLIMIT_{name}"): value
+            for name, value in (rlimits(box, layers) if layers.bwrap else {}).items()
+            if name != "NPROC"  # in the new user namespace only
+        },
         "env": env,
         "cwd": "/" if layers.bwrap else view.tmp,
         "uid": None if layers.bwrap else layers.uid,
-        "cgroup": layers.cgroup,
+        "pdeathsig": not layers.bwrap,
+        "subreaper": not (layers.bwrap and grouped),
+        "cgroup": dict(layers.cgroup),
         "limits": limits,
         "release": [box.data, os.path.join(box.release, "data")],
-        "order": {**box.order, "data": os.path.join(view.release, "data")},
+        "order": order.encode(),
         "collect": {"folder": box.collect, "cap": box.artifact_cap} if box.collect else None,
-        "channels": {str(number): handle for number, handle in (channels or {}).items()},
+        "channels": dict(channels or {}),
         "cleanup": box.folder,
     }

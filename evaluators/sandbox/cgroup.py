@@ -7,27 +7,22 @@ controllers must be delegated; where they are not, callers fall back to rlimits 
 """
 
 # os.path: part of the supervisor, whose start-up time is paid by every run
-# ruff: noqa: PTH102, PTH106, PTH110, PTH115, PTH118, PTH120, PTH208
+# ruff: noqa: PTH102, PTH106, PTH110, PTH112, PTH115, PTH118, PTH120, PTH208
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import signal
 import time
-from dataclasses import dataclass
+
+from evaluators.sandbox.tree import kill as kill_process
 
 PREFIX = "bakeoff-"
 
 
-@dataclass(frozen=True)
 class Group:
     """The directories of one run's group, by controller; on v2 all three are the same directory."""
 
-    version: int
-    memory: str = ""
-    pids: str = ""
-    cpu: str = ""
+    def __init__(self, version: int, memory: str = "", pids: str = "", cpu: str = "") -> None:
+        self.version, self.memory, self.pids, self.cpu = version, memory, pids, cpu
 
     def directories(self) -> list[str]:
         return sorted({d for d in (self.memory, self.pids, self.cpu) if d})
@@ -85,8 +80,14 @@ def _try(base: str, needed: str) -> bool:
     try:
         return os.path.exists(os.path.join(path, needed)) and _can_join(path)
     finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+        _rmdir(path)
+
+
+def _rmdir(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
 
 
 def _can_join(path: str) -> bool:
@@ -140,7 +141,7 @@ def create(bases: dict[str, str], name: str, *, memory: int, pids: int) -> Group
     for key in ("memory", "pids", "cpu"):
         if key in bases:
             made[key] = os.path.join(bases[key], PREFIX + name)
-            with contextlib.suppress(FileExistsError):
+            if not os.path.isdir(made[key]):
                 os.mkdir(made[key])
     group = Group(int(bases["version"]), **made)
     if group.memory:
@@ -149,8 +150,10 @@ def create(bases: dict[str, str], name: str, *, memory: int, pids: int) -> Group
         swap, amount = (
             ("memory.memsw.limit_in_bytes", memory) if group.version == 1 else ("memory.swap.max", 0)
         )
-        with contextlib.suppress(OSError):  # absent without swap accounting
+        try:
             _write(os.path.join(group.memory, swap), str(amount))
+        except OSError:
+            pass  # absent without swap accounting
     if group.pids:
         _write(os.path.join(group.pids, "pids.max"), str(pids))
     return group
@@ -196,20 +199,22 @@ def members(group: Group) -> list[int]:
     return sorted(found)
 
 
-def kill(group: Group) -> None:
-    """One round of SIGKILL to every member."""
+def kill(group: Group) -> list[int]:
+    """One round of SIGKILL to every member; who they were."""
     if group.version == 2:
-        with contextlib.suppress(OSError):
+        try:
             _write(os.path.join(group.cpu, "cgroup.kill"), "1")
-    for pid in members(group):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass  # before Linux 5.14
+    alive = members(group)
+    for pid in alive:
+        kill_process(pid)
+    return alive
 
 
 def remove(group: Group) -> None:
     for directory in group.directories():
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+        _rmdir(directory)
 
 
 def sweep(bases: dict[str, str]) -> None:
@@ -220,17 +225,19 @@ def sweep(bases: dict[str, str]) -> None:
     """
     here = _pid_namespace()
     for base in {value for key, value in bases.items() if key != "version"}:
-        with contextlib.suppress(OSError):
-            for name in os.listdir(base):
-                parts = name.split("-")
-                if len(parts) != 4 or parts[1] != here or start_time(int(parts[2])) == parts[3]:
-                    continue
+        try:
+            names = os.listdir(base)
+        except OSError:
+            continue
+        for name in names:
+            parts = name.split("-")
+            if len(parts) != 4 or parts[0] + "-" != PREFIX or parts[1] != here:
+                continue
+            if start_time(int(parts[2])) != parts[3]:
                 path = os.path.join(base, name)
                 for pid in _read(os.path.join(path, "cgroup.procs")).split():
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(int(pid), signal.SIGKILL)
-                with contextlib.suppress(OSError):
-                    os.rmdir(path)
+                    kill_process(int(pid))
+                _rmdir(path)
 
 
 def _pid_namespace() -> str:
@@ -248,5 +255,7 @@ def start_time(pid: int) -> str:
     return stat.rpartition(")")[2].split()[19] if stat else ""
 
 
-if __name__ == "__main__":
+def main() -> None:
+    import json
+
     print(json.dumps(find()))

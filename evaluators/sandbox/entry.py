@@ -1,34 +1,32 @@
 """The engine's read-only program inside the sandbox: locks itself, then runs the candidate's code.
 
-Use: `python -I -S entry.py CONFIG_JSON` with fds 3 (orders in), 4 (reports out), 5 (artifact out, or
-requests in) and 6 (answers out). After the locks it shares its process with the candidate, so
+Use: `python -I -S entry.py CONFIG` (marshal, in hex) with fds 3 (orders in), 4 (reports out), 5 (artifact
+out, or requests in) and 6 (answers out). After the locks it shares its process with the candidate, so
 nothing it says is believed: reports are advice or only hurt the one who forges them. Limits: no
 site hooks run (-S), hence no .pth files and no editable installs; standard library until the locks hold.
 """
 
-# runs under -S next to the candidate; os.path starts faster
+# os.path: starts faster, and every run waits for it
 # ruff: noqa: PTH114, PTH118
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
-import inspect
-import json
-import math
+import marshal
 import os
-import stat
-import struct
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
 
 ORDERS, REPORTS, DATA_IN, ARTIFACT, ANSWERS = 3, 4, 5, 5, 6
-REQUEST = struct.Struct("<8sQQ4Q")  # dtype name, payload bytes, rank, sizes of up to four axes
+FIELD = "\x1f"
+AXES = 4
+REQUEST_BYTES = 8 + 8 + 8 + 8 * AXES  # dtype name, payload bytes, rank, sizes of the axes
 SETUP_FAILED = 121
 _write = os.write  # the candidate may patch os; its own loss, but honest code keeps working
 
@@ -41,29 +39,37 @@ class Refused(Exception):
         self.rule = rule
 
 
-def say(word: str, **more: object) -> None:
-    line = json.dumps({"say": word, **more})[:3900] + "\n"
-    with contextlib.suppress(BrokenPipeError):
-        _write(REPORTS, line.encode("ascii", "replace"))
+def say(word: str, *fields: object) -> None:
+    parts = [word, *(str(field).replace("\n", " ").replace(FIELD, " ")[:600] for field in fields)]
+    try:
+        _write(REPORTS, (FIELD.join(parts) + "\n").encode("utf-8", "replace"))
+    except BrokenPipeError:
+        pass  # the supervisor is ending this run
 
 
 def _lock(config: dict[str, Any]) -> None:
-    spec = importlib.util.spec_from_file_location("bakeoff_kernel", config["kernel"])
+    """Where bubblewrap has set the filter already there may be nothing left to do but limits."""
+    if not any(config["locks"].values()):
+        return
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("bakeoff_kernel", config["kernel"])
     assert spec is not None and spec.loader is not None
-    kernel = importlib.util.module_from_spec(spec)
+    kernel = module_from_spec(spec)
     spec.loader.exec_module(kernel)
     kernel.lock(config["locks"])
 
 
-def _read_line() -> dict[str, Any]:
+def _read_order() -> tuple[Path, int]:
+    """Where the released data are, and the seed."""
     text = bytearray()
     while not text.endswith(b"\n"):
         byte = os.read(ORDERS, 1)
         if not byte:
             os._exit(0)  # the supervisor is gone
         text += byte
-    order: dict[str, Any] = json.loads(text)
-    return order
+    place, seed = text.decode().rstrip("\n").split(FIELD)
+    return Path(place), int(seed)
 
 
 def _read_exactly(fd: int, size: int) -> bytearray:
@@ -89,15 +95,16 @@ def reporter() -> Callable[[int, float], None]:
 
     def report(step: int, value: float) -> None:
         now = time.monotonic()
-        if now - last[0] >= 0.2 and math.isfinite(float(value)):
+        number = float(value)
+        if now - last[0] >= 0.2 and number - number == 0:  # neither NaN nor infinite
             last[0] = now
-            say("progress", step=int(step), value=float(value))
+            say("progress", int(step), number)
 
     return report
 
 
 def _load(name: str, config: dict[str, Any]) -> ModuleType:
-    module = importlib.import_module(name)
+    module = import_module(name)
     say("imported")
     warm_up = getattr(module, "warm_up", None)
     if warm_up is not None:
@@ -106,7 +113,8 @@ def _load(name: str, config: dict[str, Any]) -> ModuleType:
 
 
 def _call_train(module: ModuleType, data: Path, out: Path, seed: int) -> None:
-    if "report" in inspect.signature(module.train).parameters:
+    code = getattr(module.train, "__code__", None)  # wrapped or callable objects get no reporter
+    if code is not None and "report" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         module.train(data, out, seed, report=reporter())
     else:
         module.train(data, out, seed)
@@ -114,6 +122,8 @@ def _call_train(module: ModuleType, data: Path, out: Path, seed: int) -> None:
 
 def export(root: Path) -> None:
     """Send every file under `root`, sorted by path; anything that is not a plain file is refused."""
+    import stat
+
     count = 0
     for folder, folders, names in os.walk(root, followlinks=False):
         folders.sort()
@@ -129,7 +139,7 @@ def export(root: Path) -> None:
                 raise Refused("artifact_sparse", f"{name!r} in the output folder has holes")
             _send(path, os.path.relpath(path, root))
             count += 1
-    _write_all(ARTIFACT, struct.pack("<cI", b"E", count))
+    _write_all(ARTIFACT, b"E" + count.to_bytes(4, "little"))
 
 
 def _has_hole(path: str, size: int) -> bool:
@@ -144,7 +154,7 @@ def _send(path: str, name: str) -> None:
     raw = name.encode("utf-8", "surrogateescape")
     with open(path, "rb") as handle:
         size = os.fstat(handle.fileno()).st_size
-        _write_all(ARTIFACT, struct.pack("<cHQ", b"F", min(len(raw), 65535), size) + raw[:65535])
+        _write_all(ARTIFACT, b"F" + len(raw).to_bytes(2, "little") + size.to_bytes(8, "little") + raw)
         while chunk := handle.read(1 << 20):
             _write_all(ARTIFACT, chunk)
 
@@ -152,8 +162,8 @@ def _send(path: str, name: str) -> None:
 def run_train(config: dict[str, Any]) -> None:
     module = _load("train", config)
     say("ready")
-    order = _read_line()
-    _call_train(module, Path(order["data"]), Path(config["out"]), int(order["seed"]))
+    data, seed = _read_order()
+    _call_train(module, data, Path(config["out"]), seed)
     sys.stdout.flush()
     say("trained")
     export(Path(config["out"]))
@@ -177,14 +187,15 @@ def _request() -> Any:
     """The next array to answer, or None at the end of the requests."""
     import numpy as np
 
-    head = _read_exactly(DATA_IN, REQUEST.size)
-    if len(head) < REQUEST.size:
+    head = _read_exactly(DATA_IN, REQUEST_BYTES)
+    if len(head) < REQUEST_BYTES:
         return None
-    name, size, rank, *axes = REQUEST.unpack(head)
+    name = bytes(head[:8]).rstrip(b"\0").decode()
+    size, rank, *axes = (int.from_bytes(head[at : at + 8], "little") for at in range(8, REQUEST_BYTES, 8))
     payload = _read_exactly(DATA_IN, size)
     if len(payload) < size:
         return None
-    return np.frombuffer(payload, dtype=name.rstrip(b"\0").decode()).reshape(axes[:rank])
+    return np.frombuffer(payload, dtype=name).reshape(axes[:rank])
 
 
 def run_predict(config: dict[str, Any]) -> None:
@@ -193,8 +204,7 @@ def run_predict(config: dict[str, Any]) -> None:
     sys.path.insert(0, config["recipe"])
     module = _load("predict", config)
     say("ready")
-    order = _read_line()
-    model = module.load(Path(order["data"]))
+    model = module.load(_read_order()[0])
     while (request := _request()) is not None:
         _write_all(ANSWERS, _answer(module.predict, model, request, config))
     sys.stdout.flush()
@@ -204,34 +214,36 @@ def run_smoke(config: dict[str, Any]) -> None:
     """The whole path once on fake data, in one process; the folder is thrown away."""
     module = _load("train", config)
     say("ready")
-    order = _read_line()
-    _call_train(module, Path(order["data"]), Path(config["out"]), int(order["seed"]))
+    data, seed = _read_order()
+    _call_train(module, data, Path(config["out"]), seed)
     say("trained")
     import numpy as np
 
     predictor = _load("predict", config)
-    say("stage", name="load")
+    say("load")
     model = predictor.load(Path(config["out"]))
-    say("stage", name="predict")
+    say("predict")
     request = np.load(Path(config["fake_request"]))
     _answer(predictor.predict, model, request, config)
-    say("stage", name="export")
+    say("export")
     export(Path(config["out"]))
 
 
-def _explain(error: BaseException, config: dict[str, Any]) -> dict[str, Any]:
-    """Where and what, for the record and the next prompt; untrusted by everyone who reads it."""
-    place = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(config["recipe"]):
-            place = f"{os.path.relpath(frame.filename, config['recipe'])}:{frame.lineno}"
-    if isinstance(error, SyntaxError) and error.filename and error.filename.startswith(config["recipe"]):
-        place = f"{os.path.relpath(error.filename, config['recipe'])}:{error.lineno}"
-    return {"type": type(error).__name__, "message": str(error)[:600], "place": place}
+def _explain(error: BaseException, config: dict[str, Any]) -> tuple[str, str, str]:
+    """What and where, for the record and the next prompt; untrusted by everyone who reads it."""
+    root, place = config["recipe"] + "/", ""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        place = f"{name[len(root) :]}:{trace.tb_lineno}" if name.startswith(root) else place
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError) and (error.filename or "").startswith(root):
+        place = f"{(error.filename or '')[len(root) :]}:{error.lineno}"
+    return type(error).__name__, str(error), place
 
 
 def main() -> None:
-    config: dict[str, Any] = json.loads(sys.argv[1])
+    config: dict[str, Any] = marshal.loads(bytes.fromhex(sys.argv[1]))
     try:
         _lock(config)
     except Exception as error:
@@ -248,16 +260,18 @@ def main() -> None:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except Refused as error:
-        say("refused", rule=error.rule, message=str(error)[:600])
+        say("refused", error.rule, error)
         print(f"refused: {error}", file=sys.stderr)
         code = 3
     except BaseException as error:
-        say("error", **_explain(error, config))
-        traceback.print_exc()
+        say("error", *_explain(error, config))
+        sys.__excepthook__(type(error), error, error.__traceback__)
         code = 1
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            continue
     os._exit(code & 0xFF)
 
 

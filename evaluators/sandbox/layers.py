@@ -21,6 +21,7 @@ from evaluators.sandbox import kernel, packages
 from lineage.records import Record
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 CLEAN_ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -79,9 +80,18 @@ def bwrap_fault(bwrap: str) -> str:
     return "" if done.returncode == 0 else done.stderr.strip()[-300:] or f"exit {done.returncode}"
 
 
+def program(module: str) -> list[str]:
+    """The command that runs `main()` of one of our modules in a bare interpreter.
+
+    -I -S: no site hooks and no user paths; imported rather than run by path, so that it is compiled once.
+    """
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from {module} import main; main()"
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
 def find_cgroup() -> dict[str, str]:
     """Asked in a program of its own: it forks, which an engine with threads should not."""
-    command = [sys.executable, "-I", "-S", str(HERE / "cgroup.py")]
+    command = program("evaluators.sandbox.cgroup")
     done = subprocess.run(command, env=CLEAN_ENV, capture_output=True, text=True, timeout=30, check=False)
     found: dict[str, str] = json.loads(done.stdout) if done.returncode == 0 else {}
     return found

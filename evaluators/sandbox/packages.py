@@ -87,6 +87,10 @@ def _entries(distribution: metadata.Distribution) -> set[str]:
     return tops
 
 
+# every mount costs start-up time; these are read by installers
+UNNEEDED = (".dist-info", ".egg-info", "_distutils_hack", "isympy.py")
+
+
 @functools.lru_cache(maxsize=16)
 def visible(packages: tuple[str, ...], masked: tuple[str, ...] = ()) -> Visible:
     """Mounts for these packages and everything they require, less those masked by name."""
@@ -98,7 +102,8 @@ def visible(packages: tuple[str, ...], masked: tuple[str, ...] = ()) -> Visible:
         if name not in seen:
             seen[name] = distribution
             waiting += _needs(distribution)
-    paths = {path for distribution in seen.values() for path in _entries(distribution)}
+    every = {path for distribution in seen.values() for path in _entries(distribution)}
+    paths = {path for path in every if not path.endswith(UNNEEDED)}
     kept = {p for p in paths if os.path.basename(p).split(".")[0].split("-")[0] not in masked}
     site = tuple(sorted({os.path.dirname(path) for path in kept}))
     return Visible(tuple(sorted(p for p in kept if os.path.exists(p))), site, site_folders())

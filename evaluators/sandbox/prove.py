@@ -112,7 +112,6 @@ def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> di
         source=str(folder / "source"),
         fake=str(folder / "fake"),
         data=str(folder / "staged"),
-        order={"seed": 0},
         collect=str(folder / "sealed"),
         artifact_cap=MIB,
         limits=limits,

@@ -1,41 +1,50 @@
-"""Takes an artifact from a pipe and seals it: every byte counted, every name checked, hashed.
+"""Takes an artifact from a pipe: every byte counted, every name checked before a file is made.
 
 Use: the supervisor feeds `Sealer` the bytes that arrive; files are written to a folder that the
-candidate never sees. The stream is `F name_length:u16 size:u64 name bytes`, repeated, then
-`E count:u32`: it has no way to say link, device, owner or sparse hole, so none can arrive.
-Limits: names are ASCII `[A-Za-z0-9._-]`, at most three levels, no leading dot; sizes are as written.
+candidate never sees, and hashed there by the engine. The stream is `F name_length:u16 size:u64 name bytes`,
+repeated, then `E count:u32`: it has no way to say link, device, owner or sparse hole, so none can arrive.
+Limits: names are ASCII letters, digits and `._-`, at most three levels, no leading dot or dash; sizes are
+as written; imports next to nothing, because every run waits for it.
 """
 
-# os.path: part of the supervisor
+# os.path: part of the supervisor, whose start-up time is paid by every run
 # ruff: noqa: PTH103, PTH118, PTH120
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import struct
-from typing import Any, BinaryIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 FILE, END = b"F", b"E"
-HEAD, TAIL = struct.Struct("<cHQ"), struct.Struct("<cI")
+HEAD_BYTES, TAIL_BYTES = 11, 5
 MAX_FILES = 64
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}){0,2}\Z")
+MAX_PART, MAX_LEVELS = 100, 3
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_MORE = _LETTERS | frozenset(".-")
+
+
+def head(name: bytes, size: int) -> bytes:
+    return FILE + len(name).to_bytes(2, "little") + size.to_bytes(8, "little") + name
+
+
+def tail(count: int) -> bytes:
+    return END + count.to_bytes(4, "little")
 
 
 def name_fault(name: str, seen: dict[str, int]) -> str:
     """The rule that an artifact path breaks, or an empty string."""
-    if not _NAME.match(name):
+    parts = name.split("/")
+    if len(parts) > MAX_LEVELS:
         return "artifact_name"
-    folded = {known.casefold() for known in seen}
+    for part in parts:
+        if not 0 < len(part) <= MAX_PART or part[0] not in _LETTERS or not _MORE.issuperset(part):
+            return "artifact_name"
     low = name.casefold()
+    folded = {known.casefold() for known in seen}
     clash = low in folded or any(k.startswith(low + "/") or low.startswith(k + "/") for k in folded)
     return "artifact_name" if clash else ""
-
-
-def digest(hashes: dict[str, str]) -> str:
-    """The artifact's identity: sha256 over sorted `path NUL sha256 newline`, as for source trees."""
-    lines = "".join(f"{path}\0{hashes[path]}\n" for path in sorted(hashes))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class Sealer:
@@ -47,12 +56,9 @@ class Sealer:
         self.rule = ""
         self.done = False
         self.files: dict[str, int] = {}
-        self.hashes: dict[str, str] = {}
         self.total = 0
         self._pending = bytearray()
         self._left = 0
-        self._name = ""
-        self._hash = hashlib.sha256()
         self._out: BinaryIO | None = None
 
     def feed(self, data: bytes) -> None:
@@ -68,23 +74,22 @@ class Sealer:
     def _head(self) -> bool:
         kind = bytes(self._pending[:1])
         if kind == END:
-            if len(self._pending) < TAIL.size:
+            if len(self._pending) < TAIL_BYTES:
                 return False
-            (_, count) = TAIL.unpack_from(self._pending)
-            del self._pending[: TAIL.size]
+            count = int.from_bytes(self._pending[1:TAIL_BYTES], "little")
+            del self._pending[:TAIL_BYTES]
             self.done = count == len(self.files)
             self.rule = "" if self.done else "artifact_count"
             return True
         if kind != FILE:
             self.rule = "artifact_stream"
             return True
-        if len(self._pending) < HEAD.size:
+        length = int.from_bytes(self._pending[1:3], "little")
+        if len(self._pending) < HEAD_BYTES + length:
             return False
-        _, length, size = HEAD.unpack_from(self._pending)
-        if len(self._pending) < HEAD.size + length:
-            return False
-        raw = bytes(self._pending[HEAD.size : HEAD.size + length])
-        del self._pending[: HEAD.size + length]
+        size = int.from_bytes(self._pending[3:HEAD_BYTES], "little")
+        raw = bytes(self._pending[HEAD_BYTES : HEAD_BYTES + length])
+        del self._pending[: HEAD_BYTES + length]
         self._open(raw, size)
         return True
 
@@ -100,33 +105,29 @@ class Sealer:
             return
         path = os.path.join(self.folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._out = open(path, "xb")  # noqa: SIM115 - closed in _body when the announced size is in
-        self._name, self._left, self._hash = name, size, hashlib.sha256()
+        self._out = open(path, "xb")  # noqa: SIM115 - closed when the announced size is in
+        self._left = size
         self.files[name] = size
-        if size == 0:
-            self._close()
+        self._close_if_whole()
 
     def _body(self) -> None:
+        assert self._out is not None
         chunk = bytes(self._pending[: self._left])
         del self._pending[: len(chunk)]
         self._left -= len(chunk)
-        self._hash.update(chunk)
-        assert self._out is not None
         self._out.write(chunk)
-        if self._left == 0:
-            self._close()
+        self._close_if_whole()
 
-    def _close(self) -> None:
-        assert self._out is not None
-        self._out.close()
-        self._out = None
-        self.hashes[self._name] = self._hash.hexdigest()
+    def _close_if_whole(self) -> None:
+        if self._left == 0 and self._out is not None:
+            self._out.close()
+            self._out = None
 
     def result(self) -> dict[str, Any]:
-        """What arrived: {"sha256", "bytes", "files"} when complete and lawful, else the rule broken."""
-        numbers = {"bytes": self.total, "cap": self.cap, "over": max(0, self.total - self.cap)}
+        """What arrived: {"bytes", "files"} when complete and lawful, else {"rule", "numbers"}."""
         if self.done and not self.files:
             return {"rule": "no_artifact", "numbers": {"files": 0}}
         if self.done:
-            return {"sha256": digest(self.hashes), "bytes": self.total, "files": self.files}
+            return {"bytes": self.total, "files": self.files}
+        numbers = {"bytes": self.total, "cap": self.cap, "over": max(0, self.total - self.cap)}
         return {"rule": self.rule or "no_artifact", "numbers": numbers if self.rule == "oversize" else {}}

@@ -7,23 +7,32 @@ ends the supervisor's stdin, and with it the whole tree.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evaluators.sandbox.layers import CLEAN_ENV, HERE
+from evaluators.sandbox import wire
+from evaluators.sandbox.layers import CLEAN_ENV, program
 from lineage.errors import InfraFault
 
 SLICE_S = 0.05
 GRACE_S = 15.0
 
 Progress = Callable[[int, float], object]
+_INVISIBLE = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+)
+
+
+def clean(raw: bytes | str, limit: int) -> str:
+    """Candidate text without escapes, control, bidi or zero-width characters, last `limit` of it."""
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    return _INVISIBLE.sub("", text)[-limit:]
 
 
 class Session:
@@ -31,7 +40,7 @@ class Session:
 
     def __init__(self, request: Mapping[str, Any], handles: Sequence[int] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(HERE / "supervisor.py")],
+            program("evaluators.sandbox.supervisor"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -42,12 +51,12 @@ class Session:
         self.final: dict[str, Any] | None = None
         self._buffer = b""
         self._told = False
-        self._send(json.dumps(request))
+        self._send(wire.pack(dict(request)))
 
-    def _send(self, line: str) -> None:
+    def _send(self, data: bytes) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.write(data)
             self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass  # it has ended; its last event says how
@@ -56,23 +65,23 @@ class Session:
         """`stop`, `cancel` or `prune`; only the first counts."""
         if not self._told:
             self._told = True
-            self._send(word)
+            self._send(word.encode() + b"\n")
 
     def event(self, timeout_s: float) -> dict[str, Any] | None:
         """The next event, None if there is none in time. Raises InfraFault if the supervisor is gone."""
         assert self.process.stdout is not None
         handle = self.process.stdout.fileno()
-        while b"\n" not in self._buffer:
+        found, self._buffer = wire.unpack(self._buffer)
+        while found is None:
             if not select.select([handle], [], [], timeout_s)[0]:
                 return None
             data = os.read(handle, 1 << 16)
             if not data:
                 raise InfraFault("supervisor", f"the supervisor ended without a report: {self._complaint()}")
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
+            found, self._buffer = wire.unpack(self._buffer + data)
+        event: dict[str, Any] = found
         if event["event"] == "final":
-            self.final = event
+            self.final = _readable(event)
         return event
 
     def _complaint(self) -> str:
@@ -127,6 +136,14 @@ class Session:
             for stream in (self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+def _readable(final: dict[str, Any]) -> dict[str, Any]:
+    """Candidate text made fit to be read by people and models; still untrusted."""
+    final["log_tail"] = clean(final.pop("log"), 4000)
+    kind, message, place = (clean(part, 600) for part in final.pop("error") or ("", "", ""))
+    final["exception"] = f"{kind}: {message}{f' ({place})' if place else ''}"[:800] if kind else ""
+    return final
 
 
 def run(

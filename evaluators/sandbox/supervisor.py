@@ -1,64 +1,60 @@
 """One engine-owned process per candidate run: starts the sandbox, holds both clocks, ends the tree.
 
-Use: `python -I -S supervisor.py` with one JSON request line on stdin, which then stays open: its end
-means that the engine died, and everything dies with it. Commands on stdin: `stop` (the answers are
-in; a success), `cancel`, `prune`. Events leave as JSON lines on stdout; the last is `final`, shaped
-like `lineage.records.RunFacts`. Limits: standard library only, one thread, Linux.
+Use: `python -I -S -c START` (see `session`) with one request on stdin (`wire`), which then stays open: its
+end means that the engine died, and everything dies with it. Commands on stdin: `stop` (the answers are
+in; a success), `cancel`, `prune`, one a line. Events leave on stdout; the last is `final`, see
+`watched.report`. Limits: one thread, Linux; imports next to nothing, because every run waits for it.
 """
 
-# os.path: pathlib would double its start-up time
-# ruff: noqa: PTH100, PTH104, PTH120
+# os.path: part of the supervisor, whose start-up time is paid by every run
+# ruff: noqa: PTH104
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import os
-import re
 import select
-import shutil
-import signal
-import sys
 import time
-from typing import Any
 
-if __name__ == "__main__":  # started by path under -I -S, so the package root is not on sys.path
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
-from evaluators.sandbox import cgroup, kernel, tree
+from evaluators.sandbox import cgroup, tree, wire
 from evaluators.sandbox.seal import Sealer
-from evaluators.sandbox.watched import LOG_BYTES_PER_TICK, Run, check_caps, clean, cpu_now, report
+from evaluators.sandbox.watched import LOG_BYTES_PER_TICK, Run, check_caps, cpu_now, report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 TICK_S = 0.1
 LOG_BYTES = 32_768
 CHUNK = 1 << 16
 SETUP_FAILED = 121
+FIELD = "\x1f"
+WORD = frozenset("abcdefghijklmnopqrstuvwxyz_")
 
 
 def emit(event: str, **more: object) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, (json.dumps({"event": event, **more}) + "\n").encode())
+    data = wire.pack({"event": event, **more})
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except BrokenPipeError:
+        pass  # the engine is gone, which stdin tells too
 
 
 # ---- starting ----
 
 
 def spawn(run: Run) -> None:
-    """Fork; the child joins the group and becomes the sandbox command with fds 0-6 and no others."""
+    """Fork; the child joins the group and becomes the sandbox command with the wanted fds and no others."""
     request = run.request
     orders_in, run.orders = os.pipe()
     run.reports, reports_out = os.pipe()
     run.log, log_out = os.pipe()
     wanted = {0: os.open(os.devnull, os.O_RDONLY), 1: log_out, 2: log_out, 3: orders_in, 4: reports_out}
-    if request.get("collect"):
+    if request["collect"]:
         run.artifact, wanted[5] = os.pipe()
         run.sealer = Sealer(request["collect"]["folder"], int(request["collect"]["cap"]))
-    for number, inherited in (request.get("channels") or {}).items():
-        wanted[int(number)] = int(inherited)
-    if request.get("arguments") is not None:
-        wanted[9] = _memory_file("\0".join(request["arguments"]).encode())
-    if request.get("filter"):
-        wanted[10] = _memory_file(kernel.seccomp_code(alone=False))
+    wanted.update(request["channels"])
+    for number, data in request["memory_files"].items():
+        wanted[number] = _memory_file(data)
     run.began = time.monotonic()
     supervisor = os.getpid()
     run.pid = os.fork()
@@ -84,36 +80,43 @@ def _memory_file(data: bytes) -> int:
 
 
 def _become(run: Run, wanted: dict[int, int], supervisor: int) -> None:
+    import fcntl
+    import resource
+
     os.setsid()
     if run.group is not None:
         cgroup.join(run.group)
-    lifted = {number: os.dup(handle) for number, handle in wanted.items()}
-    high = {number: _above(handle, 20) for number, handle in lifted.items()}
+    high = {number: fcntl.fcntl(handle, fcntl.F_DUPFD, 20) for number, handle in wanted.items()}
     for number, handle in high.items():
         os.dup2(handle, number, inheritable=True)
     for number in sorted(set(range(3, 20)) - set(wanted)):
-        with contextlib.suppress(OSError):
+        try:
             os.close(number)
+        except OSError:
+            pass
     os.closerange(20, 4096)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    uid = run.request.get("uid")
+    if run.request["pdeathsig"]:
+        _die_with(supervisor, run.request["uid"])
+    # on bubblewrap's own process too, from which the candidate must not gain
+    for kind, limit in run.request["rlimits"].items():
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+    os.chdir(run.request["cwd"])
+    os.execve(run.request["argv"][0], run.request["argv"], run.request["env"])
+
+
+def _die_with(supervisor: int, uid: int | None) -> None:
+    """Without bubblewrap, which does this itself. A change of uid clears the setting, so it comes after."""
+    from evaluators.sandbox import kernel
+
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of uid clears it
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, tree.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(SETUP_FAILED)
-    # on bubblewrap's own process too, which the candidate must not gain from attacking
-    kernel.limit({k: v for k, v in run.request.get("rlimits", {}).items() if k != "NPROC"})
-    os.chdir(run.request.get("cwd", "/"))
-    os.execve(run.request["argv"][0], run.request["argv"], run.request["env"])
-
-
-def _above(handle: int, least: int) -> int:
-    import fcntl
-
-    return fcntl.fcntl(handle, fcntl.F_DUPFD, least)
 
 
 # ---- listening ----
@@ -126,21 +129,19 @@ def read_reports(run: Run, data: bytes) -> None:
     run.reported += len(lines)
     # honest code reports at most 5 times a second
     flood = run.reported > 1000 + 20 * (time.monotonic() - run.began)
+    if flood or len(rest) > 4096 or any(len(line) > 4096 for line in lines):
+        run.stop("protocol", "control", "too many or too long control messages")
     for line in lines:
         if run.end:
             return
+        word, *fields = line.decode("utf-8", "replace").split(FIELD)
         try:
-            if flood or len(line) > 4096:
-                raise ValueError("too much")
-            report = json.loads(line)
-            on_report(run, str(report.pop("say")), report)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
-            run.end, run.refused, run.detail = "protocol", "control", "unreadable control message"
-    if len(run.lines) > 4096:
-        run.end, run.refused, run.detail = "protocol", "control", "endless control message"
+            on_report(run, word, fields)
+        except (ValueError, IndexError, OverflowError):
+            run.stop("protocol", "control", "unreadable control message")
 
 
-def on_report(run: Run, word: str, report: dict[str, Any]) -> None:
+def on_report(run: Run, word: str, fields: list[str]) -> None:
     """Only `up` (sent before candidate code exists) is evidence; all else is advice or hurts its sender."""
     if word == "up" and run.phase == "start":
         run.phase = "up"
@@ -149,48 +150,48 @@ def on_report(run: Run, word: str, report: dict[str, Any]) -> None:
     elif word == "ready" and run.phase == "imported" and not run.over:
         release(run)
     elif word == "progress":
-        step, value = int(report["step"]), float(report["value"])
-        if run.phase == "run" and math.isfinite(value) and abs(step) < 2**53:
+        step, value = int(fields[0][:20]), float(fields[1])
+        if run.phase == "run" and value - value == 0 and abs(step) < 2**53:
             emit("progress", step=step, value=value)
-    elif word == "error" and not run.error:
-        keys = ("type", "message", "place")
-        run.error = {key: clean(str(report.get(key, "")).encode(), 600) for key in keys}
-    elif word == "refused" and not run.refused:
-        rule = str(report["rule"])
-        run.refused = rule if re.fullmatch(r"[a-z_]{1,40}", rule) else "control"
-    elif word in ("trained", "stage"):
-        run.stage = re.sub("[^a-z]", "", str(report.get("name", word)))[:20]
+    elif word == "error":
+        run.error = run.error or (fields[0], fields[1], fields[2])
+    elif word == "refused":
+        lawful = 0 < len(fields[0]) <= 40 and WORD.issuperset(fields[0])
+        run.refused = run.refused or (fields[0] if lawful else "control")
+    elif word in ("trained", "load", "predict", "export"):
+        run.stage = word
+    elif word not in ("up", "imported", "ready"):
+        raise ValueError(word)
 
 
 def release(run: Run) -> None:
     """The clocks start, then the data appears by one rename, then the child is told."""
     request = run.request
     if run.artifact >= 0 and select.select([run.artifact], [], [], 0)[0]:
-        run.end, run.refused = "protocol", "early_artifact"
+        run.stop("protocol", "early_artifact")
         return
     run.released_cpu, run.released, run.phase = cpu_now(run), time.monotonic(), "run"
-    if request.get("release"):
-        source, target = request["release"]
-        os.rename(source, target)
-    order = json.dumps(request["order"]) + "\n"
-    with contextlib.suppress(BrokenPipeError):
-        os.write(run.orders, order.encode())
+    source, target = request["release"]
+    os.rename(source, target)
+    try:
+        os.write(run.orders, request["order"])
+    except BrokenPipeError:
+        pass  # it is ending; the wait status says how
     emit("released")
 
 
 def read_commands(run: Run) -> None:
     data = os.read(0, 4096)
     if not data:
-        run.end, run.detail = "infra", "the engine went away"
-    run.commands += data
-    for word in run.commands.split(b"\n")[:-1]:
+        run.stop("infra", detail="the engine went away")
+    *words, run.commands = (run.commands + data).split(b"\n")
+    for word in words:
         if word == b"stop":
-            run.end = run.end or "exit"
+            run.stop("exit")
         elif word == b"prune":
-            run.end = run.end or "pruned"
+            run.stop("pruned")
         elif word == b"cancel":
-            run.end, run.detail = "infra", "cancelled"
-    run.commands = run.commands[run.commands.rfind(b"\n") + 1 :]
+            run.stop("infra", detail="cancelled")
 
 
 def listen(run: Run, poller: select.poll, timeout_s: float) -> None:
@@ -201,6 +202,9 @@ def listen(run: Run, poller: select.poll, timeout_s: float) -> None:
     for handle, _ in poller.poll(max(0, int(timeout_s * 1000))):
         if handle == 0:
             read_commands(run)
+            continue
+        if handle not in (run.reports, run.log, run.artifact):
+            poller.unregister(handle)  # the child's end; its status is collected next
             continue
         try:
             data = os.read(handle, CHUNK)
@@ -218,15 +222,62 @@ def take(run: Run, handle: int, data: bytes) -> None:
         del run.tail[:-LOG_BYTES]
     elif handle == run.reports:
         read_reports(run, data)
-    elif handle == run.artifact and run.sealer is not None and data:
+    elif run.sealer is not None and data:
         if run.phase != "run":
-            run.end, run.refused = "protocol", "early_artifact"
+            run.stop("protocol", "early_artifact")
             return
         run.sealer.feed(data)
         if run.sealer.rule:
-            run.end, run.refused = "protocol", run.sealer.rule
+            run.stop("protocol", run.sealer.rule)
         elif run.sealer.done:
-            run.end = run.end or "exit"
+            run.stop("exit")
+
+
+def watch(run: Run) -> None:
+    """Until there is a reason to end: ten looks at the clocks a second, everything else as it comes."""
+    poller = select.poll()
+    for handle in (0, run.reports, run.log, run.artifact):
+        if handle >= 0:
+            poller.register(handle, select.POLLIN | select.POLLHUP)
+    if hasattr(os, "pidfd_open"):
+        poller.register(os.pidfd_open(run.pid), select.POLLIN)
+    parent, last = os.getppid(), 0.0
+    while not run.end:
+        listen(run, poller, TICK_S - (time.monotonic() - last))
+        spent, status = tree.reap(run.pid)
+        run.reaped_cpu += spent
+        if status is not None:
+            run.status = status
+            return
+        if time.monotonic() - last >= TICK_S:
+            last = time.monotonic()
+            if run.log_quota < 0:
+                poller.register(run.log, select.POLLIN | select.POLLHUP)
+            run.log_quota = LOG_BYTES_PER_TICK
+            if os.getppid() != parent:
+                run.stop("infra", detail="the engine went away")
+            check_caps(run)
+
+
+# ---- ending ----
+
+
+def end_tree(run: Run) -> list[int]:
+    """Kill until nothing is left; the survivors, if the kernel will not let some go."""
+    cpu_now(run)
+    if run.group is None:
+        spent, alive = tree.end_all()
+        run.reaped_cpu += spent
+        return alive
+    until = time.monotonic() + 5
+    while True:
+        alive = cgroup.kill(run.group)
+        run.reaped_cpu += tree.reap()[0]
+        if not alive and not tree.has_children():
+            return []
+        if time.monotonic() > until:
+            return alive
+        time.sleep(0.001)
 
 
 def drain(run: Run) -> None:
@@ -242,55 +293,6 @@ def drain(run: Run) -> None:
             take(run, handle, data)
 
 
-# ---- ending ----
-
-
-def watch(run: Run) -> None:
-    poller = select.poll()
-    for handle in (0, run.reports, run.log, run.artifact):
-        if handle >= 0:
-            poller.register(handle, select.POLLIN | select.POLLHUP)
-    wake_in, wake_out = os.pipe()
-    os.set_blocking(wake_out, False)
-    os.set_blocking(wake_in, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
-    poller.register(wake_in, select.POLLIN)
-    parent, last = os.getppid(), 0.0
-    while not run.end:
-        listen(run, poller, TICK_S - (time.monotonic() - last))
-        spent, status = tree.reap(run.pid)
-        run.reaped_cpu += spent
-        if status is not None:
-            run.status = status
-            return
-        if time.monotonic() - last >= TICK_S:
-            last = time.monotonic()
-            if run.log_quota < 0:
-                poller.register(run.log, select.POLLIN | select.POLLHUP)
-            run.log_quota = LOG_BYTES_PER_TICK
-            if os.getppid() != parent:
-                run.end, run.detail = "infra", "the engine went away"
-            elif not run.end:
-                check_caps(run)
-
-
-def end_tree(run: Run) -> list[int]:
-    """Kill until nothing is left; the survivors, if the kernel will not let some go."""
-    cpu_now(run)
-    if run.group is not None:
-        cgroup.kill(run.group)
-    spent, alive = tree.end_all()
-    run.reaped_cpu += spent
-    if run.group is not None:
-        until = time.monotonic() + 5
-        while cgroup.members(run.group) and time.monotonic() < until:
-            cgroup.kill(run.group)
-            time.sleep(0.002)
-        alive = alive or cgroup.members(run.group)
-    return alive
-
-
 def finish(run: Run) -> dict[str, Any]:
     ended = time.monotonic()
     run.over = True
@@ -299,21 +301,29 @@ def finish(run: Run) -> dict[str, Any]:
     return report(run, ended, survivors)
 
 
-def main() -> None:
-    text = bytearray()
-    while b"\n" not in text:
+def _request() -> Run | None:
+    text, request = b"", None
+    while request is None:
         data = os.read(0, 1 << 16)
         if not data:
-            return
-        text += data
-    line, _, rest = bytes(text).partition(b"\n")
-    request = json.loads(line)
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    run = Run(request, commands=bytearray(rest))
-    bases = request.get("cgroup") or {}
+            return None
+        request, text = wire.unpack(text + data)
+    run = Run(request)
+    run.commands = text
+    return run
+
+
+def main() -> None:
+    run = _request()
+    if run is None:
+        return
+    if run.request["subreaper"]:
+        from evaluators.sandbox import kernel
+
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    bases, limits = run.request["cgroup"], run.request["limits"]
     try:
         cgroup.sweep(bases)
-        limits = request["limits"]
         run.group = cgroup.create(bases, cgroup.run_name(), memory=limits["memory"], pids=limits["processes"])
         load = os.getloadavg()[0]
         spawn(run)
@@ -323,11 +333,8 @@ def main() -> None:
         if run.group is not None:
             cgroup.kill(run.group)
             cgroup.remove(run.group)
-    orphaned = run.detail.startswith("the engine went away")
-    if orphaned and request.get("cleanup"):
-        shutil.rmtree(request["cleanup"], ignore_errors=True)
+    if run.detail.startswith("the engine went away"):
+        import shutil
+
+        shutil.rmtree(run.request["cleanup"], ignore_errors=True)
     emit("final", load_start=load, load_end=os.getloadavg()[0], **final)
-
-
-if __name__ == "__main__":
-    main()

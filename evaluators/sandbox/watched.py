@@ -1,65 +1,52 @@
 """What is known of one run while it is watched: its state, its clocks and caps, how it ended.
 
-Use: by `supervisor.py` only, which fills a `Run` and hands in its report at the end. Limits: standard
-library only; CPU and memory come from the control group where there is one, else from /proc.
+Use: by `supervisor.py` only, which fills a `Run` and hands in its report at the end. Limits: imports next
+to nothing; CPU and memory come from the control group where there is one, else from /proc.
 """
 
-# os.path: part of the supervisor
+# os.path: part of the supervisor, whose start-up time is paid by every run
 # ruff: noqa: PTH118
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
 from evaluators.sandbox import cgroup, tree
 from evaluators.sandbox.seal import Sealer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 LOG_BYTES_PER_TICK = 1 << 20
-_INVISIBLE = re.compile(
-    "\x1b\\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-)
 
 
-@dataclass
 class Run:
-    """Everything that changes while one candidate runs."""
+    """Everything that changes while one candidate runs. `phase`: start -> up -> imported -> run."""
 
-    request: dict[str, Any]
-    group: cgroup.Group | None = None
-    pid: int = 0
-    orders: int = -1
-    reports: int = -1
-    log: int = -1
-    artifact: int = -1
-    sealer: Sealer | None = None
-    phase: str = "start"  # start -> up -> imported -> run
-    began: float = 0.0
-    released: float = 0.0
-    released_cpu: float = 0.0
-    reaped_cpu: float = 0.0
-    seen_cpu: float = 0.0
-    peak: int = 0
-    status: int | None = None
-    tail: bytearray = field(default_factory=bytearray)
-    lines: bytearray = field(default_factory=bytearray)
-    commands: bytearray = field(default_factory=bytearray)
-    reported: int = 0
-    log_quota: int = LOG_BYTES_PER_TICK
-    over: bool = False
-    error: dict[str, str] = field(default_factory=dict)
-    refused: str = ""
-    stage: str = ""
-    end: str = ""
-    detail: str = ""
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.group: cgroup.Group | None = None
+        self.sealer: Sealer | None = None
+        self.pid = 0
+        self.orders = self.reports = self.log = self.artifact = -1
+        self.phase = "start"
+        self.began = self.released = self.released_cpu = self.reaped_cpu = self.seen_cpu = 0.0
+        self.peak = 0
+        self.status: int | None = None
+        self.tail = bytearray()
+        self.lines = bytearray()
+        self.commands = b""
+        self.reported = 0
+        self.log_quota = LOG_BYTES_PER_TICK
+        self.over = False
+        self.error: tuple[str, str, str] | None = None
+        self.refused = self.stage = self.end = self.detail = ""
 
-
-def clean(raw: bytes, limit: int) -> str:
-    """Candidate text without escapes, control, bidi or zero-width characters, last `limit` of it."""
-    return _INVISIBLE.sub("", raw.decode("utf-8", "replace"))[-limit:]
+    def stop(self, end: str, refused: str = "", detail: str = "") -> None:
+        """The first reason to end counts."""
+        if not self.end:
+            self.end, self.refused, self.detail = end, refused or self.refused, detail or self.detail
 
 
 def cpu_now(run: Run) -> float:
@@ -79,47 +66,46 @@ def measure_memory(run: Run) -> int:
 
 
 def check_caps(run: Run) -> None:
-    limits, now = run.request["limits"], time.monotonic()
-    cpu = cpu_now(run)
+    limits, now, cpu = run.request["limits"], time.monotonic(), cpu_now(run)
     if run.phase != "run":
         if cpu > limits["start_cpu_s"]:
-            run.end, run.detail = "start_cap", f"{cpu:.1f} CPU-s before ready, cap {limits['start_cpu_s']:g}"
+            run.stop("start_cap", detail=f"{cpu:.1f} CPU-s before ready, cap {limits['start_cpu_s']:g}")
         elif now - run.began > limits["start_wall_s"]:
-            run.end, run.detail = "start_cap", f"not ready after {limits['start_wall_s']:g} s of wall time"
+            run.stop("start_cap", detail=f"not ready after {limits['start_wall_s']:g} s of wall time")
     elif cpu - run.released_cpu > limits["cpu_s"]:
-        run.end, run.detail = "cpu_cap", f"over {limits['cpu_s']:g} CPU-s"
+        run.stop("cpu_cap", detail=f"over {limits['cpu_s']:g} CPU-s")
     elif now - run.released > limits["wall_s"]:
-        run.end, run.detail = "wall_cap", f"over {limits['wall_s']:g} s of wall time"
-    if not run.end and measure_memory(run) > limits["memory"]:
-        run.end, run.detail = "oom", f"over {limits['memory']} bytes"
+        run.stop("wall_cap", detail=f"over {limits['wall_s']:g} s of wall time")
+    if measure_memory(run) > limits["memory"]:
+        run.stop("oom", detail=f"over {limits['memory']} bytes")
     folder = limits.get("out_folder")
-    if not run.end and folder and _folder_bytes(folder) > limits["out_bytes"]:
-        run.end, run.refused = "protocol", "oversize"
+    if folder and _folder_bytes(folder) > limits["out_bytes"]:
+        run.stop("protocol", "oversize")
 
 
 def _folder_bytes(folder: str) -> int:
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):
+            try:
                 total += os.lstat(os.path.join(base, name)).st_blocks * 512
+            except OSError:
+                continue
     return total
 
 
 def verdict(run: Run) -> tuple[str, int]:
     """How it ended and with what code, once the tree is gone and the pipes are drained."""
-    kills = cgroup.oom_kills(run.group) if run.group else 0
-    status = run.status
     if run.end:
         return run.end, 0
-    code = os.waitstatus_to_exitcode(status) if status is not None else 0
+    code = os.waitstatus_to_exitcode(run.status) if run.status is not None else 0
     number = -code if code < 0 else code - 128 if code > 128 else 0  # bwrap passes signals on as 128 + n
     if run.phase == "start":
         run.detail = run.detail or "the sandbox did not start"
         return "infra", code
     if run.refused:
         return "protocol", code
-    if kills and code:
+    if code and run.group and cgroup.oom_kills(run.group):
         return "oom", number
     return ("signal", number) if number else ("exit", code)
 
@@ -127,11 +113,10 @@ def verdict(run: Run) -> tuple[str, int]:
 def report(run: Run, ended: float, survivors: list[int]) -> dict[str, Any]:
     """The last event, once the tree is gone and the pipes are drained."""
     if run.sealer is not None and run.sealer.done and run.status is not None:
-        run.end = run.end or "exit"
+        run.stop("exit")
     end, code = verdict(run)
     total = cpu_now(run)
     inside = run.phase == "run"
-    place = f" ({run.error['place']})" if run.error.get("place") else ""
     started = run.released if inside else ended
     return {
         "end": end,
@@ -143,8 +128,8 @@ def report(run: Run, ended: float, survivors: list[int]) -> dict[str, Any]:
         "start_wall_s": started - run.began,
         "peak_bytes": run.peak,
         "oom_kills": cgroup.oom_kills(run.group) if run.group else 0,
-        "log_tail": clean(bytes(run.tail), 4000),
-        "exception": f"{run.error['type']}: {run.error['message']}{place}"[:800] if run.error else "",
+        "log": bytes(run.tail),
+        "error": run.error,
         "detail": run.detail + (f" survivors: {survivors}" if survivors else ""),
         "phase": run.phase,
         "stage": run.stage,

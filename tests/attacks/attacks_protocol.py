@@ -27,11 +27,11 @@ def say(text):
 EARLY_READY = f"""{TRAIN}{SAY}{RAW}
 from pathlib import Path
 import io
-say('{{"say": "imported"}}')
-say('{{"say": "ready"}}')
-order = json.loads(os.read(3, 4096))
+say("imported")
+say("ready")
+place = os.read(3, 4096).decode().split("\\x1f")[0]
 burn(0.5)
-x, y = np.load(order["data"] + "/images.npy"), np.load(order["data"] + "/labels.npy")
+x, y = np.load(place + "/images.npy"), np.load(place + "/labels.npy")
 buffer = io.BytesIO()
 np.save(buffer, np.stack([x[y == k].mean(axis=0) for k in range(3)]).astype(np.float32))
 frame("means.npy", buffer.getvalue())
@@ -49,14 +49,15 @@ def train(data, out, seed):
 CONTROL = {
     "control noise": "os.write(4, os.urandom(300).replace(b'\\n', b'') + b'\\n')\ntime.sleep(5)",
     "control message without end": "os.write(4, b'x' * 60000)\ntime.sleep(5)",
-    "control flood": 'while True:\n    os.write(4, b\'{"say": "progress", "step": 1, "value": 1}\\n\' * 1000)',
-    "nested control message": "os.write(4, b'[' * 4000 + b'\\n')\ntime.sleep(5)",
-    "control message of the wrong types": 'say(\'{"say": "progress", "step": [], "value": {}}\')\ntime.sleep(5)',
+    "control flood": "while True:\n    os.write(4, b'progress\\x1f1\\x1f1\\n' * 1000)",
+    "control word that does not exist": "say('final\\x1f1.0')\ntime.sleep(5)",
+    "control message of the wrong types": "say('progress\\x1f[]\\x1f{}')\ntime.sleep(5)",
+    "control message without its fields": "say('progress')\ntime.sleep(5)",
 }
 
 HARMLESS = """
-for text in ('{"say": "ready"}', '{"say": "up"}', '{"say": "final", "score": 1}', '{"say": "progress", "step": 1, "value": NaN}',
-             '{"say": "progress", "step": 99999999999999999999, "value": 1e308}', '{"say": "stage", "name": "score"}', '{"say": "trained"}'):
+for text in ('ready', 'up', 'imported', 'progress\\x1f1\\x1fnan', 'progress\\x1f99999999999999999999\\x1f1e308',
+             'progress\\x1f-3\\x1finf', 'trained', 'load', 'predict', 'export'):
     say(text)
 """
 
@@ -93,7 +94,7 @@ ATTACKS = [
     Attack(
         "refusal forged with a made-up rule",
         "B2-34",
-        after(SAY + 'say(\'{"say": "refused", "rule": "infra:x y"}\')\nos._exit(1)'),
+        after(SAY + "say('refused\\x1finfra:x y')\nos._exit(1)"),
         ("illegal:control",),
     ),
     Attack(

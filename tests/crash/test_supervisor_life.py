@@ -107,7 +107,7 @@ def test_killing_any_link_of_a_training_leaves_nothing(tmp_path: Path, victim: s
         found = wait_for_tree(engine.pid, 6 if wb.best().tools.bwrap else 4)
         target = {
             "engine": engine.pid,
-            "supervisor": next(p.pid for p in found if "supervisor.py" in " ".join(_line(p))),
+            "supervisor": next(p.pid for p in found if "sandbox.supervisor" in " ".join(_line(p))),
             "bwrap": next((p.pid for p in found if "--args" in _line(p)), 0),
         }[victim]
         if not target:
@@ -179,7 +179,7 @@ def test_groups_of_dead_supervisors_are_swept(tmp_path: Path) -> None:
         pytest.skip("no control groups here")
     with start_engine(tmp_path, {**wb.CLASSIFIER, "train.py": CLINGING}, "train") as engine:
         found = wait_for_tree(engine.pid, 4)
-        supervisor = next(p for p in found if "supervisor.py" in " ".join(_line(p)))
+        supervisor = next(p for p in found if "sandbox.supervisor" in " ".join(_line(p)))
         os.kill(supervisor.pid, signal.SIGKILL)  # it cannot clean up after itself
         assert gone(found) == []
         engine.kill()

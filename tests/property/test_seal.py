@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.identity import artifact_sha256
-from evaluators.sandbox.seal import HEAD, MAX_FILES, TAIL, Sealer
+from evaluators.sandbox.seal import MAX_FILES, Sealer, head, tail
+from lineage.ids import tree_hash
 
 NAMES = st.from_regex(r"[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}){0,2}\Z", fullmatch=True)
 FILES = st.dictionaries(NAMES, st.binary(max_size=300), min_size=1, max_size=6)
@@ -19,12 +19,12 @@ CAP = 100_000
 
 
 def frame(name: bytes, data: bytes, size: int | None = None) -> bytes:
-    return HEAD.pack(b"F", len(name), len(data) if size is None else size) + name + data
+    return head(name, len(data) if size is None else size) + data
 
 
 def stream(files: dict[str, bytes]) -> bytes:
     body = b"".join(frame(name.encode(), data) for name, data in sorted(files.items()))
-    return body + TAIL.pack(b"E", len(files))
+    return body + tail(len(files))
 
 
 def lawful(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def test_any_cutting_seals_the_same_files(files: dict[str, bytes], cuts: list[in
         assert found["bytes"] == sum(len(n) + len(d) for n, d in files.items())
         assert found["files"] == {n: len(d) for n, d in files.items()}
         assert {n: (Path(folder) / n).read_bytes() for n in files} == files
-        assert found["sha256"] == artifact_sha256(Path(folder))
+        assert artifact_sha256(Path(folder)) == tree_hash(files)
 
 
 @settings(max_examples=150, deadline=None)
@@ -91,8 +91,8 @@ def test_what_is_announced_is_capped_before_it_is_written(size: int, cap: int) -
 def test_rules_by_name() -> None:
     cases = {
         "artifact_name": frame(b"../x", b""),
-        "artifact_count": frame(b"a", b"1") + TAIL.pack(b"E", 2),
-        "artifact_trailing": frame(b"a", b"1") + TAIL.pack(b"E", 1) + b"z",
+        "artifact_count": frame(b"a", b"1") + tail(2),
+        "artifact_trailing": frame(b"a", b"1") + tail(1) + b"z",
         "artifact_stream": b"Zzz",
     }
     for rule, data in cases.items():
@@ -102,6 +102,6 @@ def test_rules_by_name() -> None:
         many = b"".join(frame(b"f%d" % n, b"") for n in range(MAX_FILES + 1))
         assert feed(folder, many, []).result()["rule"] == "artifact_count"
     with tempfile.TemporaryDirectory() as folder:
-        assert feed(folder, struct.pack("<cI", b"E", 0), []).result()["rule"] == "no_artifact"
+        assert feed(folder, tail(0), []).result()["rule"] == "no_artifact"
     with tempfile.TemporaryDirectory() as folder:
         assert feed(folder, frame(b"a", b"half", 90), []).result()["rule"] == "no_artifact"

@@ -219,7 +219,7 @@ def test_the_candidate_is_given_no_writable_folder_and_no_variable_of_the_engine
         limits=limits,
     )
     wanted = box.request(made, Layers(bwrap="/usr/bin/bwrap", seccomp=True))
-    arguments = wanted["arguments"]
+    arguments = wanted["memory_files"][9].decode().split("\0")
     assert "--bind" not in arguments and "--dev-bind" not in arguments and "--share-net" not in arguments
     assert str(bench.data) not in " ".join(a for a in arguments if not a.endswith("fake"))
     assert "--clearenv" in arguments and arguments[arguments.index("--cap-drop") + 1] == "ALL"
