@@ -10,10 +10,11 @@ import bisect
 from collections.abc import Iterator
 from pathlib import Path
 
-import fixed
 import numpy as np
 import torch
 from torch import Tensor
+
+import fixed
 
 BUFFER = 1000  # documents to choose from when a row is filled
 HEADER_BYTES = 1024  # of a shard

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import shape
 import torch
+
+import shape
 
 
 def load(artifact: Path) -> torch.nn.Module:

@@ -5,9 +5,10 @@ Use: `make_net(device)`. Limits: `fixed.DEPTH` blocks; position i may use positi
 
 from __future__ import annotations
 
-import fixed
 import torch
 from nanochat.gpt import GPT, GPTConfig
+
+import fixed
 
 ASPECT = 64  # width over depth
 HEAD_WIDTH = 128

@@ -12,14 +12,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+
 import batches
 import fixed
 import rates
 import schedule
 import shape
 import system
-import torch
-import torch.distributed as dist
 
 WARM_UP_STEPS = 2
 
