@@ -94,7 +94,8 @@ def replay_trial(
         told=told,
     ).measurement
     assert again is not None  # only `stop_early` leaves a program unjudged
-    result = compare(recorded, again, noise_of(store, view))
+    deciding = {config.spec.score.metric, *(gate.quantity for gate in config.spec.gates)}
+    result = compare(recorded, again, noise_of(store, view), deciding)
     return Replayed(recorded.trial, result, recorded, again, _notes(recorded, again))
 
 

@@ -95,3 +95,26 @@ def test_the_same_failure_again_is_the_same() -> None:
 def test_times_are_known_by_name() -> None:
     assert all(map(is_time, ["cpu_seconds", "wall_seconds", "train_cpu_s", "peak_bytes", "load_start"]))
     assert not any(map(is_time, ["accuracy", "loss", "bits_per_byte", "artifact_bytes", "centered_accuracy"]))
+
+
+def test_a_time_that_nothing_is_decided_by_is_shown_and_does_not_decide() -> None:
+    slow = measured(ACCURACY, [s * 2.0 for s in SECONDS])
+    got = compare(THEN, slow, deciding={"accuracy"})
+    assert got.verdict == "same bits"
+    assert {f.name: f.verdict for f in got.figures}["cpu_seconds"] == "differs"
+    assert compare(THEN, slow, deciding={"cpu_seconds"}).verdict == "differs"
+    worse = measured([a - 0.02 for a in ACCURACY], SECONDS)
+    assert compare(THEN, worse, deciding={"cpu_seconds"}).verdict == "differs", "what is no time always decides"
+
+
+def test_a_few_milliseconds_are_scheduling() -> None:
+    short = measured(ACCURACY, [0.006, 0.005, 0.006, 0.005])
+    assert compare(short, measured(ACCURACY, [0.014, 0.013, 0.015, 0.013])).verdict == "same bits"
+    assert compare(short, measured(ACCURACY, [0.104, 0.103, 0.105, 0.103])).verdict == "differs"
+
+
+def test_each_size_is_shown_once() -> None:
+    seeds = [seed.model_copy(update={"quantities": {**seed.quantities, "artifact_bytes": 100.0}}) for seed in THEN.per_seed]
+    both = THEN.model_copy(update={"per_seed": tuple(seeds)})
+    names = [figure.name for figure in compare(both, both).figures]
+    assert sorted(names) == ["accuracy", "artifact_bytes", "cpu_seconds", "source_bytes"]
