@@ -195,7 +195,7 @@ def headline(spec: EnvironmentSpec, d: Digest) -> str:
         return f"{text} ({w.p_text(best.p_value)}{than})."
     if lucky is not None:
         gain = w.relative(spec, lucky.score, base.score)
-        text = f"Nothing confirmed. The best single measurement is {lucky.trial} ({w.author(lucky)})"
+        text = f"Nothing confirmed. The best single measurement still standing is {lucky.trial} ({w.author(lucky)})"
         text += f", {w.better_or_worse(spec, gain)} than the baseline" if gain is not None else ""
         beyond = in_sds(spec, lucky.score, base.score, d.noise_sd)
         return text + (

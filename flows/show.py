@@ -254,7 +254,9 @@ def _trial_numbers(spec: EnvironmentSpec, row: Row, base: Row | None) -> list[tu
 
 def _stages(row: Row) -> Text:
     text = Text()
-    reached = STAGES.index(row.stage) if row.stage in STAGES else len(STAGES) - 1
+    reached = (
+        STAGES.index(row.stage) if row.stage in STAGES and row.status not in w.VALID else len(STAGES) - 1
+    )
     for at, stage in enumerate(STAGES):
         took = getattr(row, f"{stage}_s")
         failed = at == reached and row.status not in w.VALID

@@ -200,12 +200,11 @@ def next_steps(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list[
     if d.unconfirmed_leader is not None:
         lines.append(f"Confirm {d.unconfirmed_leader.trial}: it leads by one measurement only.")
     for row in near_misses(trials, spec, d):
-        numbers = ", ".join(f"{inert(str(k), 30)} {v}" for k, v in list(loads(row.numbers_json).items())[:4])
-        lines.append(
-            f"Repair {row.trial} ({row.role}): {w.score_text(spec, row.score)} would lead, but {inert(row.cause or str(row.status))}"
-            + (f" ({numbers})" if numbers else "")
-            + "."
+        said = str(loads(row.detail_json).get("label") or "") or ", ".join(
+            f"{key} {value}" for key, value in list(loads(row.numbers_json).items())[:4]
         )
+        broke = inert(row.cause or str(row.status)) + (f": {inert(said, 160)}" if said else "")
+        lines.append(f"Repair {row.trial} ({row.role}): {w.score_text(spec, row.score)} would lead; {broke}.")
     if d.failures and d.failures[0].n >= 5 and d.failures[0].n * 4 >= d.trials:
         lines.append(
             f"Every fourth trial or more ended as {d.failures[0].cause}: a cheaper check or a clearer brief would save it."

@@ -74,7 +74,7 @@ def test_near_misses_name_the_shortfall() -> None:
     view = View.from_rows(rows, "min")
     assert [r.trial for r in near_misses(view.trials(), SPEC, digest(view, SPEC))] == ["t9"]
     assert re.search(
-        r"Repair t9 \(arch\): 0\.100 s would lead, but oversize \(over 2040\)", morning_summary(view, SPEC)
+        r"Repair t9 \(arch\): 0\.100 s would lead; oversize: over 2040\.", morning_summary(view, SPEC)
     )
 
 

@@ -41,12 +41,12 @@ figures.forecasts = host => {
   const P = T.filter(t => VALID.has(t.status) && t.expected_delta != null && t.delta_parent != null).map(t => ({ t, a: SIGN * t.expected_delta, b: SIGN * t.delta_parent }));
   if (P.length < 2) return host.replaceChildren(h("p", { class: "empty" }, "No trial has both a forecast and a measured change."));
   const f = D.forecasts, width = host.clientWidth || 520, size = Math.min(width, 560), H = Math.round(size * 0.66), box = { left: 62, right: width - 14, top: 10, bottom: H - 40 };
-  const reach = (key, q) => { const v = P.map(p => Math.abs(p[key])).sort((x, y) => x - y); return Math.max(quantile(v, q), 1e-12) * 1.15; }, ra = reach("a", 0.97), rb = reach("b", 0.95);
-  const x = linear(-ra * 0.25, ra, box.left, box.right), y = linear(-rb, rb, box.bottom, box.top), svg = s("svg", { width, height: H, role: "img", "aria-label": `Forecast against outcome for ${P.length} trials; ${f.right_sign} moved in the predicted direction` });
-  const tx = niceTicks(-ra * 0.25, ra, width < 460 ? 3 : 5), ty = niceTicks(-rb, rb, 5);
+  const reach = (key, q) => { const v = P.map(p => Math.abs(p[key])).sort((x, y) => x - y); return Math.max(quantile(v, q), 1e-12) * 1.15; }, ra = reach("a", 0.97), rb = reach("b", 0.95), sorted = P.map(p => p.a).sort((u, v) => u - v), la = Math.min(-0.12 * ra, Math.max(-ra, 1.15 * quantile(sorted, 0.03))), ha = Math.max(0.12 * ra, Math.min(ra, 1.15 * quantile(sorted, 0.97)));
+  const x = linear(la, ha, box.left, box.right), y = linear(-rb, rb, box.bottom, box.top), svg = s("svg", { width, height: H, role: "img", "aria-label": `Forecast against outcome for ${P.length} trials; ${f.right_sign} moved in the predicted direction` });
+  const tx = niceTicks(la, ha, width < 460 ? 3 : 5), ty = niceTicks(-rb, rb, 5);
   svg.append(s("rect", { class: "better", x: box.left, y: box.top, width: box.right - box.left, height: y(0) - box.top }));
   axes(svg, x, y, box, tx, ty, v => fixed(v, tickDigits(tx)), v => fixed(v, tickDigits(ty)));
-  const lo = Math.max(-ra * 0.25, -rb), hi = Math.min(ra, rb);
+  const lo = Math.max(la, -rb), hi = Math.min(ha, rb);
   svg.append(s("path", { class: "axis", d: `M${box.left} ${y(0)}H${box.right}M${x(0)} ${box.top}V${box.bottom}` }), s("path", { class: "line best", d: `M${x(lo)} ${y(lo)}L${x(hi)} ${y(hi)}` }));
   const clamp = (v, a, b) => Math.max(a, Math.min(b, v));
   for (const p of P) {

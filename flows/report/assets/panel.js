@@ -20,10 +20,10 @@ const STAGES = ["propose", "patch", "build", "train", "evaluate", "label"];
 panel.stages = t => {
   const took = STAGES.map(k => t[k + "_s"] ?? null), total = took.reduce((a, b) => a + (b || 0), 0), reached = Math.max(STAGES.indexOf(t.stage), took.findLastIndex(v => v != null));
   if (!total && reached < 0) return null;
-  const failed = !VALID.has(t.status);
+  const failed = !VALID.has(t.status), last = failed ? reached : STAGES.length - 1;
   return [
-    total ? h("div", { class: "stagebar", "aria-hidden": "true" }, STAGES.map((k, i) => took[i] ? h("span", { class: `st${i}` + (failed && i === reached ? " bad" : ""), title: `${k} ${seconds(took[i])}`, css: { "flex-grow": Math.max(took[i], total * 0.006) } }) : null)) : null,
-    h("ol", { class: "stages" }, STAGES.map((k, i) => h("li", { class: i > reached ? "not" : failed && i === reached ? "bad" : "" }, h("i", { class: `key st${i}` + (failed && i === reached ? " bad" : "") }), h("span", {}, k), h("b", {}, i > reached ? "not reached" : took[i] == null ? "done" : seconds(took[i]))))),
+    total ? h("div", { class: "stagebar", "aria-hidden": "true" }, STAGES.map((k, i) => took[i] ? h("span", { class: `st${i}` + (failed && i === last ? " bad" : ""), title: `${k} ${seconds(took[i])}`, css: { "flex-grow": Math.max(took[i], total * 0.006) } }) : null)) : null,
+    h("ol", { class: "stages" }, STAGES.map((k, i) => h("li", { class: i > last ? "not" : failed && i === last ? "bad" : "" }, h("i", { class: `key st${i}` + (failed && i === last ? " bad" : "") }), h("span", {}, k), h("b", {}, i > last ? "not reached" : took[i] == null ? "done" : seconds(took[i]))))),
     t.queue_s > 0.05 ? h("p", { class: "small" }, `Waited ${seconds(t.queue_s)} for its turn.`) : null,
   ];
 };
@@ -41,6 +41,8 @@ panel.seeds = t => {
   return [svg, h("p", { class: "small" }, `${t.scores.length} seeds drawn by the judge; the band is one noise sd around the mean.`)];
 };
 
+panel.quantities = (t, ruled) => Object.entries(t.quantities || {}).filter(([k]) => k !== D.env.metric && ruled === D.env.gates.some(g => g.quantity === k)).map(([k, v]) => [k.replace(/_/g, " "), plainNumber(v)]);
+panel.more = list => list.length > 6 ? h("details", {}, h("summary", {}, `${list.length} numbers`), pairs(list)) : pairs(list);
 panel.measured = t => pairs([
   ["score", t.score != null && h("b", {}, score(t.score))],
   ["against baseline", baseline && t !== baseline ? percent(gainOver(t.score, baseline.score)) : null],
@@ -48,7 +50,7 @@ panel.measured = t => pairs([
   ["against parent", t.delta_parent != null ? signed(t.delta_parent) : null],
   ["against leader then", t.delta_best != null ? signed(t.delta_best) : null],
   ["forecast", t.expected_delta != null ? signed(t.expected_delta) : null],
-  ...Object.entries(t.quantities || {}).filter(([k]) => k !== D.env.metric).map(([k, v]) => [k.replace(/_/g, " "), plainNumber(v)]),
+  ...panel.quantities(t, true),
   ["hard rules", t.gate_ok == null ? null : t.gate_ok ? "all held" : "missed"],
 ]);
 panel.checks = t => t.checks ? h("ul", { class: "checks" }, t.checks.map(([name, passed, took]) => h("li", { class: passed ? "" : "bad" }, h("span", { "aria-hidden": "true" }, passed ? "✓" : "✗"), " ", name.replace(/_/g, " "), passed ? "" : " failed", took >= 0.05 ? h("span", { class: "small" }, ` ${seconds(took)}`) : null))) : null;
@@ -114,8 +116,8 @@ panel.show = i => {
     h("p", { class: "hypothesis" }, t.hypothesis || "No hypothesis was recorded."),
     h("p", { class: "path" }, (path.length > 7 ? [link(T[path[0]]), " … ", ...path.slice(-5, -1).map(j => [link(T[j]), " › "])] : path.slice(0, -1).map(j => [link(T[j]), " › "])), h("b", {}, t.id),
       kids[i].length ? h("span", { class: "small" }, ` · ${many(kids[i].length, "child").replace("childs", "children")}`) : null),
-    !VALID.has(t.status) || numbers.length || t.label ? section(VALID.has(t.status) ? "Label" : "Why it ended", t.label && h("p", { class: "label-text" }, t.label), pairs([["cause", VALID.has(t.status) ? null : t.cause || t.status], ["last stage", VALID.has(t.status) ? null : t.stage], ...numbers]), t.excerpt && h("pre", { class: "log", tabindex: "0" }, t.excerpt)) : null,
-    section(t.score == null ? "Forecast" : "Measured", panel.measured(t), panel.seeds(t)),
+    !VALID.has(t.status) || numbers.length || t.label ? section(VALID.has(t.status) ? "Label" : "Why it ended", t.label && h("p", { class: "label-text" }, t.label), pairs([["cause", VALID.has(t.status) ? null : t.cause || t.status], ["last stage", VALID.has(t.status) ? null : t.stage], ]), panel.more(numbers), t.excerpt && h("pre", { class: "log", tabindex: "0" }, t.excerpt)) : null,
+    section(t.score == null ? "Forecast" : "Measured", panel.measured(t), panel.seeds(t), panel.more(panel.quantities(t, false))),
     section("Confirmation", panel.verdict(t)),
     section("Six stages", panel.stages(t), panel.checks(t)),
     h("section", {}, h("h3", {}, "Change"), h("div", { id: "panel-diff" }, h("p", { class: "small" }, "…"))),
