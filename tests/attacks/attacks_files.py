@@ -303,7 +303,7 @@ ATTACKS = [
             ("struct.py", "json.py", "traceback.py", "kernel.py", "entry.py"),
             "raise RuntimeError('shadow')\n",
         ),
-        (None,),
+        (None, "import"),
         least=HONEST,
     ),
     Attack(
