@@ -345,3 +345,35 @@ def test_journal_store_that_went_away_is_not_an_empty_one(tmp_path: Path) -> Non
         Lineage(store, C).refresh()
     with pytest.raises(ObjectMissing):
         open_store(tmp_path / "s")
+
+
+class Overtaking(LocalStore):
+    """A store where another process compacts and vacuums right after this reader's first listing."""
+
+    armed = True
+
+    def list(self, folder: str) -> list[str]:
+        found = super().list(folder)
+        if self.armed:
+            self.armed = False
+            assert compact(LocalStore(self.root), C, min_new=1) == 2
+        return found
+
+
+def test_journal_reader_lists_the_log_before_the_parts(tmp_path: Path) -> None:
+    """The other way round, a row compacted between the two listings would be in neither."""
+    store = open_store(tmp_path, create=True)
+    journal = Journal(store, C, "w")
+    journal.append(row(1))
+    journal.append(row(2))
+    assert numbers(Overtaking(tmp_path)) == ["t0001", "t0002"]
+
+
+def test_journal_log_object_deleted_by_hand_is_noticed(tmp_path: Path) -> None:
+    store = open_store(tmp_path, create=True)
+    Journal(store, C, "w").append(row(1))
+    table = Lineage(store, C, "min")
+    table.refresh()
+    (key,) = store.list(log_folder(C))
+    (tmp_path / key).unlink()
+    assert table.refresh().count() == 0 and table.lost == {key}
