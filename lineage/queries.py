@@ -214,9 +214,12 @@ class View:
         return self._rows([int(scored[np.argmax(self._score[scored])])])[0]
 
     def incumbent(self) -> Row | None:
-        """The best confirmed trial; the baseline while nothing is confirmed."""
-        confirmed = sorted(index for index, verdict in self._verdicts.items() if verdict == "confirmed")
-        return self._best(np.array(confirmed, dtype=np.int64)) or self.baseline()
+        """The last trial confirmed, each having beaten the one before it; the baseline while there is none.
+
+        Not the champion with the best first measurement: that one may be the luckier, not the better.
+        """
+        champions = self.champions()
+        return champions[-1] if champions else self.baseline()
 
     def leader(self) -> Row | None:
         """The best keep or baseline by its measured score, unless it failed its confirmation."""
