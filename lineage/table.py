@@ -146,7 +146,7 @@ class Lineage:
         for _ in range(20):
             log = [key for key in self._store.list(log_folder(self.campaign)) if log_event(key)]
             changed = self._load_parts(log)
-            self._classify(log)
+            changed |= self._classify(log)
             fresh = [
                 key
                 for key in log
@@ -226,10 +226,11 @@ class Lineage:
         self._deletable |= {names[name] for name in footer.covers if name in names}
         return table
 
-    def _classify(self, log: list[str]) -> None:
-        """Find log objects whose event is already in a part, by event id and not by name."""
+    def _classify(self, log: list[str]) -> bool:
+        """Find log objects whose event is already in a part, by event id and not by name; True when a row is lost."""
         listed = set(log)
-        self.lost |= {key for key in self._tail if key not in listed and not self._in_parts([key])}
+        lost = {key for key in self._tail if key not in listed and not self._in_parts([key])}
+        self.lost |= lost
         self._covered &= listed
         self._deletable &= listed
         open_keys = [key for key in log if key not in self._covered and key not in self.quarantine]
@@ -240,6 +241,7 @@ class Lineage:
                 del self._tail[key]
             kept = pa.array([record["event_id"] for record in self._tail.values()], pa.string())
             self._tail_table = self._tail_table.filter(pc.is_in(self._tail_table["event_id"], value_set=kept))
+        return bool(lost)
 
     def _in_parts(self, keys: list[str]) -> set[str]:
         old = {key: event for key in keys if (event := log_event(key) or "") <= self._newest}
