@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,16 +18,22 @@ from prefect import flow
 
 from flows.artifacts import publish_campaign
 from flows.budget import refusal, spent
+from flows.calibrate import Calibration
 from flows.config import BASELINE, now
 from flows.confirm import confirm
+from flows.control import paused
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
 from flows.standing import book
 from flows.trial import trial
+from flows.wording import one_line
 from flows.words import Interrupted, TrialRef
+from lineage.blobs import get_blob
 from lineage.errors import InfraFault, ObjectExists, UsageError
 from lineage.records import Record, Row, Status
 from lineage.results import get_result, put_result
+
+PAUSE_POLL_S = 1.0
 
 
 class Submission(Record):
@@ -78,8 +85,11 @@ async def drive(
 ) -> str:
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
     started = await asyncio.to_thread(_first_start, engine)
-    turns = asyncio.Semaphore(engine.config.settings.trials_at_once)
-    state = Campaign(engine, run_one, confirm_one, started, turns)
+    await asyncio.to_thread(_log_calibration, engine)
+    settings = engine.config.settings
+    # a replayed role waits for a parent of another role, so every role must be able to be at work
+    at_once = len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once
+    state = Campaign(engine, run_one, confirm_one, started, asyncio.Semaphore(at_once))
     try:
         await _measure_baseline(state)
         await _lanes(state)
@@ -158,6 +168,33 @@ def _log_campaign(engine: Engine, what: str, why: str) -> datetime:
     return at
 
 
+def _log_calibration(engine: Engine) -> None:
+    """Enter the calibration that the campaign was created with, once: its scores are replicates of the start."""
+    config = engine.config
+    if not config.calibration_sha256 or engine.view().events("calibration"):
+        return
+    held = Calibration.model_validate_json(get_blob(engine.store, config.calibration_sha256))
+    engine.append(
+        Row(
+            event="calibration",
+            campaign=config.id,
+            environment=config.spec.name,
+            arm=config.settings.arm,
+            scores=list(config.calibration),
+            seeds=list(held.seeds),
+            noise_sd=statistics.stdev(config.calibration),
+            source_sha256=held.source_sha256,
+            environment_sha256=held.environment_sha256,
+            evaluator_sha256=held.evaluator_sha256,
+            isolation=held.isolation,
+            machine=held.machine,
+            bakeoff_version=held.bakeoff_version,
+            t_finished=held.measured_at,
+            detail_json=json.dumps({"calibration_sha256": config.calibration_sha256}),
+        )
+    )
+
+
 async def _measure_baseline(state: Campaign) -> None:
     """Trial t0000: the recipe as it is, with several seeds. Raises UsageError when it fails its own gate."""
     engine = state.engine
@@ -167,9 +204,10 @@ async def _measure_baseline(state: Campaign) -> None:
             _submit(engine, BASELINE, engine.config.roles[0].name)
         row = await state.run_one(state.ref(BASELINE, engine.config.roles[0].name))
     if row.status is not Status.BASELINE:
+        why = json.loads(row.detail_json).get("label") or row.numbers_json
         raise UsageError(
-            f"the start of {engine.config.spec.name} does not pass on this machine: {row.status} ({row.cause}), "
-            f"numbers {row.numbers_json}; mend the recipe or its limits, then start a new run"
+            f"the start of {engine.config.spec.name} does not pass on this machine: {row.status} ({row.cause}): "
+            f"{one_line(why, 600)}; mend the recipe or its limits, then start a new run"
         )
 
 
@@ -237,6 +275,9 @@ async def _lanes(state: Campaign) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+    if not state.ended_because:  # no lane was refused a trial: each stopped because its proposer did
+        why = await asyncio.to_thread(_why_not, state)
+        state.ended_because = why or "no role has anything left to try"
 
 
 async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
@@ -258,13 +299,24 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
 
 
 async def _admit(state: Campaign, role: str) -> TrialRef | None:
-    """A new trial's id, or None when the budget has no room; one lane asks at a time."""
+    """A new trial's id, or None when the budget has no room; one lane asks at a time, none while paused."""
     async with state.admitting:
+        await _while_paused(state.engine)
         why = await asyncio.to_thread(_why_not, state)
         if why is not None:
             state.ended_because = state.ended_because or why
             return None
         return await asyncio.to_thread(_allocate, state, role)
+
+
+async def _while_paused(engine: Engine) -> None:
+    told = False
+    while await asyncio.to_thread(lambda: paused(engine.view())):
+        engine.raise_if_cancelled()
+        if not told:
+            engine.emit({"kind": "note", "text": "paused by a person; `bakeoff resume` lets it go on"})
+            told = True
+        await asyncio.sleep(PAUSE_POLL_S)
 
 
 def _why_not(state: Campaign) -> str | None:

@@ -42,6 +42,8 @@ class CampaignConfig(Record):
     isolation: str
     machine: str
     accelerator: str = ""
+    calibration_sha256: str = Field("", description="calibration of the start that it began with; a blob")
+    calibration: tuple[float, ...] = Field((), description="its scores")
     bakeoff_version: str
     created_at: datetime
 
@@ -95,16 +97,21 @@ def campaigns(store: Store) -> list[str]:
 def draw_seeds(
     config: CampaignConfig, source_sha256: str, purpose: str, count: int, skip: int = 0
 ) -> tuple[int, ...]:
-    """`count` seeds in [1, 2^31) for one frozen program: HMAC-SHA256(secret, source | purpose | index).
+    """`count` seeds of a campaign for one frozen program.
 
     Fixed by the program's bytes, so a retried or resumed trial gets the same seeds and resubmitting
     the same program cannot draw luckier ones; unpredictable without the secret.
     """
+    return seeds_from(config.secret, source_sha256, purpose, count, skip)
+
+
+def seeds_from(secret: str, source_sha256: str, purpose: str, count: int, skip: int = 0) -> tuple[int, ...]:
+    """Seeds in [1, 2^31): HMAC-SHA256(secret, source | purpose | index)."""
 
     def stream() -> Iterator[int]:
         for index in range(skip, skip + count):
             text = f"{source_sha256}|{purpose}|{index}".encode()
-            digest = hmac.new(bytes.fromhex(config.secret), text, "sha256").digest()
+            digest = hmac.new(bytes.fromhex(secret), text, "sha256").digest()
             yield int.from_bytes(digest[:4], "big") % (2**31 - 1) + 1
 
     return tuple(stream())

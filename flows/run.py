@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from evaluators import client
 from evaluators.promote import plan_for
+from flows.calibrate import matching
 from flows.config import CampaignConfig, campaign_id, campaigns, load_config, new_secret, now, save_config
 from flows.data import check_data
 from flows.engine import Engine, close_engine, engine_for
@@ -23,10 +25,12 @@ from flows.environments import Environment, load_environment
 from flows.home import bakeoff_version
 from flows.isolation import proven
 from flows.lease import campaign_lease
+from flows.proposers import build_proposer, close_proposer
 from flows.server import embedded_server, save_template
 from flows.settings import Settings
-from lineage.blobs import put_tree
+from lineage.blobs import put_blob, put_tree
 from lineage.errors import UsageError
+from lineage.ids import tree_hash
 from lineage.store import Store, open_store
 
 
@@ -41,6 +45,15 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
     files = environment.source()
     _check_source(environment, files)
     roles = environment.roster(settings.arm, settings.roles)
+    environment_sha256 = client.environment_sha256(environment.spec, data)
+    calibration = matching(
+        environment.spec.name,
+        source_sha256=tree_hash(files),
+        environment_sha256=environment_sha256,
+        isolation=isolation.level,
+        told=lambda text: print(text, file=sys.stderr),
+    )
+    close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
     store = open_store(root, create=True)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
     _refuse_taken(store, root, identifier)
@@ -54,10 +67,12 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
         plan=plan_for(environment.spec, settings.trials),
         secret=new_secret(),
         start_sha256=put_tree(store, files),
-        environment_sha256=client.environment_sha256(environment.spec, data),
+        environment_sha256=environment_sha256,
         evaluator_sha256=client.evaluator_sha256(),
         isolation=isolation.level,
         machine=client.machine_identity(),
+        calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
+        calibration=calibration.scores if calibration else (),
         bakeoff_version=bakeoff_version(),
         created_at=now(),
     )
@@ -106,9 +121,11 @@ async def _run(root: str, campaign: str) -> str:
 
     from flows.campaign import campaign as campaign_flow
 
-    why: str = await campaign_flow(root, campaign)
-    await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
-    return why
+    try:
+        why: str = await campaign_flow(root, campaign)
+        return why
+    finally:
+        await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
 
 
 @contextmanager
