@@ -20,8 +20,8 @@ from typing import Any
 
 from lineage.errors import UsageError
 
-# A record starts with its number and a time; anything else continues the record before it.
-START = re.compile(r"\"?[A-Za-z_-]*\d+\"?\t\"?\d{4}-\d\d-\d\d")
+ID = re.compile(r"\"?[A-Za-z_-]*\d+\"?")
+DATE = re.compile(r"\"?\d{4}-\d\d-\d\d")
 STATUSES = (
     "baseline", "keep", "discard", "crash", "preflight_crash", "size_blocked", "train_budget_overrun",
     "eval_budget_overrun", "disqualified", "harness_abort",
@@ -80,7 +80,8 @@ def read_run(folder: Path) -> ReleasedRun:
     score = _score_column(names, tree_names)
     for row in rows:
         _complete(row, names, tree.pop(row.id, {}), score)
-    rows += [_only_in_tree(names, values, score) for values in tree.values()]
+    for values in tree.values():
+        _insert(rows, _only_in_tree(names, values, score))
     best = files.get("best.json", b"{}")
     try:
         known = json.loads(best)
@@ -104,11 +105,17 @@ def _plain(text: str) -> str:
     return text
 
 
+def _starts(line: str) -> bool:
+    """Whether a line starts a record: a number, then a time or several columns."""
+    first, *rest = line.split("\t")
+    return bool(ID.fullmatch(first) and rest and (DATE.match(rest[0]) or len(rest) >= 4))
+
+
 def _records(lines: list[str]) -> list[str]:
     """Lines joined to records: one that does not start like a record belongs to the record before."""
     records: list[str] = []
     for line in lines:
-        if records and not START.match(line):
+        if records and not _starts(line):
             records[-1] += "\n" + line
         else:
             records.append(line)
@@ -221,6 +228,14 @@ def _only_in_tree(names: list[str], tree: Mapping[str, str], score: str) -> Rele
     return ReleasedRow(
         columns, [f"only in tree.tsv (status, {score}, parent, hypothesis)"], json.dumps(dict(tree))
     )
+
+
+def _insert(rows: list[ReleasedRow], row: ReleasedRow) -> None:
+    """At the place that its number gives it; at the end when numbers are not numbers."""
+    place = len(rows)
+    if row.id.isdigit():
+        place = next((at for at, r in enumerate(rows) if r.id.isdigit() and int(r.id) > int(row.id)), place)
+    rows.insert(place, row)
 
 
 def _unique(rows: list[ReleasedRow]) -> list[ReleasedRow]:

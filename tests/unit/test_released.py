@@ -323,3 +323,10 @@ def test_released_folder_without_records_is_refused(tmp_path: Path, store: Store
     (tmp_path / "results.tsv").write_text("a\tb\n1\t2\n")
     with pytest.raises(UsageError, match="no columns exp_id and status"):
         import_released(tmp_path, store, "c-r")
+
+
+def test_released_tree_only_row_takes_its_place_and_times_may_be_missing(tmp_path: Path) -> None:
+    tree = [line(TREE, exp_id="002", parent_exp="001", specialist="loss", status="keep", val_bpb="1.07")]
+    undated = golf(3, "discard", "1.09", timestamp="")
+    folder = write(tmp_path, [BASE, golf(1, "keep", "1.08"), undated], tree=tree)
+    assert [row.id for row in read_run(folder).rows] == ["000", "001", "002", "003"]
