@@ -222,9 +222,13 @@ class View:
         return champions[-1] if champions else self.baseline()
 
     def leader(self) -> Row | None:
-        """The best keep or baseline by its measured score, unless it failed its confirmation."""
+        """The best keep or baseline by its measured score, unless it failed its confirmation or was vetoed."""
         fit = self._frame.mask("status", "keep", "baseline")
         fit[[index for index, verdict in self._verdicts.items() if verdict == "unconfirmed"]] = False
+        for row in self.events("intervention"):
+            index = self._frame.index(row.trial) if row.operator == "veto" and row.trial else None
+            if index is not None:
+                fit[index] = False
         return self._best(np.flatnonzero(fit))
 
     def champions(self) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, print_json, run_root
+from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root
 
 if TYPE_CHECKING:
     from flows.config import CampaignConfig
@@ -113,11 +113,18 @@ def resume(
     campaign: str | None = CAMPAIGN,
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
-    """Continue a campaign that was stopped or killed: no trial is lost, none is run twice."""
-    from flows.run import only_campaign
+    """Continue a campaign that was paused, stopped or killed: no trial is lost, none is run twice."""
+    from flows.control import intervene, paused
+    from flows.lease import holder_of
 
     root = run_root(run)
-    _run_with_display(root, only_campaign(root, campaign), plain)
+    store, config, view = open_view(root, campaign)
+    if paused(view):
+        intervene(store, config, "unpause")
+        if holder_of(root, config.id) is not None:
+            print(f"{config.id}: goes on in the process that runs it")
+            return
+    _run_with_display(root, config, plain)
 
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
