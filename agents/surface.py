@@ -321,9 +321,8 @@ def check_surface(
     if size > spec.budget.source_bytes:
         over = size - spec.budget.source_bytes
         message = f"the source is {size} bytes, {over} over the limit of {spec.budget.source_bytes}"
-        raise EditRefused(
-            "oversize", message, {"bytes": size, "limit": spec.budget.source_bytes, "over": over}
-        )
+        numbers = {"source_bytes": size, "cap_bytes": spec.budget.source_bytes, "bytes_over": over}
+        raise EditRefused("oversize", message, numbers)
     paths = [p for p in sorted({*before, *after}) if before.get(p) != after.get(p)]
     if not paths:
         raise EditRefused("duplicate", "the edit changes nothing", {"changed_lines": 0})

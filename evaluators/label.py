@@ -52,6 +52,7 @@ from evaluators.margins import (
     clean,
     failing_gate,
     gate_numbers,
+    preflight_numbers,
     run_cause,
     run_numbers,
     seed_cause,
@@ -157,7 +158,7 @@ def _preflight(check: Check) -> Label:
         cause, status = "smoke", Status.PREFLIGHT_CRASH
     if cause.startswith("infra:"):
         return label_infra(cause, check.detail)
-    numbers = stated({"stage": "build", "check": check.name, **check.numbers})
+    numbers = stated(preflight_numbers(check, cause))
     detail = clean(check.detail, 300) or "no detail was given"
     return Label(status=status, cause=cause, numbers=numbers, text=f"{check.name} check failed: {detail}")
 

@@ -223,6 +223,15 @@ def _oversize(run: TrainRun, cap: int) -> tuple[int | None, int, str]:
     )
 
 
+def preflight_numbers(check: Check, cause: str) -> Numbers:
+    """Numbers of a failed check before the real run; a size is told by the same keys as after one."""
+    numbers: Numbers = {**_told(check.numbers), "stage": "build", "check": check.name}
+    size, cap = numbers.get("source_bytes", numbers.get("bytes")), numbers.get("cap")
+    if cause == "oversize" and isinstance(size, int) and isinstance(cap, int):
+        numbers |= {"cap_bytes": cap, "bytes_over": max(0, size - cap)}
+    return numbers
+
+
 def run_numbers(spec: EnvironmentSpec, run: TrainRun, cause: str) -> tuple[Numbers, str]:
     """Numbers and sentence of a failed training run."""
     facts, budget = run.facts, spec.budget
