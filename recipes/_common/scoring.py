@@ -49,7 +49,8 @@ def bits_per_byte(predict: Predict, tokens: np.ndarray, nbytes: int, task: dict[
 def centered(predict: Predict, items: list[Item], task: dict[str, Any]) -> tuple[dict[str, float], float]:
     """Centered accuracy of every task (their plain mean is the score), and gold bits per byte over all items.
 
-    choice and schema: the option with the lowest mean loss over its tokens; cloze: every token greedy.
+    choice and schema: the option with the lowest mean loss over its tokens, a tie is wrong; cloze: every token
+    greedy.
     """
     rows = [(context, choice) for item in items for context in item["contexts"] for choice in item["choices"]]
     losses, greedy = _losses(predict, rows, int(task["context"]), int(task["batch"]))
@@ -61,7 +62,8 @@ def centered(predict: Predict, items: list[Item], task: dict[str, Any]) -> tuple
         lengths = [len(choice) for _, choice in rows[at : at + count]]
         mean_loss = [losses[at + option] / lengths[option] for option in range(count)]
         gold = int(item["gold"]) if count > 1 else 0
-        hit = greedy[at] if item["kind"] == "cloze" else int(np.argmin(mean_loss)) == gold
+        best = [option for option in range(count) if mean_loss[option] == min(mean_loss)]
+        hit = greedy[at] if item["kind"] == "cloze" else best == [gold]
         right[item["task"]].append(float(hit))
         chance[item["task"]].append(float(item["chance"]))
         bits += losses[at + gold]
