@@ -15,7 +15,7 @@ traffic: as many rows, in batches of the usual size, in another secret order.
 Tolerance: ten times the difference between two askings of the very same request, at least 1e-4, at most
 1e-2 (answers: relative to the row's range; tokens: bits). Honest float32 networks differ by about 1e-6;
 known leaks by 0.07 to 1.8. For tokens the mean gain of the scored run over the audit is bounded too, at a
-tenth of that, so that a small leak spread over all positions shows. Limits: a random predictor fails;
+tenth of that, over all positions and over those just before the cut, so that a small leak shows. Limits: a random predictor fails;
 what depends on unscored rows only is not seen.
 """
 
@@ -122,9 +122,11 @@ def compare(names: Sequence[str], asked: Questions, first: Sitting, second: Seco
 def _causality(truth: Kept, spliced: Kept, cut: Ints, tolerance: float) -> Check:
     """Bits of the true targets before the cut: with the true future in view against without it."""
     before = _before(truth.shape[-1], cut)
-    gain = (spliced[:, 0] - truth[:, 0])[before]
+    every = spliced[:, 0] - truth[:, 0]
+    gain = every[before]
+    seam = every[np.arange(len(cut)), cut - 1]  # where a peek at the next token alone would show
     worst = float(np.abs(gain).max(initial=0.0))
-    mean = float(gain.mean()) if gain.size else 0.0
+    mean = max(float(gain.mean()), float(seam.mean())) if gain.size else 0.0
     passed = gain.size > 0 and worst <= tolerance and mean <= MEAN_SHARE * tolerance
     numbers: dict[str, Number] = {
         "worst": worst,

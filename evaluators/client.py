@@ -26,6 +26,8 @@ import numpy as np
 
 from evaluators import endings, identity
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
+from evaluators.leaks import redact
+from evaluators.literals import embedded_data, pays_for_bytes
 from evaluators.sandbox import session
 from evaluators.sandbox.box import Box, Limits, limits_for, request
 from evaluators.sandbox.layers import CLEAN_ENV
@@ -80,9 +82,24 @@ def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: 
     )
 
 
-def _source(bench: Bench, source: Path, folder: Path) -> tuple[Path, int]:
+def _source(source: Path, folder: Path) -> tuple[Path, dict[str, bytes]]:
     files = read_source(source)
-    return write_files(folder / "source", files), sum(len(data) for data in files.values())
+    return write_files(folder / "source", files), files
+
+
+def _source_fault(bench: Bench, files: dict[str, bytes]) -> Check | None:
+    """The static rules of the source: its cap, and no data in it where its bytes have no price."""
+    size, cap = sum(len(data) for data in files.values()), bench.spec.budget.source_bytes
+    if size > cap:
+        numbers: dict[str, Number] = {
+            "cause": "oversize",
+            "source_bytes": size,
+            "cap": cap,
+            "over": size - cap,
+        }
+        return Check(name="source", passed=False, numbers=numbers, detail="source over its cap")
+    found = embedded_data(files)
+    return None if found.passed or pays_for_bytes(bench.spec) else found
 
 
 def train(
@@ -101,9 +118,10 @@ def train(
     budget = bench.spec.budget
     identity.check_data(bench.data, ("train/", "fake/"))
     with workplace(bench.scratch) as folder:
-        copy, size = _source(bench, source, folder)
-        if size > budget.source_bytes:
-            return _too_long(seed, size, budget.source_bytes)
+        copy, files = _source(source, folder)
+        fault = _source_fault(bench, files)
+        if fault is not None:
+            return _refused(seed, fault)
         data = stage(bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
         box = _box(bench, "train", folder, copy, data, caps).model_copy(
@@ -124,13 +142,17 @@ def train(
             for path in sorted((folder / "sealed").iterdir()):
                 shutil.move(path, out / path.name)
     facts = endings.facts(final, bench.isolation.level)
+    facts = facts.model_copy(
+        update={"log_tail": redact(facts.log_tail), "exception": redact(facts.exception)}
+    )
     return TrainRun(seed=seed, facts=facts, artifact=artifact, cause=cause, numbers=numbers)
 
 
-def _too_long(seed: int, size: int, cap: int) -> TrainRun:
-    numbers: dict[str, Number] = {"source_bytes": size, "cap": cap, "over": size - cap}
-    facts = endings.facts({"end": "protocol", "started": False, "detail": "source over its cap"}, "")
-    return TrainRun(seed=seed, facts=facts, cause="oversize", numbers=numbers)
+def _refused(seed: int, fault: Check) -> TrainRun:
+    """A program that was not run because of what is in its source."""
+    facts = endings.facts({"end": "protocol", "started": False, "detail": fault.detail}, "")
+    numbers = {name: value for name, value in fault.numbers.items() if name != "cause"}
+    return TrainRun(seed=seed, facts=facts, cause=str(fault.numbers["cause"]), numbers=numbers)
 
 
 def artifact_matches(place: Path, artifact: Artifact) -> bool:
@@ -147,14 +169,10 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
     budget, began = bench.spec.budget, time.monotonic()
     identity.check_data(bench.data, ("fake/",))
     with workplace(bench.scratch) as folder:
-        copy, size = _source(bench, source, folder)
-        if size > budget.source_bytes:
-            numbers: dict[str, Number] = {
-                "cause": "oversize",
-                "source_bytes": size,
-                "cap": budget.source_bytes,
-            }
-            return Check(name="smoke", passed=False, numbers=numbers, detail="source over its cap")
+        copy, files = _source(source, folder)
+        fault = _source_fault(bench, files)
+        if fault is not None:
+            return fault.model_copy(update={"name": "smoke"})
         data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
         caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
@@ -215,7 +233,8 @@ def judge(
         if run.artifact is not None and not artifact_matches(place, run.artifact):
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
     with workplace(bench.scratch) as folder:
-        copy, size = _source(bench, source, folder)
+        copy, files = _source(source, folder)
+        size = sum(len(data) for data in files.values())
         job = {
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),

@@ -32,6 +32,8 @@ JUDGE_CODE = (
     "identity.py",
     "judge.py",
     "language.py",
+    "leaks.py",
+    "literals.py",
     "questions.py",
     "metrics.py",
     "workplace.py",

@@ -22,6 +22,7 @@ from evaluators import endings, identity
 from evaluators.audits import compare, second_sitting
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
+from evaluators.literals import embedded_data, pays_for_bytes
 from evaluators.questions import Questions, Sitting, ordinary, questions
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
@@ -30,6 +31,8 @@ from evaluators.workplace import read_source, stage
 from lineage.ids import tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
+
+QUALITY = {"accuracy": 1, "bits_per_byte": -1, "centered_accuracy": 1}  # +1: higher is better
 
 
 @dataclass(frozen=True)
@@ -142,16 +145,27 @@ def why(
 
 
 def audit(job: Job, asked: Questions, sittings: Sequence[Sitting | None]) -> tuple[Check, ...]:
-    """Ask a fresh predictor of one run, drawn at random, again; nobody can know which."""
-    whole = [index for index, sitting in enumerate(sittings) if sitting is not None]
-    if not whole or not job.spec.audits:
+    """Ask a fresh predictor again, of the run whose answers were best: a leak in any run makes it that one."""
+    scores = {i: asked.score(sitting.kept) for i, sitting in enumerate(sittings) if sitting is not None}
+    if not scores or not job.spec.audits:
         return ()
-    index = whole[int.from_bytes(os.urandom(4), "little") % len(whole)]
-    first = sittings[index]
-    assert first is not None
+    best = {_best(scores, name) for name in QUALITY if name in next(iter(scores.values()))}
+    checks: list[Check] = []
+    for index in sorted(best):
+        first = sittings[index]
+        assert first is not None
+        checks += _audit_run(job, asked, index, first)
+    return tuple(checks)
+
+
+def _best(scores: dict[int, dict[str, float]], name: str) -> int:
+    return max(scores, key=lambda index: QUALITY[name] * scores[index][name])
+
+
+def _audit_run(job: Job, asked: Questions, index: int, first: Sitting) -> tuple[Check, ...]:
     run, place = job.runs[index]
     second = second_sitting(asked, first)
-    final, broken = ask_all(job, job.folder / "audit", place, second)
+    final, broken = ask_all(job, job.folder / f"audit{index}", place, second)
     cause, numbers = why(job, final, broken, second)
     if cause is not None:
         detail = f"the predictor of seed {run.seed} failed when it was asked again: {cause}"
@@ -200,7 +214,10 @@ def measure(job: Job) -> Measurement:
         checks = tuple(
             judge_gate(g, [r.quantities.get(g.quantity, math.nan) for r in results]) for g in spec.gates
         )
+    files = read_source(job.source)
     audits = audit(job, asked, sittings) if whole else ()
+    if whole and not pays_for_bytes(spec):
+        audits = (*audits, embedded_data(files))
     sizes = [run.artifact.bytes for run, _ in job.runs if run.artifact]
     return Measurement(
         trial=job.trial,
@@ -214,7 +231,7 @@ def measure(job: Job) -> Measurement:
         audits=audits,
         artifact_bytes=max(sizes, default=0),
         source_bytes=job.source_bytes,
-        source_sha256=tree_hash(read_source(job.source)),
+        source_sha256=tree_hash(files),
         environment_sha256=identity.environment_sha256(spec, job.data),
         evaluator_sha256=identity.evaluator_sha256(),
         isolation=job.isolation.level,

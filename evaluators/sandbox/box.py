@@ -247,7 +247,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
 def rlimits(box: Box, layers: Layers) -> dict[str, int]:
     caps = box.limits
     limits = {
-        "CORE": 0,
+        "CORE": 1,  # 0 still pipes a core to the host's handler; 1 is the kernel's word for never
         "NOFILE": 1024,
         "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
         "FSIZE": max(caps.out_bytes, caps.tmp_bytes),

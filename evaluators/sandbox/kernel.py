@@ -125,6 +125,9 @@ PRETENDED = {
 _SOCKET = (41, 198)
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
+_SETRLIMIT = (160, 164)
+_PRLIMIT64 = (302, 261)
+_RLIMIT_CORE = 4
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS|CGROUP|UTS|IPC|USER|PID|NET
 
@@ -151,6 +154,12 @@ def seccomp_program(*, alone: bool) -> list[tuple[int, int, int, int]]:
         rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
     else:
         rows += [(_JEQ, 0, 1, _SOCKET[column]), (_RET, 0, 0, _EPERM)]
+    # RLIMIT_CORE stays at 1: a candidate that sets it to 0 and crashes runs the host's core handler as root
+    rows += [(_JEQ, 0, 4, _SETRLIMIT[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, _RLIMIT_CORE)]
+    rows += [(_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
+    rows += [(_JEQ, 0, 8, _PRLIMIT64[column]), (_LOAD, 0, 0, 24), (_JEQ, 0, 5, _RLIMIT_CORE)]
+    rows += [(_LOAD, 0, 0, 32), (_JEQ, 0, 2, 0), (_LOAD, 0, 0, 36), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM)]
+    rows += [(_RET, 0, 0, _ALLOW)]  # another limit, or only read
     for numbers in DENIED.values():
         if numbers[column] >= 0:
             rows += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _EPERM)]

@@ -13,6 +13,7 @@ import select
 import subprocess
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,15 +25,25 @@ SLICE_S = 0.05
 GRACE_S = 15.0
 
 Progress = Callable[[int, float], object]
-_INVISIBLE = re.compile(
-    "\x1b\\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
-)
+_ESCAPES = re.compile("\x1b\\[[0-9;?]*[ -/]*[@-~]")
 
 
 def clean(raw: bytes | str, limit: int) -> str:
-    """Candidate text without escapes, control, bidi or zero-width characters, last `limit` of it."""
+    """The last `limit` characters of candidate text, without what is not seen when it is shown.
+
+    Dropped: terminal escapes, control, format (bidi, zero-width, tags), private and unassigned
+    characters, line and paragraph separators, variation selectors. New lines and tabs stay.
+    """
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    return _INVISIBLE.sub("", text)[-limit:]
+    return "".join(filter(_is_seen, _ESCAPES.sub("", text)))[-limit:]
+
+
+def _is_seen(char: str) -> bool:
+    if char in "\n\t" or " " <= char <= "~":
+        return True
+    category = unicodedata.category(char)
+    selector = 0xFE00 <= ord(char) <= 0xFE0F or 0xE0100 <= ord(char) <= 0xE01EF
+    return category[0] != "C" and category not in ("Zl", "Zp") and not selector
 
 
 class Session:

@@ -218,7 +218,24 @@ def train(data, out, seed):
     report(out, early=lambda: str(seed).encode() in seen)
 """
 
+CORE = """
+import resource
+report(out, lowered=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) is None,
+    other_call=lambda: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0)),
+    unlimited=lambda: resource.prlimit(0, resource.RLIMIT_CORE, (-1, -1)))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+assert resource.getrlimit(resource.RLIMIT_CORE) == (1, 1) and resource.getrlimit(resource.RLIMIT_NOFILE) == (64, 64)
+"""
+
 ATTACKS = [
+    Attack(
+        "core dumps into the host's handler",
+        "A1-matrix",
+        after(CORE),
+        (None,),
+        least=HONEST,
+        check=nothing_found,
+    ),
     Attack("denied system calls", "A1-matrix", after(KERNEL), (None,), least=HONEST, check=nothing_found),
     Attack("x32 system calls", "A1-matrix", after(X32), ("segfault", None)),
     Attack(

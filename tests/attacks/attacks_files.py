@@ -96,7 +96,24 @@ def load(artifact):
     return _load(artifact)
 """
 
+WEIGHTS_IN_SOURCE = f"""{TRAIN}
+MEANS = np.frombuffer(bytes.fromhex("{"00000000" * 700}"), dtype=np.float32)
+def train(data, out, seed):
+    honest(data, out)
+"""
+
 ATTACKS = [
+    Attack("weights in the source", "B2-38 A25", {"train.py": WEIGHTS_IN_SOURCE}, ("illegal:embedded_data",)),
+    Attack(
+        "a table of answers in the source",
+        "B2-38 A34",
+        {"table.py": f"ANSWERS = {[n % 3 for n in range(899)]}\n"},
+        ("illegal:embedded_data",),
+    ),
+    Attack(
+        "a data file beside the source", "A24 A25", {"weights.bin": "x" * 20_000}, ("illegal:embedded_data",)
+    ),
+    Attack("source over its cap", "A24", {"long.py": "# x\n" * 20_000}, ("oversize",)),
     Attack("forged result file", "B2-1 A23", after(FORGED), ("no_artifact",)),
     Attack(
         "symlink to the labels as artifact",

@@ -35,7 +35,8 @@ def test_a_measurement_has_every_number_and_says_who_measured(trained) -> None: 
     found = client.judge(bench, source, runs, trial="0001", purpose="screen")
     assert found.score == pytest.approx(119 / 120) and found.metric == "accuracy"
     assert [seed.seed for seed in found.per_seed] == [1, 2]
-    assert found.gates[0].passed and [a.passed for a in found.audits] == [True, True]
+    assert found.gates[0].passed and all(a.passed for a in found.audits)
+    assert [a.name for a in found.audits] == ["batch_invariance", "order_invariance", "embedded_data"]
     assert found.artifact_bytes == runs[0][0].artifact.bytes > 0
     assert found.source_bytes == sum(p.stat().st_size for p in source.iterdir())
     assert found.quantities["total_bytes"] == found.artifact_bytes + found.source_bytes
@@ -183,3 +184,34 @@ def test_the_environment_hash_follows_spec_and_data(tmp_path: Path) -> None:
     assert identity.environment_sha256(bench.spec, bench.data) != first
     with pytest.raises(DataMissing, match=r"prepare\.py"):
         identity.environment_sha256(bench.spec, tmp_path / "nowhere")
+
+
+def test_a_leak_in_one_run_of_several_is_audited(tmp_path: Path) -> None:
+    """The audit goes to the run with the best answers, which a leak makes the leaking one."""
+    leaky = {
+        "train.py": wb.BIGRAM["train.py"]
+        + "    np.save(out / 'leak.npy', np.float32(5 if seed == 3 else 0))\n",
+        "predict.py": """
+import numpy as np
+
+def load(artifact):
+    return np.load(artifact / "table.npy"), np.load(artifact / "leak.npy")
+
+def predict(model, inputs):
+    table, leak = model
+    answer = table[inputs]
+    ahead = np.concatenate([inputs[:, 1:], inputs[:, :1]], axis=1)
+    np.put_along_axis(answer, ahead[..., None], np.take_along_axis(answer, ahead[..., None], 2) + leak, 2)
+    return answer
+""",
+    }
+    bench = wb.language(tmp_path, audits=["causality"])
+    source = wb.write(tmp_path / "source", leaky)
+    runs = [
+        (client.train(bench, source, seed, tmp_path / f"o{seed}"), tmp_path / f"o{seed}")
+        for seed in range(1, 5)
+    ]
+    found = client.judge(bench, source, runs, trial="t", purpose="screen")
+    assert [a.passed for a in found.audits if a.name == "causality"] == [False]
+    honest = client.judge(bench, source, [r for r in runs if r[0].seed != 3], trial="t", purpose="screen")
+    assert all(a.passed for a in honest.audits)
