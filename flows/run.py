@@ -103,10 +103,11 @@ def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | 
     Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
     resume. Raises RunBusy when another process has it.
     """
-    with campaign_lease(root, campaign), embedded_server(root):
+    with campaign_lease(root, campaign), embedded_server(root) as url:
         save_template(root)
         engine = engine_for(root, campaign)
         engine.sinks.extend(sinks or [])
+        engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
         try:
             with _stop_on_signals(engine):
                 return asyncio.run(_run(root, campaign))

@@ -174,6 +174,15 @@ def save_template(root: str) -> None:
     staging.replace(template)
 
 
+def live_url(root: str) -> str | None:
+    """API URL of the server that a campaign on this run has up now on this machine, if any."""
+    try:
+        told = json.loads((prefect_home(root) / "server.json").read_text("utf-8"))
+        return str(told["url"]) if psutil.pid_exists(int(told["pid"])) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _stop_leftover(folder: Path) -> None:
     """End a server that an earlier campaign on this run left behind (no PDEATHSIG on this platform)."""
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, print_json
+from flows.commands._shared import AS_JSON, RUN, print_json, run_root
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff doctor --json")(doctor)
+    app.command(epilog="Example: bakeoff ui runs/first")(ui)
     app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api bakeoff setup-server")(
         setup_server
     )
@@ -46,3 +47,20 @@ def setup_server() -> None:
 
     for line in asyncio.run(run()):
         print(line)
+
+
+def ui(run: str | None = RUN) -> None:
+    """Open a run's timelines in the Prefect UI: its own local server, until Ctrl-C."""
+    import time
+
+    from flows.server import embedded_server, live_url
+
+    root = run_root(run)
+    running = live_url(root)
+    if running:
+        print(f"Prefect UI: {running.removesuffix('/api')} (the campaign's own server)")
+        return
+    with embedded_server(root) as url:
+        print(f"Prefect UI: {url.removesuffix('/api')}  (Ctrl-C ends)", flush=True)
+        while True:
+            time.sleep(1)
