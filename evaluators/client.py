@@ -51,7 +51,7 @@ __all__ = [
 
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
 ROOT = Path(__file__).resolve().parent.parent
-SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.25, 4.0
+SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.1, 4.0
 
 
 @dataclass(frozen=True)
