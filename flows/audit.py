@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evaluators.recompute import Evidence, recompute_labels, recompute_promotions
+from flows.calibrate import Calibration
 from flows.config import CampaignConfig, campaigns, load_config
 from flows.words import BuildChecks, Trained
 from lineage.blobs import get_blob
@@ -57,6 +58,21 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
         yield Finding("differs", mismatch.trial, str(mismatch))
     for mismatch in recompute_promotions(rows, plan, measured, config.spec):
         yield Finding("differs", mismatch.trial, str(mismatch))
+    yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
+
+
+def _calibrations(store: Store, config: CampaignConfig, rows: list[Row]) -> Iterator[Finding]:
+    """The start's replicates in lineage must be those of the one calibration that the campaign began with."""
+    held, sha = None, config.calibration_sha256
+    try:
+        held = Calibration.model_validate_json(get_blob(store, sha)) if rows and sha else None
+    except (StoreError, ValueError):
+        pass  # a blob that is gone or damaged is told by its own finding
+    for number, row in enumerate(rows):
+        right = held is not None and (row.scores, row.seeds) == (list(held.scores), list(held.seeds))
+        if number or not right or row.scores != list(config.calibration):
+            text = f"calibration {number + 1} with scores {row.scores} is not the one the campaign began with"
+            yield Finding("differs", row.campaign, text)
 
 
 def _evidence(

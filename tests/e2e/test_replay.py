@@ -102,6 +102,22 @@ def test_the_campaign_entered_its_calibration_once_and_verifies(done: Done, monk
     assert "every hash and chain holds" in done.bakeoff("verify", "r")[0]
 
 
+def test_verify_finds_a_calibration_that_the_campaign_did_not_begin_with(done: Done) -> None:
+    """Made-up replicates of the start would lower the bar for every champion."""
+    from flows.audit import verify_run
+    from lineage.journal import Journal
+    from lineage.records import Row
+    from lineage.store import open_store
+
+    shutil.copytree(done.folder / "r", done.folder / "eased")
+    store, campaign = open_store(done.folder / "eased"), "c-quick-specialists"
+    Journal(store, campaign, "somebody").append(
+        Row(event="calibration", campaign=campaign, scores=[0.5, 0.6], seeds=[1, 2])
+    )
+    found = verify_run(str(done.folder / "eased"))
+    assert [p for p in found["problems"] if "calibration 2 with scores [0.5, 0.6]" in p]
+
+
 def test_a_resumed_campaign_does_not_enter_it_again(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.campaign import _log_calibration
     from flows.engine import open_engine
