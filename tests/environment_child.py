@@ -51,7 +51,10 @@ def main() -> None:
     if hasattr(train, "warm_up"):
         train.warm_up(data / "fake")
     with tempfile.TemporaryDirectory() as folder:
-        train.train(data / "fake", Path(folder), 7)
+        if hasattr(train, "rehearse"):
+            train.rehearse(data / "fake", Path(folder))
+        else:
+            train.train(data / "fake", Path(folder), 7)
         written = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
         model = predict.load(Path(folder))
         facts = ask(predict.predict, model, data, kind, int(sys.argv[4]), int(sys.argv[5]))

@@ -149,6 +149,7 @@ def test_entry_points_have_the_contract_s_arguments(folder: Path) -> None:
     assert found["train"][:3] == ["data", "out", "seed"] and set(found["train"][3:]) <= {"report"}
     assert len(found["load"]) == 1 and len(found["predict"]) == 2
     assert "warm_up" not in found or len(found["warm_up"]) == 1
+    assert "rehearse" not in found or len(found["rehearse"]) == 2
 
 
 def test_the_readme_says_how_to_run_it(folder: Path, spec: EnvironmentSpec) -> None:
@@ -170,15 +171,6 @@ def prepared(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         arguments.append("--no-items")
     assert module.main(arguments) == 0
     return out
-
-
-def short_source(folder: Path, target: Path) -> Path:
-    """The recipe with at most a few steps: the path, not the training, is under test."""
-    shutil.copytree(folder / "source", target, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in target.glob("*.py"):
-        text = re.sub(r"(?m)^(STEPS) = [\d_]+", r"\1 = 6", path.read_text("utf-8"))
-        path.write_text(re.sub(r"(?m)^(EPOCHS) = [\d_.]+", r"\1 = 2", text), "utf-8")
-    return target
 
 
 def check_manifest(data: Path, spec: EnvironmentSpec) -> None:
@@ -205,8 +197,13 @@ def test_prepare_train_predict_on_fake_data(
         pytest.skip(f"{folder.name} needs a GPU to run; its preparation is in test_prepare_full")
     data = prepared(folder, tmp_path / "data", monkeypatch)
     check_manifest(data, spec)
-    source = short_source(folder, tmp_path / "source")
-    arguments = [str(source), str(data), spec.task.kind, str(spec.task.outputs), str(spec.task.context)]
+    arguments = [
+        str(folder / "source"),
+        str(data),
+        spec.task.kind,
+        str(spec.task.outputs),
+        str(spec.task.context),
+    ]
     environ = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error::RuntimeWarning", str(CHILD), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=240, check=False)

@@ -36,17 +36,30 @@ def run(folder: Path, seed: int) -> nn.Module:
     return main
 
 
-def warm_up(fake: Path) -> None:
+def short_run(fake: Path) -> nn.Module:
     """A few steps of both networks on random images with random labels."""
     whole = optim.EPOCHS
     optim.EPOCHS = WARM_UP_STEPS * optim.BATCH / 50_000
     try:
-        run(fake, 0)
+        net = run(fake, 0)
         torch.cuda.synchronize()
     finally:
         optim.EPOCHS = whole
+    return net
+
+
+def write(net: nn.Module, out: Path) -> None:
+    torch.save(net._orig_mod.state_dict(), out / "weights.pt")
+
+
+def warm_up(fake: Path) -> None:
+    short_run(fake)
+
+
+def rehearse(fake: Path, out: Path) -> None:
+    """The path of `train` in a few steps: what a first check runs."""
+    write(short_run(fake), out)
 
 
 def train(data: Path, out: Path, seed: int) -> None:
-    net = run(data, seed)
-    torch.save(net._orig_mod.state_dict(), out / "weights.pt")
+    write(run(data, seed), out)

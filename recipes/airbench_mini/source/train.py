@@ -30,8 +30,17 @@ def warm_up(fake: Path) -> None:
     optim.fit(model.make_net(), images, labels, epochs=1)
 
 
+def rehearse(fake: Path, out: Path) -> None:
+    """The path of `train` in one epoch: what a first check runs."""
+    images, labels = read(fake)
+    write(optim.fit(model.make_net(), images, labels, epochs=1), out)
+
+
+def write(net: torch.nn.Module, out: Path) -> None:
+    torch.save(net.state_dict(), out / "weights.pt")
+
+
 def train(data: Path, out: Path, seed: int, report: Callable[[int, float], None] | None = None) -> None:
     torch.manual_seed(seed)
     images, labels = read(data)
-    net = optim.fit(model.make_net(), images, labels, report)
-    torch.save(net.state_dict(), out / "weights.pt")
+    write(optim.fit(model.make_net(), images, labels, report), out)

@@ -28,7 +28,15 @@ def warm_up(fake: Path) -> None:
     optim.fit(model.Net(), read(fake), steps=3)
 
 
+def rehearse(fake: Path, out: Path) -> None:
+    """The path of `train` in three steps: what a first check runs."""
+    write(optim.fit(model.Net(), read(fake), steps=3), out)
+
+
+def write(net: torch.nn.Module, out: Path) -> None:
+    (out / "model.bin").write_bytes(packing.pack(quantise.quantise(net.state_dict())))
+
+
 def train(data: Path, out: Path, seed: int, report: Callable[[int, float], None] | None = None) -> None:
     torch.manual_seed(seed)
-    net = optim.fit(model.Net(), read(data), report=report)
-    (out / "model.bin").write_bytes(packing.pack(quantise.quantise(net.state_dict())))
+    write(optim.fit(model.Net(), read(data), report=report), out)

@@ -108,5 +108,10 @@ def warm_up(fake: Path) -> None:
     run(fake, "", 0, WARM_UP_STEPS)
 
 
+def rehearse(fake: Path, out: Path) -> None:
+    """The path of `train` in two steps: what a first check runs."""
+    run(fake, str(out), 0, WARM_UP_STEPS)
+
+
 def train(data: Path, out: Path, seed: int) -> None:
     run(data, str(out), seed, 0)
