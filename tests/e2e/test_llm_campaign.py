@@ -371,6 +371,7 @@ MINI_EXPECTED = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a quarter of an hour beside busy neighbours
 def test_twelve_trials_on_airbench_mini_with_three_roles(tmp_path: Path) -> None:
     env = quick.environ(tmp_path / "home", quick.ROOT / "recipes")
     quick.bakeoff("prepare", "airbench_mini", env=env, cwd=tmp_path)
