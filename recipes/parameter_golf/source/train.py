@@ -22,6 +22,8 @@ import optim
 import packing
 import regularise
 
+LEAST_STEPS = 3  # compilation may take all of the time that a warm-up is given
+
 
 def rank_count() -> int:
     return min(fixed.RANKS, max(1, torch.cuda.device_count()))
@@ -62,7 +64,7 @@ def loop(
     micro = batches.micro_steps(ranks)
     began, step = time.monotonic(), 0
     limit = deadline - began
-    while not out_of_time(deadline, ranks, device):
+    while step < LEAST_STEPS or not out_of_time(deadline, ranks, device):
         for number in range(micro):
             if ranks > 1:
                 model.require_backward_grad_sync = number == micro - 1
