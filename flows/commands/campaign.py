@@ -76,7 +76,7 @@ def run(
     recorded = replay_flags(record) if record else {}
     flags: dict[str, Any] = {
         "environment": environment,
-        "trials": trials or recorded.get("trials"),
+        "trials": recorded.get("trials") if trials is None else trials,
         "hours": hours,
         "until": until,
         "proposer": "replay" if replay else proposer,
