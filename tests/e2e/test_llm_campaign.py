@@ -37,6 +37,7 @@ from tests.fakes.script import (
     tool_uses,
 )
 
+pytestmark = pytest.mark.timeout(900)  # a campaign beside busy neighbours takes minutes
 KEY = "sk-ant-api03-e2e-0123456789abcdefghij"
 SPARE = '    return {"weight": weight, "bias": np.zeros(10, np.float32)}'
 ROWS = 4000  # floats of a parameter that nothing needs: 16 kB where the cap is 10 kB
