@@ -14,10 +14,11 @@ import pytest
 
 from lineage.anchors import anchor, anchor_folder
 from lineage.errors import ObjectMissing, StoreCorrupt, StoreUnavailable, UsageError
+from lineage.ids import uuid7
 from lineage.journal import Journal, compact
-from lineage.parts import log_folder, part_folder, part_key, read_footer
+from lineage.parts import encode_log, log_folder, part_folder, part_key, read_footer
 from lineage.records import Row, Status
-from lineage.schema import SCHEMA
+from lineage.schema import SCHEMA, seal
 from lineage.store import LocalStore, Store, open_store
 from lineage.table import Lineage
 
@@ -206,6 +207,7 @@ def test_journal_pending_row_is_written_once(tmp_path: Path, late: bool, same: b
     journal.append(row(2) if same else row(3))
     assert numbers(store) == (["t0001", "t0002"] if same else ["t0001", "t0002", "t0003"])
     frame = Lineage(store, C, "min").refresh().to_pandas(events=True)
+    assert list(frame["trial"]) == numbers(store), "the same row was written twice"
     assert list(frame["writer_seq"]) == list(range(len(frame)))
 
 
@@ -377,3 +379,57 @@ def test_journal_log_object_deleted_by_hand_is_noticed(tmp_path: Path) -> None:
     (key,) = store.list(log_folder(C))
     (tmp_path / key).unlink()
     assert table.refresh().count() == 0 and table.lost == {key}
+
+
+def test_journal_late_row_takes_its_place(tmp_path: Path) -> None:
+    """A row whose id was drawn before others, written after they were compacted, sorts before them for everyone."""
+    store = open_store(tmp_path, create=True)
+    warm = Lineage(store, C, "min")
+    journal = Journal(store, C, "w")
+    journal.append(row(0))
+    early = uuid7()
+    journal.append(row(2))
+    journal.append(row(3))
+    compact(store, C, min_new=1)
+    warm.refresh()
+    late = seal(row(1), event_id=early, writer="slow-1", seq=0, prev=None, now=datetime.now(UTC))
+    store.create(*encode_log(late, C))
+    expected = ["t0000", "t0001", "t0002", "t0003"]
+    for _ in range(2):
+        assert [found.trial for found in warm.refresh().trials()] == expected
+        assert numbers(store) == expected
+        assert [step[1] for step in warm.refresh().best_so_far()] == []
+        assert warm.refresh().trial("t0003") == row(3) and warm.refresh().recent(2) == [row(2), row(3)]
+        compact(store, C, min_new=1)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_journal_second_outcome_of_a_trial_does_not_count(tmp_path: Path, compacted: bool) -> None:
+    store = open_store(tmp_path, create=True)
+    Journal(store, C, "alive").append(row(1, status="keep"))
+    if compacted:
+        compact(store, C, min_new=1)
+    Journal(store, C, "zombie").append(row(1, status="crash", score=None))
+    view = Lineage(store, C, "min").refresh()
+    assert view.count() == 1 and view.trials() == [row(1, status="keep")]
+    assert view.failure_counts() == {} and view.failures(None, 5) == []
+
+
+def test_journal_leftover_of_a_part_inside_a_pack_is_vacuumed(tmp_path: Path) -> None:
+    """A cold reader takes the pack and so does not see which log objects the old parts cover."""
+    store = open_store(tmp_path, create=True)
+    journal = Journal(store, C, "w")
+    journal.append(row(0))
+    (key,) = store.list(log_folder(C))
+    data = store.get(key)
+    table = Lineage(store, C, "min")
+    for number in range(1, 17):
+        table.compact(min_new=1)
+        journal.append(row(number))
+    assert len(store.list("packs")) == 1
+    store.create(key, data)
+    cold = Lineage(store, C, "min")
+    assert cold.refresh().count() == 17
+    cold.compact(min_new=1)
+    assert store.list(log_folder(C)) == []
+    assert len(numbers(store)) == 17

@@ -122,6 +122,15 @@ def test_verify_finds_a_deleted_log_object(root: Path) -> None:
     assert any("of its chain are gone" in finding.text for finding in verify(made).problems)
 
 
+def test_verify_finds_the_deleted_last_row_of_a_writer_by_the_next_writer(root: Path) -> None:
+    made = open_store(root, create=True)
+    for name in ("first", "second"):
+        Journal(made, C, name).append(Row(event="intervention", campaign=C, notes=name))
+    assert verify(made).ok
+    (root / made.list(log_folder(C))[0]).unlink()
+    assert any("the row that its first row continues" in finding.text for finding in verify(made).problems)
+
+
 def test_verify_finds_a_deleted_part_and_a_rolled_back_one(store: Store, root: Path) -> None:
     line = str(anchor(store, C))
     keys = store.list(part_folder(C))
