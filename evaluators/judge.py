@@ -75,7 +75,6 @@ def predict_limits(spec: EnvironmentSpec) -> Limits:
 
 def _box(job: Job, folder: Path, artifact: Path) -> Box:
     folder.mkdir()
-    folder.chmod(0o711)
     data = stage(artifact, folder / "staged", link=bool(job.isolation.tools.bwrap))
     return Box(
         mode="predict",

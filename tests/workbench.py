@@ -6,6 +6,7 @@ Use: `classification(folder)` or `language(folder)` give a `Bench`; `write(folde
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -120,6 +121,22 @@ def _prepare(
     (folder / "manifest.json").write_text(json.dumps({"environment": "t", "version": "1", "files": files}))
 
 
+def blobs(**changes: Any) -> EnvironmentSpec:
+    settings: dict[str, Any] = {
+        "score": {"metric": "accuracy", "direction": "max", "unit": ""},
+        "task": {"kind": "classification", "outputs": CLASSES, "batch": 50},
+    }
+    return _spec("blobs", **(settings | changes))
+
+
+def markov(**changes: Any) -> EnvironmentSpec:
+    settings: dict[str, Any] = {
+        "score": {"metric": "bits_per_byte", "direction": "min", "unit": "bits/byte"},
+        "task": {"kind": "language_model", "outputs": VOCABULARY, "context": CONTEXT, "batch": 32},
+    }
+    return _spec("markov", **(settings | changes))
+
+
 def classification(folder: Path, isolation: Isolation | None = None, **changes: Any) -> Bench:
     """Three Gaussian blobs: 90 training rows, 120 public, 60 sealed."""
     rng = np.random.default_rng(1)
@@ -135,23 +152,23 @@ def classification(folder: Path, isolation: Isolation | None = None, **changes: 
         arrays[f"{split}/{names[0]}.npy"] = rows.astype(np.float32)
         arrays[f"{split}/{names[1]}.npy"] = labels.astype(np.int64)
     _prepare(folder / "data", arrays)
-    spec = _spec(
-        "blobs",
-        score={"metric": "accuracy", "direction": "max", "unit": ""},
-        task={"kind": "classification", "outputs": CLASSES, "batch": 50},
-        **changes,
-    )
-    return Bench(spec, folder / "data", isolation or best(), folder / "scratch")
+    return Bench(blobs(**changes), folder / "data", isolation or best(), folder / "scratch")
+
+
+@functools.cache
+def _text() -> np.ndarray:
+    """A second-order Markov text over 16 tokens."""
+    rng = np.random.default_rng(2)
+    sums = rng.dirichlet(np.full(VOCABULARY, 0.3), (VOCABULARY, VOCABULARY)).cumsum(axis=2)
+    tokens = [0, 1]
+    for draw in rng.random(8300):
+        tokens.append(min(VOCABULARY - 1, int(np.searchsorted(sums[tokens[-2], tokens[-1]], draw))))
+    return np.array(tokens, dtype=np.uint8)
 
 
 def language(folder: Path, isolation: Isolation | None = None, **changes: Any) -> Bench:
-    """A second-order Markov text over 16 tokens: 6,000 for training, 1,500 public, 800 sealed."""
-    rng = np.random.default_rng(2)
-    table = rng.dirichlet(np.full(VOCABULARY, 0.3), (VOCABULARY, VOCABULARY))
-    tokens = [0, 1]
-    for _ in range(8300):
-        tokens.append(int(rng.choice(VOCABULARY, p=table[tokens[-2], tokens[-1]])))
-    text = np.array(tokens, dtype=np.uint8)
+    """6,000 tokens for training, 1,500 public, 800 sealed."""
+    text = _text()
     parts = {"train": text[:6000], "public": text[6000:7500], "sealed": text[7500:8300]}
     _prepare(
         folder / "data",
@@ -161,13 +178,7 @@ def language(folder: Path, isolation: Isolation | None = None, **changes: Any) -
             for name in ("public", "sealed")
         },
     )
-    settings: dict[str, Any] = {
-        "score": {"metric": "bits_per_byte", "direction": "min", "unit": "bits/byte"},
-        "task": {"kind": "language_model", "outputs": VOCABULARY, "context": CONTEXT, "batch": 32},
-    }
-    return Bench(
-        _spec("markov", **(settings | changes)), folder / "data", isolation or best(), folder / "scratch"
-    )
+    return Bench(markov(**changes), folder / "data", isolation or best(), folder / "scratch")
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:

@@ -160,6 +160,8 @@ def devices(accelerator: str) -> list[str]:
 
 PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
 PROC_TELLING = ("keys", "key-users", "locks")
+# where the CUDA driver looks for its devices
+GPU_FOLDERS = ("/sys/bus/pci", "/sys/devices", "/sys/module/nvidia")
 NAMESPACES = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup-try", "--disable-userns", "--uid", "65534", "--gid", "65534"),
@@ -181,13 +183,15 @@ def _system(accelerator: str) -> list[str]:
             given += ["--ro-bind", f"/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         given += ["--ro-bind-try", path, path]
-    given += ["--proc", "/proc", *_proc_masks(), "--dev", "/dev"]
+    given += ["--proc", "/proc", *_proc_masks(accelerator), "--dev", "/dev"]
     for path in devices(accelerator):
         given += ["--dev-bind", path, path]
+    for path in GPU_FOLDERS if accelerator else ():
+        given += ["--ro-bind-try", path, path]
     return given
 
 
-def _proc_masks() -> list[str]:
+def _proc_masks(accelerator: str) -> list[str]:
     """Blank what of /proc is not this process's own or plain information.
 
     Under a root engine the candidate's kernel uid is root's, which may write /proc/sys without any
@@ -197,7 +201,7 @@ def _proc_masks() -> list[str]:
     for name in sorted(os.listdir("/proc")):
         path = f"/proc/{name}"
         mode = os.lstat(path).st_mode if not name.isdigit() else stat.S_IFLNK
-        if stat.S_ISLNK(mode) or name in PROC_NEEDED:
+        if stat.S_ISLNK(mode) or name in PROC_NEEDED or (accelerator and name == "driver"):
             continue
         if stat.S_ISDIR(mode):
             given += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
@@ -318,8 +322,6 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     else:
         for path in (view.out, view.tmp):
             os.makedirs(path, exist_ok=True)
-            if layers.uid is not None:
-                os.chown(path, layers.uid, layers.uid)
         limits |= {"out_folder": view.out}
     order = FIELD.join((os.path.join(view.release, "data"), str(box.seed))) + "\n"
     grouped = {"memory", "pids", "cpu"} <= set(layers.cgroup)
@@ -333,7 +335,6 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         },
         "env": env,
         "cwd": "/" if layers.bwrap else view.tmp,
-        "uid": None if layers.bwrap else layers.uid,
         "pdeathsig": not layers.bwrap,
         "subreaper": not (layers.bwrap and grouped),
         "cgroup": dict(layers.cgroup),

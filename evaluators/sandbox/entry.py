@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ORDERS, REPORTS, DATA_IN, ARTIFACT, ANSWERS = 3, 4, 5, 5, 6
 FIELD = "\x1f"
-AXES = 4
+AXES = 6
 REQUEST_BYTES = 8 + 8 + 8 + 8 * AXES  # dtype name, payload bytes, rank, sizes of the axes
 SETUP_FAILED = 121
 _write = os.write  # the candidate may patch os; its own loss, but honest code keeps working

@@ -1,7 +1,7 @@
 """What this machine offers to build a sandbox from, found by trying, never by version numbers.
 
-Use: `detect()` gives the `Layers` to use, best first; `fallbacks()` the weaker choices in order. What a
-choice is worth is for `evaluators.sandbox.prove` to find out. Limits: Linux; `BAKEOFF_HIDE_BWRAP=1`
+Use: `choices()` gives the `Layers` that can be built here, best first. What a choice is worth is for
+`evaluators.sandbox.prove` to find out. Limits: Linux; `BAKEOFF_HIDE_BWRAP=1`
 makes bubblewrap invisible, for tests of the fallbacks.
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evaluators.sandbox import kernel, packages
+from evaluators.sandbox import kernel
 from lineage.records import Record
 
 HERE = Path(__file__).resolve().parent
@@ -26,13 +26,12 @@ CLEAN_ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Layers(Record):
-    """The walls of one sandbox. `bwrap` is a path, `cgroup` the folders of `cgroup.find`, `uid` one to drop to."""
+    """The walls of one sandbox. `bwrap` is a path, `landlock` a version, `cgroup` the folders of `cgroup.find`."""
 
     bwrap: str = ""
     landlock: int = 0
     seccomp: bool = False
     cgroup: dict[str, str] = {}
-    uid: int | None = None
 
     def names(self) -> tuple[str, ...]:
         shown = []
@@ -42,8 +41,6 @@ class Layers(Record):
             shown.append(f"landlock {self.landlock}")
         if self.seccomp:
             shown.append("seccomp")
-        if self.uid is not None:
-            shown.append(f"uid {self.uid}")
         shown.append("rlimits")
         if self.cgroup:
             kinds = "+".join(sorted(k for k in self.cgroup if k != "version"))
@@ -101,20 +98,6 @@ def seccomp_known() -> bool:
     return sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 
 
-def spare_uid() -> int | None:
-    """A uid to drop to without bubblewrap: root only, and only if it could read the interpreter."""
-    if os.geteuid() != 0:
-        return None
-    paths = [packages.interpreter(), str(HERE), *packages.site_folders()]
-    return 65534 if all(_world_readable(Path(path)) for path in paths) else None
-
-
-def _world_readable(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents) and bool(
-        path.stat().st_mode & 0o004
-    )
-
-
 @functools.lru_cache(maxsize=2)
 def _choices(hidden: str) -> tuple[tuple[Layers, ...], str]:
     if sys.platform != "linux":
@@ -123,10 +106,10 @@ def _choices(hidden: str) -> tuple[tuple[Layers, ...], str]:
     bwrap = find_bwrap()
     fault = bwrap_fault(bwrap) if bwrap else "bubblewrap is not installed"
     found = [Layers(bwrap=bwrap, seccomp=seccomp, cgroup=cgroup)] if not fault else []
-    uid, abi = spare_uid(), kernel.landlock_abi()
+    abi = kernel.landlock_abi()
     if abi:
-        found.append(Layers(landlock=abi, seccomp=seccomp, cgroup=cgroup, uid=uid))
-    found.append(Layers(cgroup=cgroup, uid=uid))
+        found.append(Layers(landlock=abi, seccomp=seccomp, cgroup=cgroup))
+    found.append(Layers(cgroup=cgroup))
     return tuple(found), fault
 
 

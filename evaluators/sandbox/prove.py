@@ -93,7 +93,6 @@ def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> di
     """One run of the probe through the supervisor, as any candidate."""
     for name in ("source", "fake", "staged", "sealed"):
         (folder / name).mkdir(parents=True)
-    folder.chmod(0o711)
     (folder / "source" / "train.py").write_bytes((HERE / "probe.py").read_bytes())
     (folder / "staged" / "targets.json").write_text(json.dumps(targets))
     limits = Limits(
@@ -148,7 +147,6 @@ def _attack(tools: Layers, folder: Path) -> dict[str, bool]:
 def examine(tools: Layers) -> Isolation:
     """Run the probe in one kind of sandbox."""
     with tempfile.TemporaryDirectory(prefix="bakeoff-probe-") as name:
-        Path(name).chmod(0o711)
         held, missing = properties(_attack(tools, Path(name).resolve()))
     level = level_of(set(held))
     return Isolation(level=level, layers=tools.names(), holds=held, not_held=missing, tools=tools)

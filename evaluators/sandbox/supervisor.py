@@ -96,7 +96,7 @@ def _become(run: Run, wanted: dict[int, int], supervisor: int) -> None:
             pass
     os.closerange(20, 4096)
     if run.request["pdeathsig"]:
-        _die_with(supervisor, run.request["uid"])
+        _die_with(supervisor)
     # on bubblewrap's own process too, from which the candidate must not gain
     for kind, limit in run.request["rlimits"].items():
         hard = resource.getrlimit(kind)[1]
@@ -106,14 +106,10 @@ def _become(run: Run, wanted: dict[int, int], supervisor: int) -> None:
     os.execve(run.request["argv"][0], run.request["argv"], run.request["env"])
 
 
-def _die_with(supervisor: int, uid: int | None) -> None:
-    """Without bubblewrap, which does this itself. A change of uid clears the setting, so it comes after."""
+def _die_with(supervisor: int) -> None:
+    """Without bubblewrap, which does this itself."""
     from evaluators.sandbox import kernel
 
-    if uid is not None:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, tree.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(SETUP_FAILED)

@@ -30,6 +30,7 @@ class Attack:
     base: Mapping[str, str] = field(default_factory=lambda: wb.CLASSIFIER)
     changes: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[wb.Outcome, Path], None] | None = None
+    is_slow: bool = False
 
 
 def nothing_found(outcome: wb.Outcome, artifact: Path) -> None:

@@ -262,13 +262,21 @@ ATTACKS = [
     ),
     Attack("prompt injection in log and exception", "B2-35", after(INJECT), ("crash",), check=log_is_clean),
     Attack("out of memory", "A6-oom", after(HOG), ("oom",), check=memory_is_told),
-    Attack("memory in shared files", "A6-oom B2-30", after(HOG_FILES), ("oom", "crash", "oversize")),
+    Attack(
+        "memory in shared files", "A6-oom B2-30", after(HOG_FILES), ("oom", "crash", "oversize"), is_slow=True
+    ),
     Attack("kill everything in sight", "B2-25", after(KILLS), ("segfault", "wall_cap", None)),
     Attack("look like an infrastructure fault: exit 121", "B2-34", after("os._exit(121)"), ("crash",)),
     Attack("look like an out-of-memory kill", "B2-34", after("os.kill(os.getpid(), 9)"), ("segfault",)),
     Attack("exit 137 without a kill", "B2-34", after("os._exit(137)"), ("segfault",)),
     Attack("crash in C", "A6-segfault", after("import ctypes\nctypes.string_at(0)"), ("segfault",)),
-    Attack("endless recursion", "A6-crash", after("def f(): return f()\nf()"), ("crash", "segfault")),
+    Attack(
+        "endless recursion",
+        "A6-crash",
+        after("def f(): return f()\nf()"),
+        ("crash", "segfault"),
+        is_slow=True,
+    ),
     Attack(
         "infinite loop",
         "B2-27",

@@ -170,6 +170,7 @@ ATTACKS = [
         "B2-20",
         after('for n in range(100):\n    (out / f"f{n}").write_bytes(b"x")'),
         ("illegal:artifact_count",),
+        is_slow=True,
     ),
     Attack(
         "payload in file names",
@@ -211,6 +212,7 @@ ATTACKS = [
         "B2-18",
         after(RAW + 'frame("@LINEAGE@", b"forged")\nos._exit(0)'),
         ("illegal:artifact_name",),
+        is_slow=True,
     ),
     Attack(
         "file under a file",
@@ -254,6 +256,7 @@ ATTACKS = [
         {**after(LABELS_IN_ARTIFACT), "predict.py": BY_POSITION},
         (None,),
         most=CHANCE,
+        is_slow=True,
     ),
     Attack("labels by path, in prediction", "B2-10 A34", {"predict.py": BY_POSITION}, (None,), most=CHANCE),
     Attack(

@@ -146,6 +146,7 @@ ATTACKS = [
         "B2-9",
         predicting("return nearest(model, inputs)[None]"),
         ("illegal:answer_shape",),
+        is_slow=True,
     ),
     Attack(
         "float64",
@@ -158,6 +159,7 @@ ATTACKS = [
         "B2-8",
         predicting("return nearest(model, inputs).astype(np.int32)"),
         ("illegal:answer_dtype",),
+        is_slow=True,
     ),
     Attack(
         "other byte order",
@@ -230,6 +232,7 @@ ATTACKS = [
         predicting("time.sleep(1000)"),
         ("wall_cap",),
         changes={"budget": {**wb.BUDGET, "predict_wall_s": 0.8}},
+        is_slow=True,
     ),
     Attack(
         "compute for ever",
@@ -237,6 +240,7 @@ ATTACKS = [
         predicting("while True: pass"),
         ("cpu_cap",),
         changes={"budget": {**wb.BUDGET, "predict_cpu_s": 0.5}},
+        is_slow=True,
     ),
     Attack(
         "CPU time in a daemon while predicting",
@@ -249,6 +253,7 @@ ATTACKS = [
         (None,),
         least=HONEST,
         least_cpu=0.45,
+        is_slow=True,
     ),
     Attack(
         "heavy work before the inputs",
@@ -259,6 +264,7 @@ ATTACKS = [
         ),
         ("cpu_cap",),
         changes={"budget": {**wb.BUDGET, "start_cpu_s": 0.7}},
+        is_slow=True,
     ),
     Attack(
         "answers by position",

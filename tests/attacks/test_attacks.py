@@ -23,6 +23,7 @@ import pytest
 import workbench as wb
 from attack import Attack
 
+from evaluators.client import Bench
 from evaluators.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,15 +83,20 @@ def fill(text: str, host: dict[str, str]) -> str:
     return text
 
 
-@pytest.mark.parametrize("attack", ALL, ids=lambda a: a.name.replace(" ", "-"))
+CASES = [
+    pytest.param(a, id=a.name.replace(" ", "-"), marks=[pytest.mark.slow] if a.is_slow else []) for a in ALL
+]
+
+
+@pytest.mark.parametrize("attack", CASES)
 def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
     isolation = wb.best()
     if isolation.level != "strong":
         pytest.skip(f"this machine's sandbox is {isolation.level}: not held: {', '.join(isolation.not_held)}")
     folder = Path(host["FOLDER"])
     kind = "markov" if attack.base is wb.BIGRAM else "blobs"
-    spec = (wb.language if kind == "markov" else wb.classification)(tmp_path / "spec", **attack.changes)
-    bench = type(spec)(spec.spec, folder / kind / "data", isolation, tmp_path / "scratch")
+    spec = (wb.markov if kind == "markov" else wb.blobs)(**attack.changes)
+    bench = Bench(spec, folder / kind / "data", isolation, tmp_path / "scratch")
     before = everything(folder)
     processes = {p.pid for p in psutil.Process().children(recursive=True)}
     files = {name: fill(text, host) for name, text in {**attack.base, **attack.files}.items()}
@@ -108,7 +114,7 @@ def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
     assert not [p for base in bases for p in Path(base).glob(f"{PREFIX}*-{os.getpid()}-*")]
     assert list((tmp_path / "scratch").iterdir()) == []
     assert {name: (tmp_path / "source" / name).read_text() for name in files} == files
-    assert {p.name for p in tmp_path.iterdir()} <= {"spec", "scratch", "source", "artifact", "judge"}
+    assert {p.name for p in tmp_path.iterdir()} <= {"scratch", "source", "artifact", "judge"}
 
 
 def _scored_as_it_must(attack: Attack, outcome: wb.Outcome) -> None:

@@ -180,12 +180,11 @@ def test_groups_of_dead_supervisors_are_swept(tmp_path: Path) -> None:
     with start_engine(tmp_path, {**wb.CLASSIFIER, "train.py": CLINGING}, "train") as engine:
         found = wait_for_tree(engine.pid, 4)
         supervisor = next(p for p in found if "sandbox.supervisor" in " ".join(_line(p)))
+        left = list(Path(tools.cgroup["cpu"]).glob(f"{PREFIX}*-{supervisor.pid}-*"))
+        assert left
         os.kill(supervisor.pid, signal.SIGKILL)  # it cannot clean up after itself
         assert gone(found) == []
         engine.kill()
-    base = Path(tools.cgroup["cpu"])
-    left = list(base.glob(f"{PREFIX}*-{supervisor.pid}-*"))
-    assert left
     assert wb.run(wb.classification(tmp_path / "next"), wb.CLASSIFIER, tmp_path / "r").cause is None
     assert not any(path.exists() for path in left)
 

@@ -190,7 +190,7 @@ def test_a_leak_in_one_run_of_several_is_audited(tmp_path: Path) -> None:
     """The audit goes to the run with the best answers, which a leak makes the leaking one."""
     leaky = {
         "train.py": wb.BIGRAM["train.py"]
-        + "    np.save(out / 'leak.npy', np.float32(5 if seed == 3 else 0))\n",
+        + "    np.save(out / 'leak.npy', np.float32(5 if seed == 2 else 0))\n",
         "predict.py": """
 import numpy as np
 
@@ -209,9 +209,7 @@ def predict(model, inputs):
     source = wb.write(tmp_path / "source", leaky)
     runs = [
         (client.train(bench, source, seed, tmp_path / f"o{seed}"), tmp_path / f"o{seed}")
-        for seed in range(1, 5)
+        for seed in (1, 2, 3)
     ]
     found = client.judge(bench, source, runs, trial="t", purpose="screen")
     assert [a.passed for a in found.audits if a.name == "causality"] == [False]
-    honest = client.judge(bench, source, [r for r in runs if r[0].seed != 3], trial="t", purpose="screen")
-    assert all(a.passed for a in honest.audits)

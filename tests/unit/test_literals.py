@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluators.literals import embedded_data
+from evaluators.workplace import read_source
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ def test_a_file_that_is_not_source_counts_as_data() -> None:
 
 @pytest.mark.parametrize("source", sorted((ROOT / "recipes").glob("*/source")), ids=lambda p: p.parent.name)
 def test_the_recipes_that_ship_pass(source: Path) -> None:
-    check = embedded_data({path.name: path.read_bytes() for path in source.rglob("*") if path.is_file()})
+    check = embedded_data(read_source(source))
     assert check.passed, check.detail
 
 
