@@ -24,7 +24,9 @@ _BLOCK = re.compile(
     r"^[ \t]*<{5,9} ?SEARCH[^\n]*\n(?P<search>.*?)^[ \t]*={5,9}[ \t]*\n(?P<replace>.*?)^[ \t]*>{5,9} ?REPLACE",
     re.MULTILINE | re.DOTALL,
 )
-_HYPOTHESIS = re.compile(r"^[\s>*#_-]*hypothesis[\s*_]*[:=][\s*_]*(?P<text>\S.*)$", re.MULTILINE | re.IGNORECASE)
+_HYPOTHESIS = re.compile(
+    r"^[\s>*#_-]*hypothesis[\s*_]*[:=][\s*_]*(?P<text>\S.*)$", re.MULTILINE | re.IGNORECASE
+)
 _DELTA = re.compile(
     r"^[\s>*#_-]*expected[ _]delta[\s*_]*[:=][\s*_]*(?P<value>[-+]?[0-9.]+(?:e[-+]?[0-9]+)?)",
     re.MULTILINE | re.IGNORECASE,

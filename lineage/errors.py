@@ -101,7 +101,9 @@ class IsolationRefused(BakeoffError):
 class EditRefused(BakeoffError):
     """An edit that never became a program; becomes `rejected` with this cause and these numbers."""
 
-    def __init__(self, cause: str, message: str, numbers: Mapping[str, float | int | str] | None = None) -> None:
+    def __init__(
+        self, cause: str, message: str, numbers: Mapping[str, float | int | str] | None = None
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.numbers = dict(numbers or {})

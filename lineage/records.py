@@ -155,7 +155,9 @@ class RunFacts(Record):
     start_wall_s: Finite = 0.0
     peak_bytes: int = 0
     oom_kills: int = 0
-    log_tail: str = Field("", description="last part of stdout+stderr, stripped of control characters; untrusted")
+    log_tail: str = Field(
+        "", description="last part of stdout+stderr, stripped of control characters; untrusted"
+    )
     exception: str = Field("", description="'Type: message (file:line)' parsed from the log; untrusted")
     detail: str = ""
     isolation: str = ""

@@ -41,7 +41,7 @@ class Store(Protocol):
     def create(self, key: str, data: bytes) -> None: ...
     def get(self, key: str) -> bytes: ...
     def get_many(self, keys: Sequence[str]) -> list[bytes]: ...
-    def list(self, folder: str) -> list[str]: ...
+    def list(self, folder: str, after: str = "") -> list[str]: ...
     def exists(self, key: str) -> bool: ...
     def delete(self, keys: Sequence[str]) -> None: ...
 
@@ -212,15 +212,15 @@ class LocalStore:
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         return [self.get(key) for key in keys]
 
-    def list(self, folder: str) -> list[str]:
-        """All keys below a folder, sorted; an absent folder is empty. Links are not followed."""
+    def list(self, folder: str, after: str = "") -> list[str]:
+        """Keys below a folder that sort after `after`, sorted; an absent folder is empty. Links are not followed."""
         top = self._path / folder.strip("/")
         if not self._path.is_dir():
             raise StoreUnavailable(
                 f"the store folder {self.root} is not there: was it moved, or is the disk unmounted?"
             )
         try:
-            return sorted(_walk(top, len(self.root) + 1))
+            return sorted(key for key in _walk(top, len(self.root) + 1) if key > after)
         except OSError as error:
             raise self._sentence(error, "list", folder) from error
 

@@ -80,21 +80,21 @@ class S3Store:
         found = self._patiently("read", f"{keys[0]} and {len(keys) - 1} more", cat)
         return [bytes(found[path]) for path in paths]
 
-    def list(self, folder: str) -> list[str]:
-        """All keys below a folder, sorted. Not `fs.find`: that answers "empty" for a missing bucket."""
+    def list(self, folder: str, after: str = "") -> list[str]:
+        """Keys below a folder after `after`, sorted. Not `fs.find`: that answers "empty" for a missing bucket."""
         prefix = f"{self._prefix}{folder.strip('/')}/" if folder.strip("/") else self._prefix
         keys: list[str] = []
-        token: dict[str, str] = {}
+        more = {"StartAfter": f"{self._prefix}{after}"} if after else {}
         while True:
-            page = self._patiently("list", folder, lambda t=token: self._page(prefix, t))  # type: ignore[misc]
+            page = self._patiently("list", folder, lambda m=more: self._page(prefix, m))  # type: ignore[misc]
             keys += [item["Key"][len(self._prefix) :] for item in page.get("Contents", [])]
             if not page.get("IsTruncated"):
                 return sorted(key for key in keys if not key.endswith("/"))
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _page(self, prefix: str, token: dict[str, str]) -> dict[str, Any]:
+    def _page(self, prefix: str, more: dict[str, str]) -> dict[str, Any]:
         page: dict[str, Any] = _filesystem().call_s3(
-            "list_objects_v2", Bucket=self._bucket, Prefix=prefix, **token
+            "list_objects_v2", Bucket=self._bucket, Prefix=prefix, **more
         )
         return page
 

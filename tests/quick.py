@@ -22,7 +22,9 @@ def make(folder: Path, name: str = NAME) -> Path:
     """Copy the template as environment `name` under `folder`; returns its directory."""
     target = folder / name
     shutil.copytree(ROOT / "recipes" / "_template", target, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "recipes" / "_common", folder / "_common", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "recipes" / "_common", folder / "_common", ignore=shutil.ignore_patterns("__pycache__")
+    )
     path = target / "environment.toml"
     text = path.read_text("utf-8").replace('name = "template"', f'name = "{name}"')
     for key, value in RUNS.items():
@@ -60,5 +62,7 @@ def bakeoff(
         stdin=subprocess.DEVNULL,
     )
     if check and done.returncode != 0:
-        raise AssertionError(f"bakeoff {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(
+            f"bakeoff {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
     return done

@@ -38,7 +38,8 @@ from lineage.records import Edit, Proposal
 
 Files = dict[str, bytes]
 ARMS = ("lineage", "no_lineage", "random", "numbers_only")
-WARM = 10  # trials drawn uniformly at first
+WARM = 0  # trials drawn uniformly at first
+OUTLOOKS = 3  # parents beside leader and incumbent
 LUCK = 0.35  # spread of the factor that keeps parallel asks apart
 TRIES = 40
 CACHE = 96  # source snapshots kept, the newest
@@ -59,8 +60,7 @@ class CatalogueProposer:
 
     def propose(self, request: ProposalRequest) -> Proposal:
         arm = self._arm or (request.arm if request.arm in ARMS else "lineage")
-        setting, parents = self._setting(request, arm)
-        model = Surrogate(setting.memory, self._catalogue, setting.start)
+        setting, model, parents = self._setting(request, arm)
         ranked = self._ranked(setting, parents, arm, model)
         masked = _masked(setting.memory)
         for candidate in ranked[:TRIES]:
@@ -88,7 +88,7 @@ class CatalogueProposer:
                 self._sources.popitem(last=False)
         return self._sources[key]
 
-    def _setting(self, request: ProposalRequest, arm: str) -> tuple[Setting, list[Parent]]:
+    def _setting(self, request: ProposalRequest, arm: str) -> tuple[Setting, Surrogate, list[Parent]]:
         memory = Memory.of(request.view, request.spec)
         start, leader = memory.start, memory.leader
         if start is None or leader is None:
@@ -107,11 +107,16 @@ class CatalogueProposer:
             rng=rng,
             seed=request.seed % 2**32,
         )
-        chosen = _parents(memory, leader) if arm == "lineage" else [(leader, "the leader")]
-        return setting, [
-            Parent(trial, why, self._files(request, trial.id), memory.states.get(trial.id, State()))
-            for trial, why in chosen
-        ]
+        model = Surrogate(memory, self._catalogue, setting.start)
+        chosen = _parents(memory, model, leader) if arm == "lineage" else [(leader, "the leader")]
+        return (
+            setting,
+            model,
+            [
+                Parent(trial, why, self._files(request, trial.id), memory.states.get(trial.id, State()))
+                for trial, why in chosen
+            ],
+        )
 
     # ---- choice ----------------------------------------------------------------------------------
 
@@ -139,17 +144,17 @@ class CatalogueProposer:
             for parent in parents[1:]:
                 more = make.techniques(setting, parent)
                 listed += [*more, *make.combinations(setting, more)[:4], *make.steps(setting, parent, 4)]
-        breakage = setting.memory.breakage()
+        breakage, rate = setting.memory.breakage(), model.exchange(leader.state)
+        best = max((p.state for p in parents), key=lambda state: model.potential(state, rate))
         rated = [
             (
-                model.worth(c.state, leader.state)
-                * _sound(c, breakage)
-                * math.exp(LUCK * setting.rng.gauss(0.0, 1.0)),
+                model.worth(c.state, leader.state, best, rate) * _sound(c, breakage),
+                setting.rng.gauss(0.0, LUCK),
                 c,
             )
             for c in listed
         ]
-        return [candidate for _, candidate in sorted(rated, key=lambda pair: -pair[0])]
+        return [candidate for _, _, candidate in sorted(rated, key=lambda r: -r[0] * math.exp(r[1]))]
 
     def _made(
         self, request: ProposalRequest, setting: Setting, candidate: Candidate, arm: str
@@ -217,26 +222,22 @@ def _blank(memory: Memory, leader: Trial) -> Memory:
     return bare
 
 
-def _parents(memory: Memory, leader: Trial) -> list[tuple[Trial, str]]:
-    """The leader; then the incumbent, the roomiest program close behind, and the next best keep."""
+def _parents(memory: Memory, model: Surrogate, leader: Trial) -> list[tuple[Trial, str]]:
+    """The leader; then the incumbent, and what has the best outlook once its room is spent."""
     chosen: list[tuple[Trial, str]] = [(leader, "the leader")]
     if memory.incumbent is not None and memory.incumbent.id != leader.id:
         chosen.append((memory.incumbent, "the best confirmed trial"))
-    lead = leader.gain or 0.0
-    room = min(leader.room.values(), default=0.0)
+    rate = model.exchange(memory.states[leader.id])
     valid = [
         t for t in memory.trials.values() if t.valid and t.gain is not None and t.verdict != "unconfirmed"
     ]
-    near = [
-        t for t in valid if (t.gain or 0.0) > lead - 0.15 and min(t.room.values(), default=-9.0) > room + 0.25
-    ]
-    if near:
-        best = max(near, key=lambda t: (t.gain or 0.0) + 0.15 * min(1.5, *t.room.values()))
-        name = min(best.room, key=lambda limit: best.room[limit])
-        chosen.append((best, f"close behind the leader with more room for {name}"))
-    keeps = [t for t in valid if t.status == "keep" and t.id not in {c.id for c, _ in chosen}]
-    if keeps:
-        chosen.append((max(keeps, key=lambda t: (t.gain or 0.0, t.order)), "the next best keep"))
+    valid.sort(key=lambda t: -model.potential(memory.states[t.id], rate))
+    for trial in valid[:OUTLOOKS]:
+        limit = min(trial.room, key=lambda name: trial.room[name]) if trial.room else ""
+        room = f" and room for {limit}" if limit else ""
+        chosen.append(
+            (trial, f"{wording.percent((trial.gain or 0.0) - (leader.gain or 0.0))} against the leader{room}")
+        )
     return list({trial.id: (trial, why) for trial, why in reversed(chosen)}.values())[::-1]
 
 

@@ -27,13 +27,16 @@ Features = dict[str, float]
 # Prior standard deviations of one effect, before scaling, in units of gain (log score) and of room (1 = the
 # room at the start): t a technique, c and q a number's way through its range and its square, x an unknown
 # edit, a the mean of all techniques of one aim.
-PRIOR_GAIN = {"t": 0.07, "c": 0.35, "q": 0.35, "x": 0.10, "a": 0.03}
-PRIOR_ROOM = {"t": 0.50, "c": 1.50, "q": 1.50, "x": 0.60, "a": 0.20}
-WIDTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 1.6)
-NOISES = (1.0, 1.7, 3.0)  # how much wider than told the noise may be
+PRIOR_GAIN = {"t": 0.10, "c": 0.20, "q": 0.20, "x": 0.10, "a": 0.03}
+PRIOR_ROOM = {"t": 0.50, "c": 1.00, "q": 1.00, "x": 0.60, "a": 0.20}
+WIDTHS = (0.06, 0.17, 0.5, 1.4)  # tried as factors of the prior, for techniques and for numbers apart
+NOISES = (1.0, 2.0)  # how much wider than told the noise may be
 ROOM_NOISE = 0.1
-ROOM_WORTH = 4.0  # gain that plenty of room is worth, in prior widths of a technique
+ROOM_WORTH = 4.0  # gain that one unit of room buys until trials have told, in widths of a technique's effect
+MOST_WORTH = 1.5
+RARE = 0.2  # share of techniques that do much more than the others
 MAX_ROWS = 200
+RECENT = 60  # rows that settle the widths
 
 
 def features(state: State, start: Mapping[str, float], catalogue: Catalogue) -> Features:
@@ -73,44 +76,53 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior of the effects; `width` scales the prior for effects not seen yet."""
+    """Posterior of the effects; `prior` holds the fitted widths, for effects not seen yet."""
 
     mean: Array
     cov: Array
-    width: float
     noise: float
     prior: Mapping[str, float]
 
     def of(self, known: Array, unseen: Iterable[tuple[str, float]]) -> tuple[float, float]:
         """Mean and standard deviation of a sum of effects."""
-        extra = sum((value * self.width * self.prior[name[0]]) ** 2 for name, value in unseen)
+        extra = sum((value * self.prior[name[0]]) ** 2 for name, value in unseen)
         variance = float(known @ self.cov @ known) + extra
         return float(known @ self.mean), math.sqrt(max(variance, 0.0))
 
 
-def _evidence(design: Array, target: Array, prior: Array, width: float, noise: float) -> float:
-    """Log likelihood of the targets under a prior of this width."""
-    scaled = design * (prior * width)
-    cov = scaled @ scaled.T + noise**2 * np.eye(len(target))
-    chol = np.linalg.cholesky(cov)
+def _scaled(prior: Mapping[str, float], techniques: float, numbers: float) -> dict[str, float]:
+    return {kind: width * (numbers if kind in "cq" else techniques) for kind, width in prior.items()}
+
+
+def _evidence(design: Array, target: Array, prior: Array, noise: float) -> float:
+    """Log likelihood of the targets under a prior of these widths."""
+    scaled = design * prior
+    chol = np.linalg.cholesky(scaled @ scaled.T + noise**2 * np.eye(len(target)))
     white = np.linalg.solve(chol, target)
     return float(-0.5 * white @ white - np.log(np.diag(chol)).sum())
 
 
 def _fit(
-    design: Array, target: Array, columns: Iterable[str], widths: Mapping[str, float], noise: float
+    design: Array, target: Array, columns: Iterable[str], prior: Mapping[str, float], noise: float
 ) -> _Fit:
-    """Posterior under the likeliest width and noise, averaged: a handful of trials does not settle them."""
-    prior = np.array([widths[name[0]] for name in columns])
-    recent = slice(-60, None)
-    tried = [(w, noise * n) for w in WIDTHS for n in NOISES]
-    scores = [_evidence(design[recent], target[recent], prior, w, n) for w, n in tried]
+    """Posterior under the likeliest widths and noise, averaged: a handful of trials does not settle them."""
+    kinds = [name[0] for name in columns]
+    recent = slice(-RECENT, None)
+    tried = [(t, c, n) for t in WIDTHS for c in WIDTHS for n in NOISES]
+    scores = []
+    for t, c, n in tried:
+        widths = _scaled(prior, t, c)
+        scores.append(
+            _evidence(design[recent], target[recent], np.array([widths[k] for k in kinds]), noise * n)
+        )
     weights = np.exp(np.array(scores) - max(scores))
-    width, noise = (float(x) for x in np.exp(weights @ np.log(np.array(tried)) / weights.sum()))
-    precision = design.T @ design / noise**2 + np.diag((prior * width) ** -2.0)
+    best = np.exp(weights @ np.log(np.array(tried)) / weights.sum())
+    fitted, noise = _scaled(prior, float(best[0]), float(best[1])), noise * float(best[2])
+    spread = np.array([fitted[k] for k in kinds])
+    precision = design.T @ design / noise**2 + np.diag(spread**-2.0)
     cov: Array = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     mean: Array = cov @ (design.T @ target) / noise**2
-    return _Fit(mean, cov, width, noise, widths)
+    return _Fit(mean, cov, noise, fitted)
 
 
 class Surrogate:
@@ -134,6 +146,14 @@ class Surrogate:
             values = np.array([max(-4.0, t.room[limit]) - 1.0 for t in rows if limit in t.room])
             self.room[limit] = _fit(design[seen], values, self.columns, PRIOR_ROOM, ROOM_NOISE)
 
+    @property
+    def outlier(self) -> float:
+        """How much a technique that works can give: most do nothing, so the fitted width says too little."""
+        seen = [abs(float(self.gain.mean[at])) for name, at in self.columns.items() if name[0] == "t"]
+        if len(seen) < 5:
+            return PRIOR_GAIN["t"]
+        return max(1.5 * max(seen), self.gain.prior["t"])
+
     def _split(self, described: Mapping[str, float]) -> tuple[Array, list[tuple[str, float]]]:
         row, unseen = np.zeros(len(self.columns)), list[tuple[str, float]]()
         for name, value in described.items():
@@ -151,9 +171,9 @@ class Surrogate:
         room = {name: 1.0 + fit.of(row, unseen)[0] for name, fit in self.room.items()}
         return Forecast(gain, spread, room)
 
-    def _rooms(self, state: State) -> tuple[float, float]:
+    def _rooms(self, described: Mapping[str, float]) -> tuple[float, float]:
         """(smallest expected room, probability that every limit holds)."""
-        row, unseen = self._split(features(state, self.start, self.catalogue))
+        row, unseen = self._split(described)
         least, holds = math.inf, 1.0
         for fit in self.room.values():
             mean, spread = fit.of(row, unseen)
@@ -161,21 +181,51 @@ class Surrogate:
             holds = min(holds, _normal((1.0 + mean) / math.hypot(spread, fit.noise)))
         return least, holds
 
-    def _spendable(self, room: float) -> float:
-        """What room is worth: plenty is no better than enough."""
-        if math.isinf(room):
-            return 0.0
-        unit_of_gain = self.gain.width * PRIOR_GAIN["t"]
-        return ROOM_WORTH * unit_of_gain * (1.0 - math.exp(-2.0 * max(room, 0.0)))
+    def exchange(self, state: State) -> float:
+        """Gain that one unit of room buys at this program, by the number that sells it dearest.
 
-    def worth(self, state: State, leader: State) -> float:
-        """Expected improvement of a program over the leader, room counted, times the chance that it holds."""
-        one, two = (features(s, self.start, self.catalogue) for s in (state, leader))
-        change = {k: one.get(k, 0.0) - two.get(k, 0.0) for k in sorted({*one, *two})}
-        mean, spread = self.gain.of(*self._split({k: v for k, v in change.items() if v}))
-        least, holds = self._rooms(state)
-        mean += self._spendable(least) - self._spendable(self._rooms(leader)[0])
-        return holds * expected_improvement(mean, max(spread, 1e-6))
+        Slopes count where gain and room both surely depend on the number, in opposite ways.
+        """
+        here = features(state, self.start, self.catalogue)
+        rates = [ROOM_WORTH * self.gain.prior["t"]]
+        for name, at in self.columns.items():
+            if name[0] != "c" or f"q:{name[2:]}" not in self.columns:
+                continue
+            slope = np.zeros(len(self.columns))
+            slope[at], slope[self.columns[f"q:{name[2:]}"]] = 1.0, 2.0 * here.get(name, 0.0)
+            gain, unsure = self.gain.of(slope, ())
+            for fit in self.room.values():
+                room, doubt = fit.of(slope, ())
+                if gain * room < 0 and abs(gain) > unsure and abs(room) > doubt:
+                    rates.append(abs(gain / room))
+        return min(max(rates), MOST_WORTH)
+
+    def potential(self, state: State, rate: float) -> float:
+        """Expected gain, and what the room left could still buy: the first bit of room is worth most."""
+        described = features(state, self.start, self.catalogue)
+        least, _ = self._rooms(described)
+        return self.gain.of(*self._split(described))[0] + spendable(least, rate)
+
+    def worth(self, state: State, leader: State, best: State, rate: float) -> float:
+        """Expected improvement over the leader's gain and over the best potential, if the limits hold."""
+        described = features(state, self.start, self.catalogue)
+        least, holds = self._rooms(described)
+        rare = RARE if any(name[0] == "t" and name not in self.columns for name in described) else 0.0
+        total = 0.0
+        for other, room_counts in ((leader, 0.0), (best, 1.0)):
+            against = features(other, self.start, self.catalogue)
+            change = {k: described.get(k, 0.0) - against.get(k, 0.0) for k in sorted({*described, *against})}
+            mean, spread = self.gain.of(*self._split({k: v for k, v in change.items() if v}))
+            mean += room_counts * (spendable(least, rate) - spendable(self._rooms(against)[0], rate))
+            total += (1.0 - rare) * expected_improvement(mean, max(spread, 1e-6))
+            if rare:
+                total += rare * expected_improvement(mean, math.hypot(spread, self.outlier))
+        return holds * total
+
+
+def spendable(room: float, rate: float) -> float:
+    """What room is worth: `rate` for the first bit of it, less and less for more."""
+    return 0.0 if math.isinf(room) else rate * (1.0 - math.exp(-2.0 * max(room, 0.0))) / 2.0
 
 
 def _normal(z: float) -> float:

@@ -81,6 +81,10 @@ DENIED = {
     "inotify_init": (253, -1),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
+    # and these would show what an earlier run left in the page cache
+    "mincore": (27, 232),
+    "cachestat": (451, 451),
+    "preadv2": (327, 286),
     # System V and POSIX queues are host-wide where there is no IPC namespace
     "shmget": (29, 194),
     "shmat": (30, 196),
@@ -123,6 +127,7 @@ PRETENDED = {
     "file_setattr": (469, 469),
 }
 _SOCKET = (41, 198)
+_SOCKETPAIR = (53, 199)
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 _SETRLIMIT = (160, 164)
@@ -149,10 +154,10 @@ def seccomp_program(*, alone: bool) -> list[tuple[int, int, int, int]]:
     rows += [(_JEQ, 0, 1, _CLONE3[column]), (_RET, 0, 0, _ENOSYS)]
     rows += [(_JEQ, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16)]
     rows += [(_JSET, 0, 1, _NEW_NAMESPACES), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
-    if not alone:
-        rows += [(_JEQ, 0, 4, _SOCKET[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
+    for call in (_SOCKETPAIR,) if alone else (_SOCKETPAIR, _SOCKET):
+        rows += [(_JEQ, 0, 4, call[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
         rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
-    else:
+    if alone:
         rows += [(_JEQ, 0, 1, _SOCKET[column]), (_RET, 0, 0, _EPERM)]
     # RLIMIT_CORE stays at 1: a candidate that sets it to 0 and crashes runs the host's core handler as root
     rows += [(_JEQ, 0, 4, _SETRLIMIT[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, _RLIMIT_CORE)]

@@ -44,7 +44,7 @@ NAMES = {"ptrace_traceme": (101, 0, 0, 0, 0), "ptrace_parent": (101, 16, 1, 0, 0
     "name_to_handle": (303, -100, b"/", 0, 0, 0), "clock_settime": (227, 0, 0), "settimeofday": (164, 0, 0),
     "kexec": (246, 0, 0, 0, 0), "acct": (163, 0), "swapon": (167, 0, 0), "pivot_root": (155, b"/", b"/"), "chroot": (161, b"/tmp"),
     "inotify": (294, 0), "personality": (135, 0x0040000), "shmget": (29, 1, 4096, 0o1666), "iopl": (172, 3),
-    "process_vm_readv": (310, 1, 0, 0, 0, 0, 0), "pidfd_getfd": (438, 3, 0, 0), "add_key": (248, b"user", b"a", b"b", 1, -2)}
+    "process_vm_readv": (310, 1, 0, 0, 0, 0, 0), "pidfd_getfd": (438, 3, 0, 0), "socketpair_tipc": (53, 30, 1, 0, 0), "cachestat": (451, 0, 0, 0, 0), "mincore": (27, 0, 4096, 0), "add_key": (248, b"user", b"a", b"b", 1, -2)}
 def call(number, *args):
     ctypes.set_errno(0)
     return libc.syscall(number, *args) >= 0 or ctypes.get_errno() not in (1, 38)

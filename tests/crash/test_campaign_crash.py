@@ -41,7 +41,9 @@ def start(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Pope
 
 
 def run(folder: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    return start(folder, env, "run", "quick", "--run", "r", "--trials", str(TRIALS), "--no-confirm", "--seed", "7")
+    return start(
+        folder, env, "run", "quick", "--run", "r", "--trials", str(TRIALS), "--no-confirm", "--seed", "7"
+    )
 
 
 def left_over(folder: Path) -> list[str]:
@@ -111,7 +113,9 @@ def kill_at(folder: Path, env: dict[str, str], moments: list[float]) -> None:
             process.kill()
             process.wait()
         assert wait_gone(folder, 10.0) == [], "candidates, supervisors and the server die with the campaign"
-        begun = (folder / "r").is_dir() and quick.bakeoff("show", "r", env=env, cwd=folder, check=False).returncode == 0
+        begun = (folder / "r").is_dir() and quick.bakeoff(
+            "show", "r", env=env, cwd=folder, check=False
+        ).returncode == 0
         process = start(folder, env, "resume", "r") if begun else run(folder, env)
     assert process.wait(240) == 0, (folder / "out.log").read_text()
     check_record(folder, env)

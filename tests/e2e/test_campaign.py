@@ -32,16 +32,22 @@ with embedded_server(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], subprocess.CompletedProcess[str]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, str], subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("campaign")
     quick.make(folder / "recipes")
     env = quick.environ(folder / "home", folder / "recipes")
     quick.bakeoff("prepare", "quick", env=env, cwd=folder)
-    done = quick.bakeoff("run", "quick", "--run", "r", "--trials", str(TRIALS), "--plain", env=env, cwd=folder)
+    done = quick.bakeoff(
+        "run", "quick", "--run", "r", "--trials", str(TRIALS), "--plain", env=env, cwd=folder
+    )
     return folder, env, done
 
 
-def test_it_ends_with_a_record_that_pandas_reads_in_one_line(finished: tuple[Path, dict[str, str], object]) -> None:
+def test_it_ends_with_a_record_that_pandas_reads_in_one_line(
+    finished: tuple[Path, dict[str, str], object],
+) -> None:
     folder, _, _ = finished
     trials = pd.read_parquet(folder / "r" / "lineage").query("event == 'trial'")
     assert list(trials["trial"])[0] == "t0000"
@@ -53,7 +59,9 @@ def test_it_ends_with_a_record_that_pandas_reads_in_one_line(finished: tuple[Pat
     assert scored["measurement_sha256"].notna().all()
 
 
-def test_the_report_and_the_summary_are_there(finished: tuple[Path, dict[str, str], subprocess.CompletedProcess[str]]) -> None:
+def test_the_report_and_the_summary_are_there(
+    finished: tuple[Path, dict[str, str], subprocess.CompletedProcess[str]],
+) -> None:
     folder, _, done = finished
     report = next(folder.glob("r/reports/*/report.html"))
     assert str(report) in done.stdout
@@ -70,7 +78,9 @@ def test_the_record_is_read_by_the_commands(finished: tuple[Path, dict[str, str]
     assert quick.bakeoff("diff", "r", "t0001", env=env, cwd=folder).stdout.startswith(("---", "#", "diff"))
 
 
-def test_a_second_campaign_on_the_same_directory_is_refused(finished: tuple[Path, dict[str, str], object]) -> None:
+def test_a_second_campaign_on_the_same_directory_is_refused(
+    finished: tuple[Path, dict[str, str], object],
+) -> None:
     folder, env, _ = finished
     done = quick.bakeoff("run", "quick", "--run", "r", env=env, cwd=folder, check=False)
     assert done.returncode == 2
@@ -79,7 +89,9 @@ def test_a_second_campaign_on_the_same_directory_is_refused(finished: tuple[Path
     assert "Traceback" not in done.stderr
 
 
-def test_resuming_a_finished_campaign_runs_nothing_again(finished: tuple[Path, dict[str, str], object]) -> None:
+def test_resuming_a_finished_campaign_runs_nothing_again(
+    finished: tuple[Path, dict[str, str], object],
+) -> None:
     folder, env, _ = finished
     before = pd.read_parquet(folder / "r" / "lineage").query("event == 'trial'")
     quick.bakeoff("resume", "r", "--plain", env=env, cwd=folder)
@@ -87,7 +99,9 @@ def test_resuming_a_finished_campaign_runs_nothing_again(finished: tuple[Path, d
     assert sorted(before["trial"]) == sorted(after["trial"])
 
 
-def test_prefect_shows_the_campaign_and_each_trials_six_tasks(finished: tuple[Path, dict[str, str], object]) -> None:
+def test_prefect_shows_the_campaign_and_each_trials_six_tasks(
+    finished: tuple[Path, dict[str, str], object],
+) -> None:
     folder, env, _ = finished
     done = subprocess.run(
         [sys.executable, "-c", FACTS, str((folder / "r").absolute())],
@@ -100,10 +114,14 @@ def test_prefect_shows_the_campaign_and_each_trials_six_tasks(finished: tuple[Pa
     facts = json.loads(done.stdout)
     named = {run[0]: run[1] for run in facts["flows"]}
     assert any(name.startswith("campaign c-quick") for name in named.values())
-    trials = {key: name for key, name in named.items() if name.startswith("quick · ") and " confirm " not in name}
+    trials = {
+        key: name for key, name in named.items() if name.startswith("quick · ") and " confirm " not in name
+    }
     assert len(trials) >= TRIALS + 1
     assert any(name.endswith("· baseline") for name in trials.values())
-    assert all(run[3] is not None for run in facts["flows"] if run[0] in trials), "trials are linked to the campaign"
+    assert all(run[3] is not None for run in facts["flows"] if run[0] in trials), (
+        "trials are linked to the campaign"
+    )
     for key, name in trials.items():
         stages = {task.rsplit("-", 1)[0] for run, task, _ in facts["tasks"] if run == key}
         expected = {"propose", "patch", "build", "train", "evaluate", "label"}

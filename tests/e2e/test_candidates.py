@@ -23,7 +23,10 @@ BAD = {
         "import os\n        while True: os.fork()",
         {("crash", "crash"), ("train_budget_overrun", "cpu_cap"), ("train_budget_overrun", "wall_cap")},
     ),
-    "allocates without end": ("held = []\n        while True: held.append(np.ones(2**22))", {("crash", "oom")}),
+    "allocates without end": (
+        "held = []\n        while True: held.append(np.ones(2**22))",
+        {("crash", "oom")},
+    ),
     "leaves no artifact": ("import os; os._exit(0)", {("crash", "no_artifact")}),
     "answers NaN": (NAN, {("crash", "nan")}),
     "raises": ("raise ValueError('no such luck')", {("crash", "crash")}),
@@ -66,14 +69,34 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     script = folder / "script.json"
     script.write_text(json.dumps([proposal(title).model_dump() for title in titles]), "utf-8")
     config = folder / "campaign.toml"
-    config.write_text(f'[campaign]\nproposer = "scripted"\nscript = "{script}"\nroles = ["training"]\nconfirm = false\n')
+    config.write_text(
+        f'[campaign]\nproposer = "scripted"\nscript = "{script}"\nroles = ["training"]\nconfirm = false\n'
+    )
     env = quick.environ(folder / "home", folder / "recipes")
     quick.bakeoff("prepare", "quick", env=env, cwd=folder)
     count = str(len(titles))
-    quick.bakeoff("run", "quick", "--run", "r", "--config", str(config), "--trials", count, "--plain", env=env, cwd=folder)
-    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
+    quick.bakeoff(
+        "run",
+        "quick",
+        "--run",
+        "r",
+        "--config",
+        str(config),
+        "--trials",
+        count,
+        "--plain",
+        env=env,
+        cwd=folder,
+    )
+    left = [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["cmdline"])
+        if str(folder) in " ".join(p.info["cmdline"] or [])
+    ]
     assert left == []
-    rows: pd.DataFrame = pd.read_parquet(folder / "r" / "lineage").query("event == 'trial'").set_index("hypothesis")
+    rows: pd.DataFrame = (
+        pd.read_parquet(folder / "r" / "lineage").query("event == 'trial'").set_index("hypothesis")
+    )
     return rows
 
 

@@ -62,7 +62,17 @@ class Lab:
         return "\n".join(f"--- {p.name}\n{p.read_text()[-4000:]}" for p in self.folder.glob("*.log"))
 
     def start_server(self) -> None:
-        self.spawn("server", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", self.url.split(":")[2].split("/")[0])
+        self.spawn(
+            "server",
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            self.url.split(":")[2].split("/")[0],
+        )
         until = time.monotonic() + 120
         while time.monotonic() < until:
             try:
@@ -101,7 +111,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def api(lab: Lab, path: str, body: dict[str, object]) -> list[dict[str, object]]:
-    request = urllib.request.Request(f"{lab.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{lab.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=20) as reply:
         found: list[dict[str, object]] = json.load(reply)
         return found
@@ -118,7 +130,9 @@ def test_a_campaign_runs_through_the_work_pools(lab: Lab) -> None:
     events = pd.read_parquet(store / "lineage")
     trials = events.query("event == 'trial'")
     assert sorted(trials["trial"]) == ["t0000", "t0001", "t0002"], lab.logs()
-    assert (trials["status"] != "harness_abort").all(), trials[["trial", "numbers_json", "detail_json"]].to_string()
+    assert (trials["status"] != "harness_abort").all(), trials[
+        ["trial", "numbers_json", "detail_json"]
+    ].to_string()
     runs = api(lab, "flow_runs/filter", {})
     named = [str(run["name"]) for run in runs]
     assert sum(name.startswith("quick · ") for name in named) == 3, named

@@ -53,11 +53,11 @@ GOOD: list[Line] = [
     ),
     tool_use(*submit("A higher rate settles sooner", notes=f"my key is {KEY}", edit_kind="number")),
 ]
-NO_SUCH_LINE = text("HYPOTHESIS: Slower.\nfitting.py\n<<<<<<< SEARCH\nNO SUCH LINE\n=======\nx\n>>>>>>> REPLACE")
-OUTSIDE = tool_uses([edit("fitting.py", "STEPS = 300", "STEPS = 250"), submit("Not mine")])
-WIDER = edit(
-    "model.py", SPARE, SPARE.replace("}", f', "spare": np.arange({ROWS}, dtype=np.float32)}}')
+NO_SUCH_LINE = text(
+    "HYPOTHESIS: Slower.\nfitting.py\n<<<<<<< SEARCH\nNO SUCH LINE\n=======\nx\n>>>>>>> REPLACE"
 )
+OUTSIDE = tool_uses([edit("fitting.py", "STEPS = 300", "STEPS = 250"), submit("Not mine")])
+WIDER = edit("model.py", SPARE, SPARE.replace("}", f', "spare": np.arange({ROWS}, dtype=np.float32)}}'))
 
 
 def narrower(over: float) -> tuple[str, Json]:
@@ -115,11 +115,15 @@ class Done:
         return get_blob(self.store, sha)
 
     def show(self) -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(quick.bakeoff("show", self.run, "--json", env=self.env, cwd=self.folder).stdout)
+        shown: dict[str, Any] = json.loads(
+            quick.bakeoff("show", self.run, "--json", env=self.env, cwd=self.folder).stdout
+        )
         return shown
 
 
-def opened(folder: Path, env: dict[str, str], run: str, stdout: str, stderr: str, requests: list[Json]) -> Done:
+def opened(
+    folder: Path, env: dict[str, str], run: str, stdout: str, stderr: str, requests: list[Json]
+) -> Done:
     root = str(folder / run)
     store, config = open_store(root), only_campaign(root)
     view = Lineage(store, config.id, config.spec.score.direction).refresh()
@@ -144,11 +148,28 @@ def prepared(folder: Path) -> dict[str, str]:
     return env
 
 
-def run(folder: Path, env: dict[str, str], script: Callable[[Json], Step], *more: str, environment: str = "quick") -> Done:
+def run(
+    folder: Path, env: dict[str, str], script: Callable[[Json], Step], *more: str, environment: str = "quick"
+) -> Done:
     """A campaign against the scripted endpoint, in a child process that knows only its address and a key."""
     with FakeMessages(script) as server:
-        told = {**env, "ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": KEY, "BAKEOFF_OUTAGE_FIRST_S": "0.5"}
-        arguments = ["run", environment, "--run", "r", "--proposer", "anthropic", "--no-confirm", "--plain", *more]
+        told = {
+            **env,
+            "ANTHROPIC_BASE_URL": server.url,
+            "ANTHROPIC_API_KEY": KEY,
+            "BAKEOFF_OUTAGE_FIRST_S": "0.5",
+        }
+        arguments = [
+            "run",
+            environment,
+            "--run",
+            "r",
+            "--proposer",
+            "anthropic",
+            "--no-confirm",
+            "--plain",
+            *more,
+        ]
         done = quick.bakeoff(*arguments, env=told, cwd=folder, timeout=1500)
         return opened(folder, env, "r", done.stdout, done.stderr, server.requests)
 
@@ -174,7 +195,13 @@ def check_labels(done: Done, expected: dict[str, list[set[str]]]) -> None:
 
 def test_every_session_ends_in_its_own_status(team_run: Done) -> None:
     check_labels(team_run, EXPECTED)
-    names = {b["name"] for r in team_run.requests for m in r["body"]["messages"] for b in m["content"] if b["type"] == "tool_use"}
+    names = {
+        b["name"]
+        for r in team_run.requests
+        for m in r["body"]["messages"]
+        for b in m["content"]
+        if b["type"] == "tool_use"
+    }
     sent = {tool["name"] for tool in team_run.requests[0]["body"]["tools"]}
     assert names | {"submit"} == sent, "every tool was used"
 
@@ -218,7 +245,9 @@ def test_the_key_is_nowhere_in_the_record(team_run: Done) -> None:
     files = [path for path in (team_run.folder / "r").rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if secret in path.read_bytes()] == []
-    blobs = [get_blob(team_run.store, Path(key).name.partition(".")[0]) for key in team_run.store.list("blobs")]
+    blobs = [
+        get_blob(team_run.store, Path(key).name.partition(".")[0]) for key in team_run.store.list("blobs")
+    ]
     assert len(blobs) > 30
     assert not any(secret in data for data in blobs)
     assert KEY not in team_run.view.to_pandas(events=True).to_csv()
@@ -234,7 +263,9 @@ def test_the_key_is_nowhere_in_the_record(team_run: Done) -> None:
         ("training", "train_budget_overrun:cpu_cap", "train_cpu_over_s"),
     ],
 )
-def test_the_number_of_a_failure_is_in_the_roles_next_prompt(team_run: Done, role: str, failed: str, number: str) -> None:
+def test_the_number_of_a_failure_is_in_the_roles_next_prompt(
+    team_run: Done, role: str, failed: str, number: str
+) -> None:
     rows = team_run.of(role)
     at = labels(rows).index(failed)
     value = json.loads(rows[at].numbers_json)[number]
@@ -253,7 +284,9 @@ def test_what_a_valid_trial_left_unused_is_in_the_next_prompt(team_run: Done) ->
 def test_a_replay_without_key_or_server_gives_the_same_programs(team_run: Done) -> None:
     folder, env = team_run.folder, team_run.env
     assert not any("ANTHROPIC" in name for name in env)
-    done = quick.bakeoff("run", "quick", "--replay", "r", "--run", "again", "--no-confirm", "--plain", env=env, cwd=folder)
+    done = quick.bakeoff(
+        "run", "quick", "--replay", "r", "--run", "again", "--no-confirm", "--plain", env=env, cwd=folder
+    )
     again = opened(folder, env, "again", done.stdout, done.stderr, [])
     for role in PLANS:
         then = [record.row for record in records_of(team_run.view) if record.role == role]
@@ -268,7 +301,12 @@ def test_a_replay_without_key_or_server_gives_the_same_programs(team_run: Done) 
 
 # ---- an endpoint that goes away, and money that runs out -----------------------------------------
 
-REPLY = {"input_tokens": 100, "output_tokens": 8000, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+REPLY = {
+    "input_tokens": 100,
+    "output_tokens": 8000,
+    "cache_creation_input_tokens": 0,
+    "cache_read_input_tokens": 0,
+}
 REPLY_USD = (100 * 4.0 + 8000 * 20.0) / 1e6  # list price of the default model
 CAP_USD = 0.9  # the sixth reply reaches it
 AWAY_S = 4.5  # longer than the retries of one call
@@ -295,7 +333,8 @@ class Flaky:
             return tool_use("view", {"path": "fitting.py"}, usage=REPLY)
         steps = f"STEPS = {300 + self.sessions}"
         return tool_uses(
-            [("choose_parent", {"trial": "t0000"}), edit("fitting.py", "STEPS = 300", steps), submit(steps)], usage=REPLY
+            [("choose_parent", {"trial": "t0000"}), edit("fitting.py", "STEPS = 300", steps), submit(steps)],
+            usage=REPLY,
         )
 
 
@@ -303,14 +342,18 @@ class Flaky:
 def flaky_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Flaky]:
     folder = tmp_path_factory.mktemp("flaky")
     endpoint = Flaky()
-    return run(folder, prepared(folder), endpoint, "--role", "training", "--trials", "20", "--usd", str(CAP_USD)), endpoint
+    return run(
+        folder, prepared(folder), endpoint, "--role", "training", "--trials", "20", "--usd", str(CAP_USD)
+    ), endpoint
 
 
 def test_an_outage_pauses_the_campaign_and_burns_no_trial(flaky_run: tuple[Done, Flaky]) -> None:
     done, endpoint = flaky_run
     assert endpoint.refused >= 4
     outages = [row for row in done.view.events("campaign") if row.operator == "outage"]
-    assert len(outages) == 1 and outages[0].usd == pytest.approx(REPLY_USD), "the reply before it was paid for"
+    assert len(outages) == 1 and outages[0].usd == pytest.approx(REPLY_USD), (
+        "the reply before it was paid for"
+    )
     assert "503" in done.blob(outages[0].exchange_sha256).decode()
     assert "waits for its proposer" in done.stderr + done.stdout
     rows = done.of("training")
@@ -384,8 +427,12 @@ def test_twelve_trials_on_airbench_mini_with_three_roles(tmp_path: Path) -> None
     assert sum(len(done.of(role)) - 1 for role in MINI) == 12
     test_tokens_and_dollars_are_those_of_the_replies(done)
     test_prompts_and_exchanges_are_stored_by_hash(done)
-    test_the_number_of_a_failure_is_in_the_roles_next_prompt(done, "opt", "disqualified:gate_missed", "short_by")
-    test_the_number_of_a_failure_is_in_the_roles_next_prompt(done, "arch", "size_blocked:oversize", "bytes_over")
+    test_the_number_of_a_failure_is_in_the_roles_next_prompt(
+        done, "opt", "disqualified:gate_missed", "short_by"
+    )
+    test_the_number_of_a_failure_is_in_the_roles_next_prompt(
+        done, "arch", "size_blocked:oversize", "bytes_over"
+    )
     crash = done.blob(done.of("aug")[2].prompt_sha256).decode()
     assert "no such shift" in crash, "the exception is in the next prompt of the role"
     assert next(done.folder.glob("r/reports/*/report.html")).stat().st_size > 10_000

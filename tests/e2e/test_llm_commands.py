@@ -62,7 +62,9 @@ def test_propose_prints_the_prompt_and_its_size(recipes: Path, arm: str) -> None
 def test_propose_names_the_roles_and_asks_for_dry_run(recipes: Path) -> None:
     assert isinstance(error_of("propose", "quick", "--role", "trainin", "--dry-run"), UnknownName)
     assert "--dry-run" in str(error_of("propose", "quick", "--role", "training"))
-    assert isinstance(error_of("propose", "quick", "--role", "training", "--run", "none", "--dry-run"), UnknownName)
+    assert isinstance(
+        error_of("propose", "quick", "--role", "training", "--run", "none", "--dry-run"), UnknownName
+    )
 
 
 def test_ask_tells_what_one_call_says_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,12 @@ def test_ask_tells_what_one_call_says_and_costs(monkeypatch: pytest.MonkeyPatch)
         told = bakeoff("ask").stdout
         facts = json.loads(bakeoff("ask", "--json").stdout)
     assert "endpoint: 127.0.0.1" in told and "reply: ready" in told and "dollars: " in told
-    assert facts["host"] == "127.0.0.1" and facts["usd"] > 0 and facts["tokens_out"] > 0 and facts["seconds"] >= 0
+    assert (
+        facts["host"] == "127.0.0.1"
+        and facts["usd"] > 0
+        and facts["tokens_out"] > 0
+        and facts["seconds"] >= 0
+    )
     assert len(server.requests) == 2
 
 

@@ -22,7 +22,9 @@ from lineage.records import Edit, Proposal
 
 NOTHING = "    unused = 1 + 1\n"
 FASTER = Edit(path="fitting.py", search="LR = 0.1 ", replace="LR = 0.5 ")  # 3 points of accuracy, 6 noise sd
-USELESS = Edit(path="fitting.py", search="    return parameters\n", replace=f"{NOTHING}    return parameters\n")
+USELESS = Edit(
+    path="fitting.py", search="    return parameters\n", replace=f"{NOTHING}    return parameters\n"
+)
 LATER = Edit(path="fitting.py", search="STEPS = 300", replace="STEPS = 100")
 ABSENT = Edit(path="fitting.py", search="NO SUCH LINE", replace="x = 1")
 
@@ -93,7 +95,9 @@ def test_calibrate_prints_the_noise_floor_and_stores_it(done: Done, monkeypatch:
     assert found.sha256 in done.calibrated and "CPU-s in all" in done.calibrated
 
 
-def test_the_campaign_entered_its_calibration_once_and_verifies(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_campaign_entered_its_calibration_once_and_verifies(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = stored(done, monkeypatch)
     entered = done.rows.query("event == 'calibration'")
     assert [list(scores) for scores in entered["scores"]] == [list(found.scores)]
@@ -150,7 +154,9 @@ def test_a_replay_for_people_shows_every_figure_then_and_now(done: Done) -> None
     assert "seed 2 of 2 trained" in err
 
 
-def test_a_recorded_score_that_the_program_does_not_give_differs(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_score_that_the_program_does_not_give_differs(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A forged measurement whose hashes are all right: only measuring again tells."""
     from flows.commands._shared import open_view
 
@@ -231,10 +237,16 @@ def test_a_start_that_fails_its_own_rule_is_refused_before_a_campaign(done: Done
     path = quick.make(done.folder / "recipes" / "more", "strict") / "environment.toml"
     text = path.read_text("utf-8")
     assert "at_most = 5.0" in text
-    path.write_text(text.replace("at_most = 5.0", "at_most = 0.001").replace('name = "strict"', 'name = "strict"\ndata = "quick"'))
+    path.write_text(
+        text.replace("at_most = 5.0", "at_most = 0.001").replace(
+            'name = "strict"', 'name = "strict"\ndata = "quick"'
+        )
+    )
     folder = str(path.parent)
     out, _ = done.bakeoff("calibrate", folder, "--runs", "2", code=1)
     assert "FAIL  cpu_seconds <= 0.001 (mean)" in out
     _, err = done.bakeoff("run", folder, "--run", "strict", code=2)
-    assert "the start of strict does not pass its own rules on this machine: cpu_seconds <= 0.001 (mean)" in err
+    assert (
+        "the start of strict does not pass its own rules on this machine: cpu_seconds <= 0.001 (mean)" in err
+    )
     assert not (done.folder / "strict").exists()

@@ -22,7 +22,19 @@ def test_pause_veto_and_steer_a_running_campaign(tmp_path: Path) -> None:
     bakeoff("prepare", "quick")
     with (tmp_path / "out.log").open("w") as log:
         running = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", "quick", "--run", "r", "--trials", "4", "--no-confirm", "--plain"],
+            [
+                sys.executable,
+                "-m",
+                "flows.cli",
+                "run",
+                "quick",
+                "--run",
+                "r",
+                "--trials",
+                "4",
+                "--no-confirm",
+                "--plain",
+            ],
             env={**env, "PYTHONPATH": str(quick.ROOT)},
             cwd=tmp_path,
             stdout=log,

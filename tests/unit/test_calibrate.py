@@ -67,7 +67,9 @@ def test_an_altered_one_is_refused(key: str, value: object) -> None:
         ask()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sha256": "x"}', '{"sha256": "x", "calibration": {"machine": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"sha256": "x"}', '{"sha256": "x", "calibration": {"machine": 3}}']
+)
 def test_a_damaged_file_is_one_sentence(text: str) -> None:
     calibration_path("toy").parent.mkdir(parents=True)
     calibration_path("toy").write_text(text)
@@ -80,7 +82,9 @@ def test_another_machine_is_refused_and_both_are_named() -> None:
     with pytest.raises(UsageError) as caught:
         ask()
     text = str(caught.value)
-    assert "Abacus 1, 4 cores" in text and client.machine_identity() in text and "bakeoff calibrate toy" in text
+    assert (
+        "Abacus 1, 4 cores" in text and client.machine_identity() in text and "bakeoff calibrate toy" in text
+    )
 
 
 @pytest.mark.parametrize(

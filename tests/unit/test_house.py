@@ -15,10 +15,17 @@ MAX_FILE, MAX_FUNCTION = 400, 60
 
 
 def python_files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+    return sorted(
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if "__pycache__" not in path.parts
+    )
 
 
-@pytest.mark.parametrize("path", python_files(*PACKAGES, "recipes", "tests"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", python_files(*PACKAGES, "recipes", "tests"), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= MAX_FILE, f"{path} has {text.count(chr(10))} lines; split it by purpose"
@@ -54,11 +61,17 @@ def test_every_deployment_names_a_flow_that_exists() -> None:
     for deployment in deployments:
         path, _, name = deployment["entrypoint"].partition(":")
         tree = ast.parse((ROOT / path).read_text("utf-8"))
-        assert any(isinstance(n, ast.AsyncFunctionDef) and n.name == name for n in tree.body), deployment["entrypoint"]
+        assert any(isinstance(n, ast.AsyncFunctionDef) and n.name == name for n in tree.body), deployment[
+            "entrypoint"
+        ]
 
 
 def test_the_lock_names_everything_exactly_once() -> None:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     names = [line.split("==")[0].lower() for line in lines]
     assert all("==" in line for line in lines)
     assert len(names) == len(set(names))

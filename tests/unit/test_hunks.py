@@ -9,12 +9,16 @@ from flows.hunks import assemble, split
 
 # few different lines, so that files share some; ends with and without a newline, and old line ends
 LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\r\n", b"e\r", b"\n"]), max_size=12)
-CONTENT = st.builds(lambda lines, tail: b"".join(lines) + tail, LINES, st.sampled_from([b"", b"z", b"\xff\x00"]))
+CONTENT = st.builds(
+    lambda lines, tail: b"".join(lines) + tail, LINES, st.sampled_from([b"", b"z", b"\xff\x00"])
+)
 PROGRAM = st.dictionaries(st.sampled_from(["train.py", "model.py", "sub/x.py"]), CONTENT, max_size=3)
 
 
 @given(PROGRAM, PROGRAM)
-def test_all_hunks_are_the_trial_and_none_is_the_start(start: dict[str, bytes], wanted: dict[str, bytes]) -> None:
+def test_all_hunks_are_the_trial_and_none_is_the_start(
+    start: dict[str, bytes], wanted: dict[str, bytes]
+) -> None:
     hunks = split(start, wanted)
     assert assemble(start, hunks, range(len(hunks))) == wanted
     assert assemble(start, hunks, ()) == start

@@ -316,7 +316,13 @@ def test_candidate_text_is_bounded_and_has_no_control_characters() -> None:
 
 def test_a_size_found_before_the_real_run_is_told_by_the_same_keys() -> None:
     numbers = {"cause": "oversize", "stage": "export", "bytes": 19_362, "cap": 10_000, "over": 9_362}
-    found = label(SPEC, build=[Check(name="smoke", passed=False, numbers=numbers)], runs=(), measurement=None, leader_score=None)
+    found = label(
+        SPEC,
+        build=[Check(name="smoke", passed=False, numbers=numbers)],
+        runs=(),
+        measurement=None,
+        leader_score=None,
+    )
     assert (found.status, found.cause) == (Status.SIZE_BLOCKED, "oversize")
     assert found.numbers["bytes_over"] == 9_362 and found.numbers["cap_bytes"] == 10_000
     assert found.numbers["stage"] == "build", "a label's stage is one of the six"

@@ -79,7 +79,10 @@ def test_two_halves_of_a_gain_are_both_kept_however_large_the_noise() -> None:
     def score(values: dict[str, int]) -> dict[str, float]:
         return {"accuracy": 0.5 + 0.2 * (values["LR"] == 2) + 0.21 * (values["BATCH"] == 2)}
 
-    assert [reduce(score, sd=0.001).hunks[i].where for i in reduce(score, sd=0.001).kept] == ["fit.py:1", "fit.py:3"]
+    assert [reduce(score, sd=0.001).hunks[i].where for i in reduce(score, sd=0.001).kept] == [
+        "fit.py:1",
+        "fit.py:3",
+    ]
     much = reduce(score, sd=10.0)
     assert much.allowed == pytest.approx(0.205)
     assert [much.hunks[i].where for i in much.kept] == ["fit.py:3"]
@@ -124,7 +127,9 @@ def test_a_part_that_misses_a_hard_rule_does_not_pass() -> None:
 
 def test_a_part_that_does_not_run_or_parse_is_not_measured() -> None:
     calls: list[tuple[str, int]] = []
-    found = reduce(by_rate, calls=calls, preflight=lambda files: "" if b"STEPS = 2" in files["fit.py"] else "smoke")
+    found = reduce(
+        by_rate, calls=calls, preflight=lambda files: "" if b"STEPS = 2" in files["fit.py"] else "smoke"
+    )
     assert [found.hunks[index].where for index in found.kept] == ["fit.py:1", "fit.py:5"]
     assert all("STEPS = 2" in text for text, _ in calls[2:])
     with pytest.raises(UsageError, match="cannot be measured"):

@@ -104,7 +104,9 @@ def test_a_time_that_nothing_is_decided_by_is_shown_and_does_not_decide() -> Non
     assert {f.name: f.verdict for f in got.figures}["cpu_seconds"] == "differs"
     assert compare(THEN, slow, deciding={"cpu_seconds"}).verdict == "differs"
     worse = measured([a - 0.02 for a in ACCURACY], SECONDS)
-    assert compare(THEN, worse, deciding={"cpu_seconds"}).verdict == "differs", "what is no time always decides"
+    assert compare(THEN, worse, deciding={"cpu_seconds"}).verdict == "differs", (
+        "what is no time always decides"
+    )
 
 
 def test_a_few_milliseconds_are_scheduling() -> None:
@@ -114,7 +116,10 @@ def test_a_few_milliseconds_are_scheduling() -> None:
 
 
 def test_each_size_is_shown_once() -> None:
-    seeds = [seed.model_copy(update={"quantities": {**seed.quantities, "artifact_bytes": 100.0}}) for seed in THEN.per_seed]
+    seeds = [
+        seed.model_copy(update={"quantities": {**seed.quantities, "artifact_bytes": 100.0}})
+        for seed in THEN.per_seed
+    ]
     both = THEN.model_copy(update={"per_seed": tuple(seeds)})
     names = [figure.name for figure in compare(both, both).figures]
     assert sorted(names) == ["accuracy", "artifact_bytes", "cpu_seconds", "source_bytes"]

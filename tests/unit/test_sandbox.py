@@ -199,7 +199,9 @@ def test_only_allowed_packages_and_what_they_need_are_visible() -> None:
     seen = packages.visible(("numpy",))
     names = {Path(path).name.split("-")[0].split(".")[0] for path in seen.paths}
     assert "numpy" in names and not names & {"torch", "sklearn", "pydantic", "evaluators", "flows"}
-    assert packages.visible(("scikit-learn",), ("sklearn",)).paths != packages.visible(("scikit-learn",)).paths
+    assert (
+        packages.visible(("scikit-learn",), ("sklearn",)).paths != packages.visible(("scikit-learn",)).paths
+    )
     assert not any(path.endswith(".pth") for path in packages.visible(("torch", "scikit-learn")).paths)
     with pytest.raises(SpecInvalid, match="no_such_package"):
         packages.visible(("no_such_package",))

@@ -65,7 +65,10 @@ def test_a_killed_holder_gives_its_slot_back() -> None:
 
 def test_a_second_owner_of_a_campaign_is_refused_with_the_first_one_named() -> None:
     with campaign_lease("/runs/a", "c-x"):
-        with pytest.raises(RunBusy, match=rf"already running .*{os.getpid()}"), campaign_lease("/runs/a", "c-x"):
+        with (
+            pytest.raises(RunBusy, match=rf"already running .*{os.getpid()}"),
+            campaign_lease("/runs/a", "c-x"),
+        ):
             pass
         holder = holder_of("/runs/a", "c-x")
         assert holder is not None

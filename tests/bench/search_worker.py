@@ -1,0 +1,104 @@
+"""Runs recipes for `tests.bench.search`, one forked process per run; torch is imported once.
+
+Use: a child of the bench; a JSON line `{"source": DIR, "seed": N}` in, one JSON line of facts out:
+quantities as `recipes/measure.py` computes them, or `{"cause": ..., "detail": ...}`. Limits: no
+sandbox, for recipes that this repository's own catalogue has edited; limits are rlimits. CPU seconds
+are told beside those of a fixed piece of work done before and after in the same process
+(`reference_s`), so that a busy machine can be divided out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import tomllib
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def reference() -> float:
+    """CPU seconds of a fixed mix of small convolutions and matrix products, about 60 ms when quiet."""
+    import torch
+
+    x, w = torch.ones(32, 32, 8, 8), torch.ones(64, 32, 3, 3)
+    a = torch.ones(256, 192)
+    begin = time.process_time()
+    for _ in range(40):
+        torch.nn.functional.gelu(torch.nn.functional.conv2d(x, w, padding=1))
+        a = (a @ torch.ones(192, 192)).clamp(max=1.0)
+    return time.process_time() - begin
+
+
+def run(source: Path, data: Path, task: dict[str, Any], budget: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One run in this (forked) process."""
+    import measure
+
+    cap = int(budget["train_cpu_s"] + budget["predict_cpu_s"] + budget.get("start_cpu_s", 60))
+    resource.setrlimit(resource.RLIMIT_CPU, (cap, cap + 5))
+    signal.alarm(int(budget["train_wall_s"]) + 300)
+    before = reference()
+    answer: dict[str, Any] = measure.one_run(source, data, "public", task, seed)
+    answer["reference_s"] = (before + reference()) / 2
+    for name, key in (("train_cpu_s", "train_cpu_s"), ("predict_cpu_s", "predict_cpu_s")):
+        if answer[name] > 2 * budget[key]:  # twice: the cap is of a sandboxed run on a quiet machine
+            return {"cause": "cpu_cap", "detail": f"{name} {answer[name]:.1f}"}
+    if not all(value == value and abs(value) != float("inf") for value in answer.values()):
+        return {"cause": "nan", "detail": "a quantity is not finite"}
+    return answer
+
+
+def child(job: dict[str, Any], data: Path, spec: dict[str, Any], pipe: int) -> None:
+    try:
+        sys.dont_write_bytecode = True
+        facts = run(Path(job["source"]), data, spec["task"], spec["budget"], int(job["seed"]))
+    except MemoryError:
+        facts = {"cause": "oom", "detail": "MemoryError"}
+    except BaseException as error:
+        facts = {
+            "cause": "crash",
+            "detail": f"{type(error).__name__}: {error}"[:300],
+            "trace": traceback.format_exc()[-800:],
+        }
+    os.write(pipe, json.dumps(facts).encode())
+    os._exit(0)
+
+
+def forked(job: dict[str, Any], data: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(out)
+        child(job, data, spec, into)
+    os.close(into)
+    said = b""
+    while chunk := os.read(out, 65536):
+        said += chunk
+    os.close(out)
+    _, status = os.waitpid(pid, 0)
+    if said:
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+    cause = {signal.SIGXCPU: "cpu_cap", signal.SIGALRM: "wall_cap"}.get(os.WTERMSIG(status), "segfault")
+    return {"cause": cause, "detail": f"signal {os.WTERMSIG(status)}"}
+
+
+def main() -> None:
+    recipe, data = Path(sys.argv[1]), Path(sys.argv[2])
+    spec = tomllib.loads((recipe / "environment.toml").read_text(encoding="utf-8"))
+    sys.path.insert(0, str(recipe.parent))
+    import measure  # noqa: F401  recipes/measure.py: the second, independent scorer
+    import numpy  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(forked(json.loads(line), data, spec)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""The embedded proposer: what it proposes, from which trials, and what it never does again."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from agents.catalogue import tpe
+from agents.catalogue.apply import apply_technique, draw
+from agents.catalogue.memory import Delta, Memory, parse_delta
+from agents.catalogue.proposer import CatalogueProposer
+from agents.catalogue.surrogate import Surrogate
+from agents.edits import apply_edits, edits_between
+from agents.normal import ast_hash
+from agents.protocol import ProposalRequest
+from agents.surface import check_surface
+from flows.environments import load_environment
+from lineage.errors import NothingLeft
+from lineage.queries import View
+from lineage.records import Proposal, Row, Status
+
+ENVIRONMENT = load_environment("airbench_mini")
+SPEC, START = ENVIRONMENT.spec, ENVIRONMENT.source()
+ROLES = {role.name: role for role in ENVIRONMENT.roster("specialists")}
+Files = dict[str, bytes]
+
+
+class Campaign:
+    """Rows and sources of a campaign that is told its outcomes."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Files] = {"t0000": START}
+        self.rows = [
+            Row(
+                event="trial",
+                campaign="told",
+                trial="t0000",
+                status=Status.BASELINE,
+                score=2.0,
+                noise_sd=0.02,
+                numbers_json=json.dumps({"accuracy_to_spare": 0.014, "bytes_to_spare": 1_700_000}),
+                ast_sha256=ast_hash(START),
+            )
+        ]
+
+    @property
+    def view(self) -> View:
+        return View.from_rows(self.rows, "min")
+
+    def ask(self, role: str, seed: int, **more: Any) -> ProposalRequest:
+        return ProposalRequest(
+            spec=SPEC,
+            role=ROLES[role],
+            view=self.view,
+            files_of=lambda t: self.files[t],
+            seed=seed,
+            **more,
+        )
+
+    def tell(
+        self, proposal: Proposal, score: float | None, room: float = 0.012, cause: str | None = None
+    ) -> str:
+        trial = f"t{len(self.rows):04d}"
+        self.files[trial] = apply_edits(self.files[proposal.parent], proposal.edits)
+        best = min(
+            row.score for row in self.rows if row.status in ("baseline", "keep") and row.score is not None
+        )
+        if cause == "gate_missed":
+            status, numbers = Status.DISQUALIFIED, {"gate": "accuracy", "short_by": -room}
+        elif cause is not None:
+            status, numbers = Status.CRASH, {}
+        else:
+            status, numbers = (
+                Status.KEEP if score is not None and score < best else Status.DISCARD,
+                {"accuracy_to_spare": room},
+            )
+        self.rows.append(
+            Row(
+                event="trial",
+                campaign="told",
+                trial=trial,
+                parent=proposal.parent,
+                role=proposal.role,
+                operator=proposal.operator,
+                edit_kind=proposal.edit_kind,
+                notes=proposal.notes,
+                status=status,
+                cause=cause,
+                score=score,
+                numbers_json=json.dumps(numbers),
+                ast_sha256=ast_hash(self.files[trial]),
+            )
+        )
+        return trial
+
+
+@pytest.fixture(scope="module")
+def proposer() -> CatalogueProposer:
+    return CatalogueProposer(ENVIRONMENT.techniques)
+
+
+def play(
+    campaign: Campaign,
+    proposer: CatalogueProposer,
+    count: int,
+    outcome: Callable[[Proposal, int], dict[str, Any]],
+) -> list[Proposal]:
+    said = []
+    for at in range(count):
+        role = list(ROLES)[at % len(ROLES)]
+        said.append(proposer.propose(campaign.ask(role, at)))
+        campaign.tell(said[-1], **outcome(said[-1], at))
+    return said
+
+
+def nothing_works(proposal: Proposal, at: int) -> dict[str, Any]:
+    return {"score": 2.1 + 0.01 * math.sin(at)}
+
+
+def epochs_work(proposal: Proposal, at: int) -> dict[str, Any]:
+    """Fewer epochs are the only thing that helps, as long as eight are left."""
+    delta = parse_delta(proposal.notes)
+    assert delta is not None
+    for key, old, new in delta.numbers:
+        if key == "optim.py:EPOCHS" and old and new:
+            return {"score": 2.0 * new / 28, "room": 0.012} if new >= 8 else {"score": None, "cause": "crash"}
+    return {"score": 2.2}
+
+
+def test_proposals_are_untried_programs_inside_the_surface(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    said = play(campaign, proposer, 20, nothing_works)
+    keys = [row.ast_sha256 for row in campaign.rows]
+    assert len(set(keys)) == len(keys)
+    for proposal in said:
+        role = ROLES[proposal.role]
+        after = apply_edits(campaign.files[proposal.parent], proposal.edits)
+        check_surface(SPEC, role, campaign.files[proposal.parent], after)
+        assert proposal.parent in proposal.hypothesis and len(proposal.hypothesis) > 40
+        assert proposal.expected_delta is not None and math.isfinite(proposal.expected_delta)
+        assert parse_delta(proposal.notes) is not None
+    assert len({p.operator for p in said}) > 12
+
+
+def test_the_same_lineage_and_seed_give_the_same_proposal(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    play(campaign, proposer, 12, epochs_work)
+    request = campaign.ask("opt", 77)
+    fresh = CatalogueProposer(ENVIRONMENT.techniques)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda p: p.propose(request), [proposer, fresh, proposer, fresh]))
+    assert all(answer == answers[0] for answer in answers)
+    others = {proposer.propose(campaign.ask("opt", seed)).operator for seed in range(8)}
+    assert len(others) > 1
+
+
+def test_parallel_asks_do_not_collide(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    play(campaign, proposer, 11, nothing_works)
+    running: set[str] = set()
+    for _ in range(6):
+        proposal = proposer.propose(campaign.ask("loss", 5, in_flight=frozenset(running)))
+        key = ast_hash(apply_edits(campaign.files[proposal.parent], proposal.edits))
+        assert key not in running
+        running.add(key)
+
+
+def test_what_works_is_built_upon_and_said(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    said = play(campaign, proposer, 40, epochs_work)
+    scores = [row.score for row in campaign.rows if row.status == "keep" and row.score is not None]
+    assert min(scores) < 1.2, "fewer epochs should have been taken several times"
+    keeps = {row.trial for row in campaign.rows if row.status == "keep"}
+    assert {p.parent for p in said} & keeps
+    assert any(trial in p.hypothesis for p in said for trial in keeps if trial != p.parent), (
+        "evidence is quoted"
+    )
+    assert any("the leader" in p.notes for p in said)
+
+
+def test_forecasts_follow_outcomes(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    play(campaign, proposer, 40, epochs_work)
+    memory = Memory.of(campaign.view, SPEC)
+    model = Surrogate(memory, proposer._catalogue, {"optim.py:EPOCHS": 28.0})
+    start = memory.states["t0000"]
+    fewer = start.plus(Delta(numbers=(("optim.py:EPOCHS", 28.0, 14.0),)), "")
+    more = start.plus(Delta(numbers=(("optim.py:EPOCHS", 28.0, 34.0),)), "")
+    assert model.forecast(fewer).gain > 0.2 > model.forecast(more).gain
+    unseen = start.plus(Delta(("four_blocks_of_gold",)), "")
+    assert model.forecast(unseen).spread > 0.05
+
+
+def test_broken_techniques_and_combinations_are_left_alone(proposer: CatalogueProposer) -> None:
+    def techniques_crash(proposal: Proposal, at: int) -> dict[str, Any]:
+        delta = parse_delta(proposal.notes)
+        broken = delta is not None and any(not name.startswith("-") for name in delta.techniques)
+        return {"score": None, "cause": "crash"} if broken else {"score": 2.05}
+
+    campaign = Campaign()
+    said = play(campaign, proposer, 45, techniques_crash)
+    tried = [frozenset(d.techniques) for p in said if (d := parse_delta(p.notes)) and d.techniques]
+    pairs = [names for names in tried if len(names) > 1]
+    assert len(set(pairs)) == len(pairs), "a combination that broke came again"
+    late = [p for p in said[30:] if p.edit_kind == "numbers"]
+    assert len(late) >= 8, "techniques that always break should give way to numbers"
+
+
+def test_too_much_of_a_number_bounds_it() -> None:
+    campaign = Campaign()
+    up = Delta(numbers=(("optim.py:LR", 0.02, 0.08),))
+    proposal = Proposal(
+        role="opt", proposer="catalogue", parent="t0000", hypothesis="h", notes=up.line(), operator="numbers:LR",
+        edits=(),
+    )  # fmt: skip
+    campaign.files["t0001"] = START
+    campaign.rows.append(
+        Row(
+            event="trial",
+            campaign="told",
+            trial="t0001",
+            parent="t0000",
+            status=Status.CRASH,
+            cause="nan",
+            notes=proposal.notes,
+        )
+    )
+    low, high = Memory.of(campaign.view, SPEC).bounds()["optim.py:LR"]
+    assert high == pytest.approx(0.04)
+    assert low == -math.inf
+    campaign.rows.append(
+        Row(
+            event="trial", campaign="told", trial="t0002", parent="t0000", status=Status.KEEP, score=1.9,
+            notes=Delta(numbers=(("optim.py:LR", 0.02, 0.06),)).line(),
+        )
+    )  # fmt: skip
+    assert Memory.of(campaign.view, SPEC).bounds()["optim.py:LR"][1] == pytest.approx(0.06)
+
+
+def test_a_sibling_is_merged_onto_the_leader(proposer: CatalogueProposer) -> None:
+    """Two roles improve the start side by side; what one found is offered on top of the other's."""
+    campaign = Campaign()
+    campaign.tell(_by_hand(proposer, "arch", "relu"), 1.8)
+    campaign.tell(_by_hand(proposer, "opt", "shorter"), 1.5)
+    found = [
+        p
+        for seed in range(12)
+        if (p := proposer.propose(campaign.ask("arch", seed))).edit_kind == "crossover"
+    ]
+    assert found, "no crossover in a dozen asks"
+    assert found[0].operator == "crossover:t0001"
+    assert found[0].parent == "t0002"
+    after = apply_edits(campaign.files["t0002"], found[0].edits)
+    assert b"relu(x)" in after["model.py"] and after["optim.py"] == campaign.files["t0002"]["optim.py"]
+
+
+def _by_hand(proposer: CatalogueProposer, role: str, name: str) -> Proposal:
+    """The technique on the start, as a role proposes that asked before anything was known."""
+    technique = proposer._catalogue.get(name)
+    assert technique is not None
+    made = apply_technique(
+        technique, START, draw(technique, START, random.Random(1), True, proposer._catalogue.ranges, {})
+    )
+    moved = tuple((key, old, new) for key, (old, new) in made.values.items())
+    return Proposal(
+        role=role,
+        proposer="catalogue",
+        parent="t0000",
+        hypothesis="by hand",
+        edits=edits_between(START, made.files),
+        operator=f"technique:{name}",
+        notes=Delta((name,), moved).line(),
+    )
+
+
+def test_arms(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    play(campaign, proposer, 16, epochs_work)
+    numbers = proposer.propose(campaign.ask("opt", 3, arm="numbers_only"))
+    assert numbers.edit_kind == "numbers" and "TPE" in numbers.hypothesis
+    for arm in ("random", "no_lineage"):
+        kinds = {proposer.propose(campaign.ask("opt", seed, arm=arm)).edit_kind for seed in range(6)}
+        assert "technique" in kinds and not kinds & {"crossover", "undo"}
+    quoted = [proposer.propose(campaign.ask("opt", seed, arm="no_lineage")).hypothesis for seed in range(6)]
+    leader = campaign.view.leader()
+    assert leader is not None
+    others = [f"t{n:04d}" for n in range(len(campaign.rows)) if f"t{n:04d}" != leader.trial]
+    assert not any(trial in text for text in quoted for trial in others), (
+        "an arm without lineage quoted a trial"
+    )
+
+
+def test_a_role_with_a_small_radius_gets_small_edits(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    role = ROLES["opt"].model_copy(update={"max_changed_lines": 4})
+    for seed in range(5):
+        request = campaign.ask("opt", seed)
+        proposal = proposer.propose(ProposalRequest(**{**request.__dict__, "role": role}))
+        after = apply_edits(START, proposal.edits)
+        check_surface(SPEC, role, START, after)
+
+
+def test_nothing_left_is_said(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    campaign.rows = []
+    with pytest.raises(NothingLeft, match="baseline"):
+        proposer.propose(campaign.ask("opt", 1))
+
+
+def test_rows_of_other_proposers_are_understood(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    edit = proposer.propose(campaign.ask("loss", 1)).model_copy(update={"notes": "an idea", "operator": ""})
+    campaign.tell(edit, 1.8)
+    memory = Memory.of(campaign.view, SPEC)
+    assert memory.states["t0001"].others == {"t0001"}
+    assert parse_delta('delta: {"t":1}') is None
+    assert proposer.propose(campaign.ask("arch", 4)).parent == "t0001"
+
+
+def test_failures_are_told_to_tpe_as_graded_constraints() -> None:
+    campaign = Campaign()
+    line = Delta(numbers=(("optim.py:EPOCHS", 28.0, 20.0),)).line()
+    common = {"event": "trial", "campaign": "told", "parent": "t0000", "notes": line}
+    campaign.rows += [
+        Row(**common, trial="t0001", status=Status.KEEP, score=1.5, numbers_json='{"accuracy_to_spare": 0.007}'),
+        Row(**common, trial="t0002", status=Status.DISQUALIFIED, cause="gate_missed", score=1.2,
+            numbers_json='{"gate": "accuracy", "short_by": 0.007}'),
+        Row(**common, trial="t0003", status=Status.CRASH, cause="crash"),
+    ]  # fmt: skip
+    told = [tpe.violation(trial) for trial in Memory.of(campaign.view, SPEC).trials.values()]
+    assert told[0] <= 0 and told[1] == pytest.approx(-0.5)
+    assert told[2] == pytest.approx(0.5)
+    assert told[3] == 1.0
+
+
+def test_an_ask_over_a_thousand_rows_takes_a_tenth_of_a_second(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    play(campaign, proposer, 25, epochs_work)
+    told = list(campaign.rows)
+    for n in range(len(told), 1001):
+        source = told[1 + n % 25]
+        campaign.rows.append(source.model_copy(update={"trial": f"t{n:04d}", "ast_sha256": f"{n:064d}"}))
+        campaign.files[f"t{n:04d}"] = campaign.files[source.trial or ""]
+    view = campaign.view
+    view.trials()  # a running campaign has built its rows already
+    taken = []
+    for seed in range(7):
+        request = ProposalRequest(**{**campaign.ask("opt", seed).__dict__, "view": view})
+        begin = time.thread_time()
+        proposer.propose(request)
+        taken.append(time.thread_time() - begin)
+    assert sorted(taken)[len(taken) // 2] < 0.1, [round(t, 3) for t in taken]
