@@ -50,7 +50,7 @@ def test_it_ends_with_a_record_that_pandas_reads_in_one_line(
 ) -> None:
     folder, _, _ = finished
     trials = pd.read_parquet(folder / "r" / "lineage").query("event == 'trial'")
-    assert list(trials["trial"])[0] == "t0000"
+    assert trials["trial"].iloc[0] == "t0000"
     assert trials["trial"].is_unique
     assert (trials["status"] == "baseline").sum() == 1
     assert len(trials) >= TRIALS + 1
