@@ -6,31 +6,19 @@ import base64
 import gzip
 import json
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import quick
+from llm_run import KEY, Done, labels, opened, prepared, run
 
 from agents.replay import records_of
-from flows.run import only_campaign
 from lineage.blobs import get_blob
-from lineage.queries import View
-from lineage.records import Row, Status
-from lineage.store import Store, open_store
-from lineage.table import Lineage
 from tests.fakes.brain import Line, prompt_of, team
-from tests.fakes.messages_server import FakeMessages
 from tests.fakes.repairs import costly, edit, from_start, repair, submit
 from tests.fakes.script import (
     Json,
-    Step,
-    disconnect,
     refusal,
-    status,
     text,
     thinking_then,
     tool_use,
@@ -38,7 +26,6 @@ from tests.fakes.script import (
 )
 
 pytestmark = pytest.mark.timeout(900)  # a campaign beside busy neighbours takes minutes
-KEY = "sk-ant-api03-e2e-0123456789abcdefghij"
 SPARE = '    return {"weight": weight, "bias": np.zeros(10, np.float32)}'
 ROWS = 4000  # floats of a parameter that nothing needs: 16 kB where the cap is 10 kB
 GOOD: list[Line] = [
@@ -94,86 +81,6 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished campaign: where it lies, its lineage, what it printed, what the endpoint was asked."""
-
-    folder: Path
-    env: dict[str, str]
-    run: str
-    store: Store
-    view: View
-    stdout: str
-    stderr: str
-    requests: list[Json]
-
-    def of(self, role: str) -> list[Row]:
-        return [row for row in self.view.trials() if row.role == role and row.status is not Status.BASELINE]
-
-    def blob(self, sha: str | None) -> bytes:
-        assert sha is not None
-        return get_blob(self.store, sha)
-
-    def show(self) -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(
-            quick.bakeoff("show", self.run, "--json", env=self.env, cwd=self.folder).stdout
-        )
-        return shown
-
-
-def opened(
-    folder: Path, env: dict[str, str], run: str, stdout: str, stderr: str, requests: list[Json]
-) -> Done:
-    root = str(folder / run)
-    store, config = open_store(root), only_campaign(root)
-    view = Lineage(store, config.id, config.spec.score.direction).refresh()
-    return Done(folder, env, run, store, view, stdout, stderr, requests)
-
-
-def prepared(folder: Path) -> dict[str, str]:
-    """The quick environment with limits that the plans can run into."""
-    path = quick.make(folder / "recipes") / "environment.toml"
-    settings = path.read_text("utf-8")
-    gate = '[[gates]]\nquantity = "accuracy"\nat_least = 0.7\non = "mean"\n\n[budget]'
-    for old, new in (
-        ("[budget]", gate),
-        ("train_cpu_s = 10", "train_cpu_s = 2"),
-        ("artifact_bytes = 1_000_000", "artifact_bytes = 10_000"),
-    ):
-        assert settings.count(old) == 1, old
-        settings = settings.replace(old, new)
-    path.write_text(settings, "utf-8")
-    env = quick.environ(folder / "home", folder / "recipes")
-    quick.bakeoff("prepare", "quick", env=env, cwd=folder)
-    return env
-
-
-def run(
-    folder: Path, env: dict[str, str], script: Callable[[Json], Step], *more: str, environment: str = "quick"
-) -> Done:
-    """A campaign against the scripted endpoint, in a child process that knows only its address and a key."""
-    with FakeMessages(script) as server:
-        told = {
-            **env,
-            "ANTHROPIC_BASE_URL": server.url,
-            "ANTHROPIC_API_KEY": KEY,
-            "BAKEOFF_OUTAGE_FIRST_S": "0.5",
-        }
-        arguments = [
-            "run",
-            environment,
-            "--run",
-            "r",
-            "--proposer",
-            "anthropic",
-            "--no-confirm",
-            "--plain",
-            *more,
-        ]
-        done = quick.bakeoff(*arguments, env=told, cwd=folder, timeout=1500)
-        return opened(folder, env, "r", done.stdout, done.stderr, server.requests)
-
-
 @pytest.fixture(scope="module")
 def team_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("llm")
@@ -181,10 +88,6 @@ def team_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
     config = folder / "campaign.toml"
     config.write_text("[campaign]\nusd_per_role = 1.5\ntrials = 30\n")
     return run(folder, env, team(PLANS), "--config", str(config))
-
-
-def labels(rows: list[Row]) -> list[str]:
-    return [f"{row.status}:{row.cause}" if row.cause else str(row.status) for row in rows]
 
 
 def check_labels(done: Done, expected: dict[str, list[set[str]]]) -> None:
@@ -297,79 +200,6 @@ def test_a_replay_without_key_or_server_gives_the_same_programs(team_run: Done) 
             2 if role == "model" else 1
         )
     assert sum(row.usd for row in again.view.trials()) == 0
-
-
-# ---- an endpoint that goes away, and money that runs out -----------------------------------------
-
-REPLY = {
-    "input_tokens": 100,
-    "output_tokens": 8000,
-    "cache_creation_input_tokens": 0,
-    "cache_read_input_tokens": 0,
-}
-REPLY_USD = (100 * 4.0 + 8000 * 20.0) / 1e6  # list price of the default model
-CAP_USD = 0.9  # the sixth reply reaches it
-AWAY_S = 4.5  # longer than the retries of one call
-
-
-class Flaky:
-    """Answers one reply, is away for `AWAY_S` (503, then dropped connections), then comes back."""
-
-    def __init__(self) -> None:
-        self.gone_at: float | None = None
-        self.refused = 0
-        self.sessions = 0
-
-    def __call__(self, body: Json) -> Step:
-        turn = sum(m["role"] == "assistant" for m in body["messages"])
-        if turn and self.gone_at is None:
-            self.gone_at = time.monotonic()
-        away = 0.0 if self.gone_at is None else time.monotonic() - self.gone_at
-        if self.gone_at is not None and away < AWAY_S:
-            self.refused += 1
-            return status(503) if away < AWAY_S / 2 else disconnect()
-        self.sessions += turn == 0
-        if turn == 0:
-            return tool_use("view", {"path": "fitting.py"}, usage=REPLY)
-        steps = f"STEPS = {300 + self.sessions}"
-        return tool_uses(
-            [("choose_parent", {"trial": "t0000"}), edit("fitting.py", "STEPS = 300", steps), submit(steps)],
-            usage=REPLY,
-        )
-
-
-@pytest.fixture(scope="module")
-def flaky_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Flaky]:
-    folder = tmp_path_factory.mktemp("flaky")
-    endpoint = Flaky()
-    return run(
-        folder, prepared(folder), endpoint, "--role", "training", "--trials", "20", "--usd", str(CAP_USD)
-    ), endpoint
-
-
-def test_an_outage_pauses_the_campaign_and_burns_no_trial(flaky_run: tuple[Done, Flaky]) -> None:
-    done, endpoint = flaky_run
-    assert endpoint.refused >= 4
-    outages = [row for row in done.view.events("campaign") if row.operator == "outage"]
-    assert len(outages) == 1 and outages[0].usd == pytest.approx(REPLY_USD), (
-        "the reply before it was paid for"
-    )
-    assert "503" in done.blob(outages[0].exchange_sha256).decode()
-    assert "waits for its proposer" in done.stderr + done.stdout
-    rows = done.of("training")
-    assert [row.trial for row in rows] == ["t0001", "t0002", "t0003"]
-    assert all(row.status in (Status.KEEP, Status.DISCARD) for row in rows[:2])
-    assert len([row for row in done.view.events("submitted") if row.trial == "t0001"]) == 1
-
-
-def test_a_cap_in_dollars_ends_it_and_is_passed_by_one_reply_at_most(flaky_run: tuple[Done, Flaky]) -> None:
-    done, _ = flaky_run
-    spent = done.show()
-    assert spent["spent"]["usd"] == pytest.approx(6 * REPLY_USD)
-    assert spent["spent"]["usd"] - REPLY_USD < CAP_USD <= spent["spent"]["usd"]
-    assert "dollars are spent" in spent["ended"]
-    last = done.of("training")[-1]
-    assert last.cause == "abandoned" and last.usd == pytest.approx(REPLY_USD)
 
 
 # ---- twelve trials on the CPU mini, three roles ---------------------------------------------------
