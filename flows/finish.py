@@ -63,6 +63,8 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
         version=bakeoff_version(),
         anchor=links.anchor,
         apply_command=links.apply_command,
+        layers=config.isolation_layers,
+        not_held=config.isolation_not_held,
         reload_s=reload_s,
     )
     return build_report(view, config.spec, lambda sha: get_blob(store, sha), out or Path(links.report), meta)

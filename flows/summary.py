@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from flows import wording as w
 from flows.digest import Digest, Failure, digest, headline, in_sds, loads
+from flows.gauge import gauge
 from lineage.records import Row, Status
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def learnt(view: View, spec: EnvironmentSpec, d: Digest) -> list[str]:
     if f.n >= ENOUGH_TRIALS:
         rank = "" if f.rank is None else f"; rank correlation with the outcome {w.number(f.rank, 2)}"
         lines.append(f"Forecasts: {f.right_sign} of {f.n} had the right direction{rank}.")
-    return lines
+    overfit = gauge(view, spec)
+    return [*lines, overfit] if overfit else lines
 
 
 def failing(d: Digest) -> list[str]:

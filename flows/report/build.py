@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from flows import wording as w
 from flows.digest import Digest, digest, headline, loads
+from flows.gauge import gauge
 from flows.report.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from lineage.records import Row
 
@@ -96,6 +97,7 @@ def render(
             headline=_tight(headline(spec, facts)),
             tiles=[tuple(map(_tight, tile)) for tile in _tiles(spec, facts)],
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
+            gauge=_tight(gauge(view, spec)),
             w=w,
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),

@@ -13,6 +13,7 @@ from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
 from flows.digest import digest
+from flows.gauge import gauge
 from flows.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
 from flows.show_json import campaign_json, trial_json
 from flows.summary import Links, end_text, inert, morning_summary, near_misses
@@ -44,6 +45,23 @@ def test_the_summary_has_its_six_parts_and_says_what_won(view: View) -> None:
     assert best is not None
     assert f"**{best.trial}**" in text and "noise sd" in text and "sealed split" in text
     assert "bakeoff diff t0001 | patch -p1" in text and "all 120 trials are done" in text
+
+
+def test_the_gauge_of_overfitting_has_an_interval_from_the_second_champion_on() -> None:
+    def sealed(*pairs: tuple[float, float]) -> str:
+        rows = [
+            Row(event="sealed", campaign="c", trial=f"t{n:04d}", public_score=one, sealed_score=other)
+            for n, (one, other) in enumerate(pairs)
+        ]
+        return gauge(View.from_rows(rows, "min"), SPEC)
+
+    assert sealed() == ""
+    assert "1 champion: 0.200 s" in sealed((1.0, 1.2)) and "no interval" in sealed((1.0, 1.2))
+    text = sealed((1.0, 1.1), (0.9, 1.1))
+    assert "over 2 champions: 0.150 s" in text and "better on the public split" in text
+    assert "95 % interval −0.485 to +0.785" in text, "t of one degree of freedom: 0.15 ± 12.706 * 0.05"
+    assert text.endswith("first champion +0.100, last +0.200.")
+    assert "worse on the public split" in sealed((1.2, 1.0))
 
 
 def test_the_summary_of_a_luckless_campaign_promises_nothing() -> None:
