@@ -13,13 +13,14 @@ import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from prefect import flow
 
 from flows.artifacts import publish_campaign
 from flows.budget import refusal, spent
 from flows.calibrate import Calibration
-from flows.config import BASELINE, now
+from flows.config import BASELINE, CampaignConfig, now
 from flows.confirm import confirm
 from flows.control import paused
 from flows.engine import Engine, engine_for
@@ -162,10 +163,20 @@ def _log_campaign(engine: Engine, what: str, why: str) -> datetime:
             evaluator_sha256=engine.config.evaluator_sha256,
             bakeoff_version=bakeoff_version(),
             t_started=at,
-            detail_json=json.dumps({"direction": engine.config.spec.score.direction}),
+            detail_json=json.dumps(_told_of(engine.config), sort_keys=True),
         )
     )
     return at
+
+
+def _told_of(config: CampaignConfig) -> dict[str, Any]:
+    """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
+    told: dict[str, Any] = {"direction": config.spec.score.direction}
+    if config.forked_from is not None:
+        told["forked_from"] = config.forked_from.model_dump()
+    if config.comparison is not None:
+        told["comparison"] = config.comparison.model_dump(mode="json")
+    return told
 
 
 def _log_calibration(engine: Engine) -> None:

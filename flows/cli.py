@@ -12,7 +12,7 @@ import traceback
 
 import typer
 
-from flows.commands import campaign, environment, imports, llm, machine, record, research, steering
+from flows.commands import arms, campaign, environment, imports, llm, machine, record, research, steering
 from lineage.errors import BakeoffError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (campaign, steering, record, environment, llm, machine, imports, research):
+for group in (campaign, steering, record, environment, llm, machine, imports, research, arms):
     group.register(app)
 
 

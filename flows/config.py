@@ -27,6 +27,25 @@ HOLDER = "campaign"  # the place of a trial id in the key of the campaign's own 
 BASELINE = "t0000"
 
 
+class Comparison(Record):
+    """The comparison that a campaign is one cell of. Campaigns of one repeat share the seeds of the start."""
+
+    arms: tuple[str, ...]
+    repeat: int = Field(ge=1)
+
+
+class Origin(Record):
+    """The trial whose program a forked campaign starts from."""
+
+    run: str
+    campaign: str
+    trial: str
+    source_sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.trial} of {self.campaign} in {self.run} (source {self.source_sha256[:12]})"
+
+
 class CampaignConfig(Record):
     id: str
     environment: str
@@ -40,10 +59,14 @@ class CampaignConfig(Record):
     environment_sha256: str
     evaluator_sha256: str
     isolation: str
+    isolation_layers: tuple[str, ...] = ()
+    isolation_not_held: tuple[str, ...] = ()
     machine: str
     accelerator: str = ""
     calibration_sha256: str = Field("", description="calibration of the start that it began with; a blob")
     calibration: tuple[float, ...] = Field((), description="its scores")
+    comparison: Comparison | None = None
+    forked_from: Origin | None = None
     bakeoff_version: str
     created_at: datetime
 

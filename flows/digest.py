@@ -107,6 +107,7 @@ class Digest:
     started: datetime | None
     finished: datetime | None
     ended_why: str
+    forked_from: str = ""
     isolation: Mapping[str, int] = field(default_factory=dict)
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
@@ -169,6 +170,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         started=started,
         finished=finished,
         ended_why=why,
+        forked_from=_origin(view.events("campaign")),
         isolation=_tally(row.isolation for row in trials),
         evaluators=_tally(row.evaluator_sha256 for row in trials),
         environments=_tally(row.environment_sha256 for row in trials),
@@ -292,6 +294,14 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
     last = campaign[-1] if campaign else None
     why = (last.notes or "") if last is not None and last.operator in ("end", "stop") else ""
     return min(starts, default=None), max(ends, default=None), w.one_line(why)
+
+
+def _origin(events: Sequence[Row]) -> str:
+    """The trial that a forked campaign started from, in words; empty for a campaign of its own."""
+    told = loads(events[0].detail_json).get("forked_from") if events else None
+    if not isinstance(told, dict):
+        return ""
+    return w.one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
 
 
 def _failures(trials: Sequence[Row]) -> tuple[Failure, ...]:

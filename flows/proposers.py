@@ -31,8 +31,10 @@ def build_proposer(
     """The proposer of a campaign as it stands; makes no call.
 
     `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
-    Raises UsageError when it needs something that is not there: a key, a model, a price, a file, a record.
+    Raises UsageError when it needs something that is not there: a key, a model, a price, a file, a record;
+    or when it cannot play the arm.
     """
+    refuse_arm(settings.proposer, settings.arm)
     if settings.proposer == "catalogue":
         from agents.catalogue.proposer import CatalogueProposer
 
@@ -43,6 +45,15 @@ def build_proposer(
     if settings.proposer == "replay":
         return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
     return llm_proposer(settings, paid, cancel)
+
+
+def refuse_arm(proposer: str, arm: str) -> None:
+    """Raises UsageError for an arm that the proposer would play just like another one."""
+    if arm == "random" and proposer in ("anthropic", "openai"):
+        raise UsageError(
+            f"arm random: the proposer {proposer} cannot draw uniformly, a model always chooses; "
+            "leave this arm out, or use --proposer catalogue"
+        )
 
 
 def close_proposer(proposer: Proposer) -> None:

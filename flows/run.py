@@ -10,15 +10,26 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluators import client
 from evaluators.promote import plan_for
 from flows.calibrate import matching
-from flows.config import CampaignConfig, campaign_id, campaigns, load_config, new_secret, now, save_config
+from flows.config import (
+    CampaignConfig,
+    Comparison,
+    Origin,
+    campaign_id,
+    campaigns,
+    load_config,
+    new_secret,
+    now,
+    save_config,
+)
 from flows.data import check_data
 from flows.engine import Engine, close_engine, engine_for
 from flows.environments import Environment, load_environment
@@ -34,7 +45,17 @@ from lineage.ids import tree_hash
 from lineage.store import Store, open_store
 
 
-def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignConfig:
+@dataclass(frozen=True)
+class Start:
+    """Where a campaign begins when that is not the recipe as it stands: a fork's source, a comparison's seeds."""
+
+    files: Mapping[str, bytes] | None = None
+    forked_from: Origin | None = None
+    comparison: Comparison | None = None
+    secret: str = ""
+
+
+def create_campaign(root: str, settings: Settings, tag: str = "", start: Start = Start()) -> CampaignConfig:
     """Check everything that can be wrong, then write the campaign's configuration; nothing before that.
 
     Raises the UsageError family, StoreError, IsolationRefused.
@@ -42,7 +63,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
     environment = load_environment(settings.environment)
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak)
-    files = environment.source()
+    files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
     roles = environment.roster(settings.arm, settings.roles)
     environment_sha256 = client.environment_sha256(environment.spec, data)
@@ -65,14 +86,18 @@ def create_campaign(root: str, settings: Settings, tag: str = "") -> CampaignCon
         roles=roles,
         settings=settings,
         plan=plan_for(environment.spec, settings.trials),
-        secret=new_secret(),
+        secret=start.secret or new_secret(),
         start_sha256=put_tree(store, files),
         environment_sha256=environment_sha256,
         evaluator_sha256=client.evaluator_sha256(),
         isolation=isolation.level,
+        isolation_layers=isolation.layers,
+        isolation_not_held=isolation.not_held,
         machine=client.machine_identity(),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),
+        comparison=start.comparison,
+        forked_from=start.forked_from,
         bakeoff_version=bakeoff_version(),
         created_at=now(),
     )
@@ -164,6 +189,6 @@ def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
     return load_config(store, campaign)
 
 
-def default_run_dir(environment: str) -> Path:
-    """`runs/<environment>-<YYYYMMDD-HHMMSS>` under the current directory."""
-    return Path("runs") / f"{Path(environment).name}-{now().astimezone():%Y%m%d-%H%M%S}"
+def default_run_dir(environment: str, prefix: str = "") -> Path:
+    """`runs/<prefix><environment>-<YYYYMMDD-HHMMSS>` under the current directory."""
+    return Path("runs") / f"{prefix}{Path(environment).name}-{now().astimezone():%Y%m%d-%H%M%S}"

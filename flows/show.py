@@ -101,6 +101,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
     )
     return [
         ("campaign", d.campaign),
+        ("forked from", d.forked_from),
         (
             "trials",
             f"{d.trials:,}: {w.count(d.keeps, 'keep')}, {d.confirmed} confirmed"

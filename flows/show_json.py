@@ -67,6 +67,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "started": d.started.isoformat() if d.started else None,
         "finished": d.finished.isoformat() if d.finished else None,
         "ended": d.ended_why,
+        "forked_from": d.forked_from or None,
     }
 
 

@@ -1,4 +1,4 @@
-"""`bakeoff watch RUN`: the live view of a campaign that another process, or another machine, is running.
+"""`bakeoff watch RUN` and `bakeoff attach RUN`: the live view of a campaign that another process is running.
 
 Use: `watch(refresh, spec, settings, title=..., stop=event)`; `refresh()` gives the newest View.
 Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)`, for example
@@ -72,8 +72,11 @@ def watch(
     every_s: float = 2.0,
     stage_of: Callable[[str], str | None] | None = None,
     stop: threading.Event | None = None,
-) -> None:
-    """Follow until the campaign ends or `stop` is set. A store that is away for a while is waited for."""
+) -> bool:
+    """Follow until the campaign ends (True), or Ctrl-C or `stop` ends the following (False).
+
+    A store that is away for a while is waited for.
+    """
     halt = stop or threading.Event()
     footer = "Ctrl-C leaves; the campaign goes on."
     with (
@@ -84,11 +87,12 @@ def watch(
         while True:
             try:
                 if follower.take(refresh()):
-                    return
+                    return True
             except StoreUnavailable as error:
                 display.on({"kind": "note", "text": f"store away, trying again: {error}"})
             if halt.wait(every_s):
-                return
+                break
+    return False
 
 
 def stage_after(results: Iterable[str]) -> str:

@@ -66,3 +66,22 @@ def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, V
 def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2, sort_keys=True, default=str, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
+    """Run or continue a campaign here, shown live on a terminal; KeyboardInterrupt when a person stopped it."""
+    from flows.display import Display
+    from flows.finish import end_of_run
+    from flows.run import run_campaign
+
+    interactive = sys.stdout.isatty() and not plain
+    with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
+        why = run_campaign(root, config.id, [display.on])
+    print(end_of_run(root, config.id, why))
+    if why == "stopped by a person":
+        raise KeyboardInterrupt
+
+
+def absolute(run: str) -> str:
+    """A run directory that still means the same from another working directory."""
+    return run if "://" in run else str(Path(run).absolute())

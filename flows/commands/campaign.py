@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root
-
-if TYPE_CHECKING:
-    from flows.config import CampaignConfig
+from flows.commands._shared import (
+    AS_JSON,
+    CAMPAIGN,
+    RUN,
+    absolute,
+    open_view,
+    print_json,
+    run_root,
+    run_with_display,
+)
 
 EXAMPLE_RUN = """Examples:
 
@@ -96,7 +102,7 @@ def run(
         "confirm": confirm,
     }
     settings, sources = load_settings(flags, config)
-    root = _absolute(run_dir or str(default_run_dir(environment)))
+    root = absolute(run_dir or str(default_run_dir(environment)))
     campaign = create_campaign(root, settings)
     chosen = ", ".join(
         f"{k}={getattr(settings, k)!r}" for k, source in sources.items() if source != "default"
@@ -105,7 +111,7 @@ def run(
         f"campaign {campaign.id} in {root}\nsettings: {chosen}; isolation proven: {campaign.isolation}",
         file=sys.stderr,
     )
-    _run_with_display(root, campaign, plain)
+    run_with_display(root, campaign, plain)
 
 
 def resume(
@@ -124,7 +130,7 @@ def resume(
         if holder_of(root, config.id) is not None:
             print(f"{config.id}: goes on in the process that runs it")
             return
-    _run_with_display(root, config, plain)
+    run_with_display(root, config, plain)
 
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
@@ -137,24 +143,7 @@ def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool =
     print_json(told) if as_json else print(told["text"])
 
 
-def _run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
-    from flows.display import Display
-    from flows.finish import end_of_run
-    from flows.run import run_campaign
-
-    interactive = sys.stdout.isatty() and not plain
-    with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
-        why = run_campaign(root, config.id, [display.on])
-    print(end_of_run(root, config.id, why))
-    if why == "stopped by a person":
-        raise KeyboardInterrupt
-
-
 def _record_of(replay: str) -> str:
     """The recorded run as something that still means the same from another directory: ROOT or ROOT#CAMPAIGN."""
     run, mark, campaign = replay.partition("#")
     return run_root(run) + mark + campaign
-
-
-def _absolute(run: str) -> str:
-    return run if "://" in run else str(Path(run).absolute())

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Examples: bakeoff report runs/first · bakeoff report runs/first --serve")(report)
     app.command(epilog="Example: bakeoff summary runs/first")(summary)
     app.command(epilog="Example: bakeoff watch runs/first")(watch)
+    app.command("attach", help="The same as watch.", epilog="Example: bakeoff attach runs/first")(watch)
     app.command(epilog="Example: bakeoff verify runs/first --json")(verify)
     app.command(epilog="Example: bakeoff apply runs/first best --to recipes/airbench_mini/source")(apply)
     app.command(epilog="Example: bakeoff export runs/first --csv trials.csv")(export)
@@ -137,17 +138,32 @@ def summary(run: str | None = RUN, campaign: str | None = CAMPAIGN) -> None:
 def watch(
     run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
 ) -> None:
-    """Follow a campaign that another process is running, live."""
+    """Follow a campaign that another process is running, live. Ctrl-C detaches; the campaign goes on."""
     from flows.run import only_campaign
+    from flows.watch import stage_after
     from flows.watch import watch as follow
+    from lineage.results import list_results
     from lineage.store import open_store
     from lineage.table import Lineage
 
     root = run_root(run)
     config = only_campaign(root, campaign)
-    lineage = Lineage(open_store(root), config.id, config.spec.score.direction)
-    live = sys.stdout.isatty() and not plain
-    follow(lineage.refresh, config.spec, config.settings, title=config.id, live=live)
+    store = open_store(root)
+    lineage = Lineage(store, config.id, config.spec.score.direction)
+    ended = follow(
+        lineage.refresh,
+        config.spec,
+        config.settings,
+        title=config.id,
+        live=sys.stdout.isatty() and not plain,
+        stage_of=lambda trial: stage_after(list_results(store, config.id, trial)),
+    )
+    again = root + (f" --campaign {campaign}" if campaign else "")
+    print(
+        f"{config.id} has ended; see it with: bakeoff show {again}"
+        if ended
+        else f"detached from {config.id}, which goes on; follow it again with: bakeoff attach {again}"
+    )
 
 
 def verify(
