@@ -26,7 +26,6 @@ from flows.environments import load_environment
 from flows.proposers import refuse_arm
 from flows.run import Start, create_campaign
 from flows.settings import ARMS, Settings
-from flows.watch import ended
 from lineage.blobs import get_tree
 from lineage.errors import InfraFault, ObjectMissing, UnknownName, UsageError
 from lineage.queries import View
@@ -138,7 +137,7 @@ def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tup
 def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, told: Callable[[str], None]) -> None:
     """Run every cell that has not ended. Raises KeyboardInterrupt when a person stopped one, InfraFault when one failed."""
     store = open_store(root)
-    todo = [cell for cell in cells if not ended(_view(store, cell).events("campaign"))]
+    todo = [cell for cell in cells if not _over(_view(store, cell))]
     done = len(cells) - len(todo)
     told(f"{w.count(len(cells), 'campaign')} in {root}" + (f", {done} of them ended before" if done else ""))
     took: list[float] = []
@@ -193,7 +192,7 @@ def read_comparison(root: str) -> Told:
         )
     views = {cell.id: _view(store, cell) for cell in cells}
     first = cells[0]
-    over = [cell for cell in cells if ended(views[cell.id].events("campaign"))]
+    over = [cell for cell in cells if _over(views[cell.id])]
     played = [
         figures(views[c.id], c.spec, c.settings.arm, c.comparison.repeat, c.settings.trials)
         for c in over
@@ -239,6 +238,11 @@ def _notes(cells: Sequence[CampaignConfig], views: dict[str, View]) -> list[str]
     if touched:
         lines.append(f"A person intervened in {', '.join(touched)}.")
     return lines
+
+
+def _over(view: View) -> bool:
+    """Did the campaign come to its own end? One that a person stopped did not."""
+    return any(row.operator == "end" for row in view.events("campaign")[-1:])
 
 
 def _view(store: Store, cell: CampaignConfig) -> View:
