@@ -135,7 +135,9 @@ def open_engine(root: str, campaign: str) -> Engine:
     """Open from the store alone. Raises the errors of the store, of the data check and of isolation."""
     store = open_store(root)
     config = load_config(store, campaign)
-    environment = load_environment(config.environment)
+    # its folder when it is still here: a relative path or ./recipes/NAME means another place elsewhere
+    here = (Path(config.folder) / "environment.toml").is_file()
+    environment = load_environment(config.folder if here else config.environment)
     if environment.spec != config.spec:  # edited since: the campaign goes on as it was started
         environment = replace(environment, spec=config.spec)
     data = check_data(environment)

@@ -1,6 +1,7 @@
 """Finds environments (`recipes/NAME/environment.toml`) and reads them. Reads, never imports.
 
-Folders searched: those in `BAKEOFF_RECIPES` (separated like PATH), then `recipes/` of the checkout.
+Folders searched: those in `BAKEOFF_RECIPES` (separated like PATH), `recipes/` under the current directory,
+then `recipes/` of the checkout; `bakeoff new-environment` writes into the first of them.
 Names starting with an underscore are templates and are not listed.
 """
 
@@ -71,9 +72,14 @@ class Environment:
         return files
 
 
+def own_folders() -> list[Path]:
+    """Where a person's own environments are: outside the checkout, unless one works inside it."""
+    named = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
+    return [*named, Path.cwd() / "recipes"]
+
+
 def recipe_folders() -> list[Path]:
-    extra = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
-    return [*extra, REPO / "recipes"]
+    return [*own_folders(), REPO / "recipes"]
 
 
 def list_environments() -> dict[str, Path]:

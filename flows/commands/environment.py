@@ -1,8 +1,9 @@
-"""Commands about environments: list them, prepare their data."""
+"""Commands about environments: list them, prepare their data, start one of one's own."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -15,6 +16,9 @@ def register(app: typer.Typer) -> None:
         epilog="Examples: bakeoff prepare airbench_mini · bakeoff prepare parameter_golf -- --data DIR",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(prepare)
+    app.command("new-environment", epilog="Example: bakeoff new-environment my_idea --at ~/lab/recipes")(
+        new_environment
+    )
 
 
 def environments(as_json: bool = AS_JSON) -> None:
@@ -68,3 +72,19 @@ def prepare(
         except DataMissing:
             print(f"{chosen.spec.name}: preparing data", file=sys.stderr)
     print(f"{chosen.spec.name}: data is prepared in {run_prepare(chosen, context.args)}")
+
+
+def new_environment(
+    name: str = typer.Argument(..., help="lower-case letters, digits, underscores"),
+    at: Path | None = typer.Option(
+        None, "--at", help="folder that gets it; default the first in BAKEOFF_RECIPES, else ./recipes"
+    ),
+) -> None:
+    """Start an environment of one's own: a copy of the template under a new name, which runs at once."""
+    from flows.scaffold import new_environment as copy_template
+    from flows.scaffold import next_commands
+
+    made = copy_template(name, at)
+    print(f"{name}: written to {made.folder}; it runs as it is:")
+    for command in next_commands(made.folder):
+        print(f"  {command}")

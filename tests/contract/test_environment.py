@@ -10,7 +10,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +20,7 @@ import pytest
 from environment_stand_ins import RECIPES, load_prepare
 
 from agents.roles import load_role
+from flows.scaffold import new_environment
 from lineage.spec import EnvironmentSpec
 
 CHILD = Path(__file__).resolve().parents[1] / "environment_child.py"
@@ -32,11 +32,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipes") / COPY
-    shutil.copytree(RECIPES / "_template", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "environment.toml"
-    path.write_text(path.read_text("utf-8").replace('name = "template"', f'name = "{COPY}"'), "utf-8")
-    return folder
+    return new_environment(COPY, tmp_path_factory.mktemp("recipes")).folder
 
 
 @pytest.fixture(params=[*LISTED, COPY])
