@@ -184,7 +184,11 @@ def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
                 f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"
             )
         if len(found) > 1:
-            raise UsageError(f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign")
+            arms = load_config(store, found[0]).comparison is not None
+            raise UsageError(
+                f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign"
+                + (f", or see them together with: bakeoff compare --summary {root}" if arms else "")
+            )
         campaign = found[0]
     return load_config(store, campaign)
 

@@ -11,11 +11,13 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
+    RUN,
     absolute,
     open_view,
     print_json,
     run_root,
     run_with_display,
+    split_trial,
 )
 
 EXAMPLE_COMPARE = """Examples:
@@ -114,8 +116,8 @@ def _show(told: Any, as_json: bool) -> None:
 
 
 def fork(
-    run: str = typer.Argument(..., help="run directory, name under runs/, or s3://bucket/prefix"),
-    trial: str = typer.Argument(..., help="trial to start from: t0042, 42, best or leader"),
+    run: str | None = RUN,
+    trial: str | None = typer.Argument(None, help="trial to start from: t0042, 42, best or leader"),
     campaign: str | None = CAMPAIGN,
     run_dir: str | None = typer.Option(
         None, "--run", help="directory of the new campaign; default runs/<environment>-<time>"
@@ -140,7 +142,11 @@ def fork(
     from flows.fork import fork_campaign
     from flows.run import default_run_dir
     from flows.show import find_trial
+    from lineage.errors import UsageError
 
+    run, trial = split_trial(run, trial)
+    if trial is None:
+        raise UsageError("fork: name the trial to start from, for example: bakeoff fork runs/first best")
     given: dict[str, Any] = {
         "trials": trials,
         "until": until,

@@ -98,6 +98,8 @@ def test_the_same_command_again_runs_nothing(compared: tuple[Path, Bakeoff, str]
         ((*COMMAND, "--arms", "random,specialists"), "holds a comparison of the arms specialists,random"),
         (("compare",), "needs an environment to run, or --summary DIR"),
         (("compare", "--summary", "home"), "no store at"),
+        (("show", "c"), "see them together with: bakeoff compare --summary"),
+        (("fork", "c"), "name the trial to start from"),
         (("fork", "c", "t0042", "--campaign", "c-quick-random-r1"), "no trial named 't0042'"),
         (
             ("fork", "c", "t0000", "--campaign", "c-quick-random-r1", "--role", "modle"),

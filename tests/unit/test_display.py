@@ -185,9 +185,21 @@ def test_watch_returns_when_told(capsys: pytest.CaptureFixture[str]) -> None:
             stop.set()
         return View.from_rows(rows, "min")
 
-    watch(refresh, SPEC, live=False, every_s=0.01, stop=stop)
+    assert watch(refresh, SPEC, live=False, every_s=0.01, stop=stop) is False
     assert len(asked) == 3
     assert capsys.readouterr().out.count("t0003") == 1
+
+
+def test_watch_tells_an_end_from_a_person_who_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = campaign_rows(10)[0]
+    end = Row(event="campaign", campaign=rows[0].campaign, operator="end", notes="all 10 trials are done")
+
+    def interrupted() -> View:
+        raise KeyboardInterrupt
+
+    assert watch(lambda: View.from_rows([*rows, end], "min"), SPEC, live=False) is True
+    assert watch(interrupted, SPEC, live=False) is False
+    assert "t0003" in capsys.readouterr().out
 
 
 def test_text_is_made_harmless_for_a_terminal() -> None:
