@@ -48,7 +48,7 @@ VOCABULARY, CONTEXT = 32_768, 2048  # as in source/fixed.py
 TOKENIZER_CHARACTERS, DOCUMENT_CHARACTERS = 2_000_000_000, 10_000  # as upstream trains its tokenizer
 FAKE_TOKENS = 262_144
 BY_HAND = "pass --data DIR with shard_*.parquet and eval_bundle.zip"
-BY_HAND_REPO = "pass --repo DIR, a clone of https://github.com/karpathy/nanochat"
+BY_HAND_REPO = f"pass --repo DIR, a clone of https://github.com/karpathy/nanochat; for the data {BY_HAND}"
 
 
 @dataclass(frozen=True)

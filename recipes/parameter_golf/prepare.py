@@ -33,7 +33,7 @@ VALIDATION = "fineweb_val_000000.bin"
 VOCABULARY = 1024
 FAKE_TOKENS = 131_072  # a shard of random tokens for warm-up; real ones have a hundred million
 BY_HAND = "pass --data DIR with fineweb_train_*.bin, fineweb_val_*.bin and fineweb_1024_bpe.model"
-BY_HAND_REPO = "pass --repo DIR, a clone of https://github.com/openai/parameter-golf"
+BY_HAND_REPO = f"pass --repo DIR, a clone of https://github.com/openai/parameter-golf; for the data {BY_HAND}"
 
 
 def given_files(folder: Path, count: int) -> list[Path]:
