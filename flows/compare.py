@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 
 from flows import wording as w
@@ -25,6 +26,7 @@ from flows.config import CampaignConfig, Comparison, campaigns, load_config, new
 from flows.environments import load_environment
 from flows.proposers import refuse_arm
 from flows.run import Start, create_campaign
+from flows.server import die_with_parent
 from flows.settings import ARMS, Settings
 from lineage.blobs import get_tree
 from lineage.errors import InfraFault, ObjectMissing, UnknownName, UsageError
@@ -161,7 +163,7 @@ def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, told: Cal
 def _run_cell(root: str, campaign: str, plain: bool) -> int:
     """`bakeoff resume` in a process of its own: what one campaign leaves in memory never meets the next.
 
-    Its group is its own too, so that Ctrl-C reaches it once, from here. What it prints goes to stderr: stdout is the table's.
+    Its group is its own too, so that Ctrl-C reaches it once, from here; when this process is killed, it stops. What it prints goes to stderr: stdout is the table's.
     """
     command = [sys.executable, "-m", "flows.cli", "resume", root, "--campaign", campaign]
     child = subprocess.Popen(
@@ -169,6 +171,7 @@ def _run_cell(root: str, campaign: str, plain: bool) -> int:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         process_group=0,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM) if sys.platform == "linux" else None,
     )
 
     def forward(number: int, _frame: object) -> None:

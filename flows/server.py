@@ -108,15 +108,16 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
     (folder / "server.json").write_text(json.dumps({"pid": process.pid, "url": url}), "utf-8")
     _wait_healthy(process, url, folder)
     return process, url
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Linux: have the kernel send this process a signal when the one that started it dies, however it dies."""
+    ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _template() -> Path:

@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bakeoff, s
     env = quick.environ(folder / "home", folder / "recipes")
 
     def bakeoff(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return quick.bakeoff(*arguments, env=env, cwd=folder, check=check)
+        return quick.bakeoff(*arguments, env=env, cwd=folder, check=check, timeout=600)
 
     bakeoff("prepare", "quick")
     with (folder / "first.log").open("w") as log:
@@ -49,12 +49,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bakeoff, s
             stdout=log,
             stderr=log,
         )
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while "t0000" not in (folder / "first.log").read_text():
             assert time.monotonic() < until and first.poll() is None, (folder / "first.log").read_text()
             time.sleep(0.1)
         os.kill(first.pid, signal.SIGINT)
-        assert first.wait(60) == 130, (folder / "first.log").read_text()
+        assert first.wait(120) == 130, (folder / "first.log").read_text()
     assert "the same command goes on" in (folder / "first.log").read_text()
     half = bakeoff("compare", "--summary", "c").stdout
     done = bakeoff(*COMMAND)
@@ -82,12 +82,10 @@ def test_both_arms_run_to_their_end_and_are_told(compared: tuple[Path, Bakeoff, 
 def test_the_same_command_again_runs_nothing(compared: tuple[Path, Bakeoff, str]) -> None:
     folder, bakeoff, _ = compared
     before = sorted(folder.glob("c/**/*.parquet"))
-    began = time.monotonic()
     again = bakeoff(*COMMAND)
     assert "2 of them ended before" in again.stderr and "campaign 1 of" not in again.stderr
     assert again.stdout == bakeoff("compare", "--summary", "c").stdout
     assert sorted(folder.glob("c/**/*.parquet")) == before
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
