@@ -75,7 +75,7 @@ class Setting:
 
     def space(self, parent: Parent) -> dict[str, tuple[constants.Number, Range]]:
         """Constants of the surface in this source, with the range left by past failures."""
-        bounds, out = self.memory.bounds(), {}
+        bounds, out = self.memory.bounds, {}
         for key, number in constants.numbers(parent.files).items():
             if self.owns(key):
                 span = constants.range_of(number, self.catalogue.ranges)
@@ -101,8 +101,8 @@ def _added(parent: Parent, technique: Technique, values: Mapping[str, Value]) ->
 def _values(setting: Setting, parent: Parent, technique: Technique) -> list[dict[str, Value]]:
     """Settings of the technique's constants to choose from: its own at first, then draws from the ranges."""
     memory, many = setting.memory, VARIANTS if technique.repeatable else 1
-    first = not any(t.operator == f"technique:{technique.name}" for t in memory.trials.values())
-    if memory.tried((technique.name,)) and technique.constants:
+    first = f"technique:{technique.name}" not in memory.operators
+    if frozenset([technique.name]) in memory.tried and technique.constants:
         first, many = False, max(many, 2)
     found: list[dict[str, Value]] = []
     for at in range(many):
@@ -113,7 +113,7 @@ def _values(setting: Setting, parent: Parent, technique: Technique) -> list[dict
                 setting.rng,
                 first and not at,
                 setting.catalogue.ranges,
-                memory.bounds(),
+                memory.bounds,
             )
         except NotApplicable:
             break

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from lineage.records import Row, Status
@@ -142,7 +142,8 @@ class State:
         return State(frozenset(present), numbers, frozenset(others))
 
 
-def _mapping(text: str) -> dict[str, object]:
+@lru_cache(maxsize=8192)
+def _mapping(text: str) -> Mapping[str, object]:
     try:
         found = json.loads(text)
     except ValueError:
@@ -176,7 +177,7 @@ def _rooms(row: Row, spec: EnvironmentSpec) -> dict[str, float]:
 
 @dataclass
 class Memory:
-    """Trials by id, in lineage order, with their states."""
+    """Trials by id, in lineage order, with their states; what is asked once per candidate is counted once."""
 
     sign: int
     trials: dict[str, Trial] = field(default_factory=dict)
@@ -261,6 +262,7 @@ class Memory:
             trial = self.trials[trial].parent
         return path[::-1]
 
+    @cached_property
     def bounds(self) -> dict[str, tuple[float, float]]:
         """What failures of "too much" say about numbers: key -> (low, high). A later valid value lifts it."""
         low: dict[str, float] = {}
@@ -284,10 +286,15 @@ class Memory:
                         low[key] = min(low[key], new)
         return {key: (low.get(key, -math.inf), high.get(key, math.inf)) for key in {*low, *high}}
 
-    def tried(self, techniques: tuple[str, ...]) -> list[Trial]:
-        """Trials that added exactly these techniques."""
-        wanted = frozenset(techniques)
-        return [t for t in self.trials.values() if t.delta and frozenset(t.delta.techniques) == wanted]
+    @cached_property
+    def operators(self) -> frozenset[str]:
+        """Every operator that was used, whatever became of it."""
+        return frozenset(trial.operator for trial in self.trials.values())
+
+    @cached_property
+    def tried(self) -> frozenset[frozenset[str]]:
+        """The sets of techniques that were added by one trial."""
+        return frozenset(frozenset(t.delta.techniques) for t in self.trials.values() if t.delta)
 
     def failed_combinations(self) -> set[frozenset[str]]:
         """Sets of two or more techniques that broke when they came together."""
@@ -299,10 +306,11 @@ class Memory:
         return out
 
     def breakage(self) -> dict[str, tuple[int, int]]:
-        """Technique -> (times it broke, times it was tried)."""
+        """Technique -> (times it broke, times it was tried); under "" the sums over all techniques."""
         broke, tried = Counter[str](), Counter[str]()
         for trial in self.trials.values():
             for name in trial.delta.techniques if trial.delta else ():
-                tried[name] += 1
-                broke[name] += trial.broken
+                if not name.startswith("-"):
+                    tried.update((name, ""))
+                    broke.update((name, "") if trial.broken else ())
         return {name: (broke[name], count) for name, count in tried.items()}

@@ -40,9 +40,11 @@ Files = dict[str, bytes]
 ARMS = ("lineage", "no_lineage", "random", "numbers_only")
 WARM = 0  # trials drawn uniformly at first
 OUTLOOKS = 3  # parents beside leader and incumbent
-LUCK = 0.35  # spread of the factor that keeps parallel asks apart
+SHORTLIST = 40  # trials with the best gain, and as many with the most room, whose outlook is computed
+LUCK = 0.15  # spread of the factor that decides between near equals and keeps parallel asks apart
+PRIOR_TRIALS = 5  # worth of the prior that one technique in ten breaks its program
 TRIES = 40
-CACHE = 96  # source snapshots kept, the newest
+CACHE = 96  # source snapshots kept by content hash, the newest
 
 
 class CatalogueProposer:
@@ -51,7 +53,7 @@ class CatalogueProposer:
     def __init__(self, techniques: Path, arm: str = "", name: str = "catalogue") -> None:
         self._name, self._arm = name, arm
         self._catalogue = load_catalogue(techniques)
-        self._sources: OrderedDict[tuple[str, str, str], Files] = OrderedDict()
+        self._sources: OrderedDict[str, Files] = OrderedDict()
         tpe.warm_up()
 
     @property
@@ -81,7 +83,9 @@ class CatalogueProposer:
 
     def _files(self, request: ProposalRequest, trial: str) -> Files:
         row = request.view.trial(trial)
-        key = (request.view.campaign, trial, (row.source_sha256 if row else None) or "")
+        key = row.source_sha256 if row else None
+        if key is None:
+            return dict(request.files_of(trial))
         if key not in self._sources:
             self._sources[key] = dict(request.files_of(trial))
             while len(self._sources) > CACHE:
@@ -231,8 +235,11 @@ def _parents(memory: Memory, model: Surrogate, leader: Trial) -> list[tuple[Tria
     valid = [
         t for t in memory.trials.values() if t.valid and t.gain is not None and t.verdict != "unconfirmed"
     ]
-    valid.sort(key=lambda t: -model.potential(memory.states[t.id], rate))
-    for trial in valid[:OUTLOOKS]:
+    ahead = sorted(valid, key=lambda t: -(t.gain or 0.0))[:SHORTLIST]
+    roomy = sorted(valid, key=lambda t: -min(t.room.values(), default=0.0))[:SHORTLIST]
+    listed = list({t.id: t for t in (*ahead, *roomy)}.values())
+    listed.sort(key=lambda t: (-model.potential(memory.states[t.id], rate), t.order))
+    for trial in listed[:OUTLOOKS]:
         limit = min(trial.room, key=lambda name: trial.room[name]) if trial.room else ""
         room = f" and room for {limit}" if limit else ""
         chosen.append(
@@ -248,9 +255,11 @@ def _masked(memory: Memory) -> set[tuple[str, str]]:
 
 
 def _sound(candidate: Candidate, breakage: dict[str, tuple[int, int]]) -> float:
-    """Chance that the candidate's techniques do not break the program, by how often they did."""
+    """Chance that the candidate's techniques do not break the program, by how often they and the others did."""
+    broke, tried = breakage.get("", (0, 0))
+    usual = (broke + 0.1 * PRIOR_TRIALS) / (tried + PRIOR_TRIALS)
     chance = 1.0
     for technique in candidate.techniques:
         broke, tried = breakage.get(technique.name, (0, 0))
-        chance *= 1.0 - (broke + 0.1) / (tried + 1.0)
+        chance *= 1.0 - (broke + usual) / (tried + 1.0)
     return chance

@@ -18,13 +18,13 @@ error. Formatting and comments of everything else stay as they are.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import libcst as cst
 
+from agents.catalogue.imports import with_import
 from agents.catalogue.match import Bound, expression, fill, same, same_all, statements
 from agents.catalogue.technique import Change, Pattern
 
@@ -289,50 +289,11 @@ def _add(module: cst.Module, change: Change) -> cst.Module:
     return _within(module, owner, act)
 
 
-# ---- imports -------------------------------------------------------------------------------------
-
-
-def _imports(statement: object) -> cst.Import | cst.ImportFrom | None:
-    if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1:
-        only = statement.body[0]
-        if isinstance(only, cst.Import | cst.ImportFrom):
-            return only
-    return None
-
-
-def _root(node: cst.Import | cst.ImportFrom) -> str:
-    name: object = node.names[0].name if isinstance(node, cst.Import) else node.module
-    while isinstance(name, cst.Attribute):
-        name = name.value
-    return name.value if isinstance(name, cst.Name) else ""
-
-
-def _rank(node: cst.Import | cst.ImportFrom) -> int:
-    """`__future__`, then the standard library, then the rest: the order of the recipes' own imports."""
-    root = _root(node)
-    return 0 if root == "__future__" else 1 if root in sys.stdlib_module_names else 2
-
-
 def _add_import(module: cst.Module, change: Change) -> cst.Module:
-    new = statements(change.code)[0]
-    wanted = _imports(new)
-    if wanted is None:
+    out = with_import(module, statements(change.code)[0])
+    if out is None:
         raise NotApplicable(f"{change.file}: {change.code.strip()!r} is not an import")
-    body: Body = list(module.body)
-    places: list[tuple[int, int]] = []
-    for at, statement in enumerate(body):
-        found = _imports(statement)
-        if found is not None:
-            if same(wanted, found, {}):
-                return module
-            places.append((at, _rank(found)))
-    rank = _rank(wanted)
-    earlier = [at for at, r in places if r <= rank]
-    after = max(earlier) + 1 if earlier else (places[0][0] if places else 1 if module.get_docstring() else 0)
-    alone = not any(r == rank for _, r in places)
-    lines = [cst.EmptyLine(indent=False)] if alone and after else []
-    body.insert(after, new.with_changes(leading_lines=lines))
-    return module.with_changes(body=body)
+    return out
 
 
 _ACTS: dict[str, Callable[[cst.Module, Change], cst.Module]] = {
