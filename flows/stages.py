@@ -21,8 +21,9 @@ from agents.surface import check_surface
 from evaluators import client
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
+from flows.pruning import Watcher, pruning_rule
 from flows.slots import slot
-from flows.words import BuildChecks, Patched, Trained, TrialRef
+from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ProposerOutage
 from lineage.ids import sha256
@@ -238,11 +239,14 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     shutil.rmtree(base, ignore_errors=True)
     runs: list[TrainRun] = []
     places: list[str] = []
+    curves: list[Curve] = []
+    rule = pruning_rule(engine, ref, purpose)
     for index, seed in enumerate(seeds):
         out = base / f"seed{index}"
         out.mkdir(parents=True)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            run = client.train(engine.bench, source, seed, out, cancel=engine.cancel)
+            watcher = Watcher(rule)
+            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher)
         engine.raise_if_cancelled()
         if run.facts.end == "infra":
             raise InfraFault(
@@ -251,6 +255,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
             )
         runs.append(run)
         places.append(str(out))
+        curves.append(watcher.curve)
         engine.emit(
             {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
         )
@@ -262,6 +267,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         machine=client.machine_identity(),
         runs=tuple(runs),
         places=tuple(places),
+        curves=tuple(curves),
     )
     put_result(
         engine.store,

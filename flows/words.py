@@ -38,14 +38,21 @@ class BuildChecks(Record):
     checks: tuple[Check, ...]
 
 
+Curve = tuple[tuple[float, float], ...]  # (step, value) as the candidate reported them: advice
+
+
 class Trained(Record):
-    """Finished trainings of one purpose. `places` are folders of this machine's scratch space."""
+    """Finished trainings of one purpose. `places` are folders of this machine's scratch space.
+
+    `curves` has one training curve per run, empty where the recipe reports none.
+    """
 
     purpose: str
     attempt: int
     machine: str
     runs: tuple[TrainRun, ...]
     places: tuple[str, ...]
+    curves: tuple[Curve, ...] = ()
 
     @property
     def purpose_word(self) -> Purpose:

@@ -84,6 +84,14 @@ class Evaluation(Spec):
     alpha: float = Field(0.05, gt=0, lt=1)
     min_gain: float = Field(0.0, ge=0, lt=1)
     min_units: float = 0.0
+    prune: Literal["", "lower", "higher"] = Field(
+        "",
+        description="which way the value that the recipe reports improves; empty: no run is ended early by it",
+    )
+    prune_surfaces: list[Name] = Field(
+        [],
+        description="surfaces whose edits leave the reported curve comparable, step by step, with the parent's",
+    )
 
 
 class Surface(Spec):
@@ -125,6 +133,9 @@ class EnvironmentSpec(Spec):
         names = [s.name for s in self.surfaces]
         if len(names) != len(set(names)):
             raise ValueError(f"surfaces: the same name twice in {names}")
+        unknown = sorted(set(self.evaluation.prune_surfaces) - set(names))
+        if unknown:
+            raise ValueError(f"evaluation.prune_surfaces: no surface named {unknown[0]!r}; known: {names}")
         if self.task.kind == "language_model" and self.task.context < 1:
             raise ValueError("task.context: a language_model needs the tokens per request")
         return self
