@@ -148,10 +148,25 @@ def test_entry_points_have_the_contract_s_arguments(folder: Path) -> None:
     assert "rehearse" not in found or len(found["rehearse"]) == 2
 
 
-def test_the_readme_says_how_to_run_it(folder: Path, spec: EnvironmentSpec) -> None:
-    text = (folder / "README.md").read_text("utf-8")
-    assert text.startswith("# ") and "Score" in text and "Hard rule" in text
-    assert "bakeoff prepare" in text and "bakeoff run" in text
+def test_the_readme_tells_a_newcomer_everything(folder: Path, spec: EnvironmentSpec) -> None:
+    text = " ".join((folder / "README.md").read_text("utf-8").split())
+    assert text.startswith(f"# {folder.name} ") and "Score" in text and "Hard rule" in text
+    assert "bakeoff prepare" in text and "bakeoff run" in text and "measured" in text.lower()
+    assert ("higher" if spec.score.direction == "max" else "lower") + " is better" in text.lower()
+
+    def says(number: float) -> bool:
+        return re.search(rf"(?<![\d.,]){number:,.15g}(?![\d]|[.,]\d)", text) is not None
+
+    for gate in spec.gates:
+        limit = gate.at_least if gate.at_least is not None else gate.at_most
+        assert limit is not None and says(limit), f"gate on {gate.quantity}"
+    limits = (
+        ("train_wall_s", "predict_wall_s") if spec.hardware == "cuda" else ("train_cpu_s", "predict_cpu_s")
+    )
+    for key in limits:
+        assert says(getattr(spec.budget, key)) or says(getattr(spec.budget, key) / 60), key
+    for surface in spec.surfaces:
+        assert f"`{surface.name}`" in text, f"surface {surface.name}"
 
 
 def prepared(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
