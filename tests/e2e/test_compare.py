@@ -14,18 +14,10 @@ from pathlib import Path
 import pytest
 import quick
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # minutes beside busy neighbours
 COMMAND = (
-    "compare",
-    "quick",
-    "--arms",
-    "specialists,random",
-    "--trials",
-    "3",
-    "--repeats",
-    "1",
-    "--run",
-    "c",
+    *("compare", "quick", "--arms", "specialists,random", "--trials", "3", "--repeats", "1"),
+    *("--run", "c", "--no-confirm"),
 )
 Bakeoff = Callable[..., subprocess.CompletedProcess[str]]
 
