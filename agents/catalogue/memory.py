@@ -125,21 +125,21 @@ class State:
     def plus(self, delta: Delta | None, trial: str) -> State:
         if delta is None:
             return State(self.techniques, self.numbers, self.others | {trial})
-        present = set(self.techniques)
-        for name in delta.techniques:
-            if name.startswith("-"):
-                present.discard(name[1:])
-            else:
-                present.add(name)
-        moved = {key: new for key, _, new in delta.numbers}
-        numbers = {key: new for key, new in {**self.numbers, **moved}.items() if new is not None}
-        others = set(self.others)
-        for name in delta.others:
-            if name.startswith("-"):
-                others.discard(name[1:])
-            else:
-                others.add(name)
-        return State(frozenset(present), numbers, frozenset(others))
+        numbers = self.numbers
+        if delta.numbers:
+            numbers = {**numbers, **{key: new for key, _, new in delta.numbers if new is not None}}
+            for key, _, new in delta.numbers:
+                if new is None:
+                    numbers.pop(key, None)
+        return State(_with(self.techniques, delta.techniques), numbers, _with(self.others, delta.others))
+
+
+def _with(present: frozenset[str], said: tuple[str, ...]) -> frozenset[str]:
+    """The names that are there afterwards; `-name` takes one out."""
+    out = present
+    for name in said:
+        out = out - {name[1:]} if name.startswith("-") else out | {name}
+    return out
 
 
 @lru_cache(maxsize=8192)
