@@ -64,7 +64,7 @@ def veto(store: Store, config: CampaignConfig, row: Row, why: str) -> Row:
 
 
 def stop_campaign(root: str, campaign: str) -> dict[str, Any]:
-    """Send SIGTERM to the process that holds the campaign. Returns what was done, with a sentence."""
+    """Send SIGINT to the process that holds the campaign. Returns what was done, with a sentence."""
     holder = holder_of(root, campaign)
     if holder is None:
         return {
@@ -74,7 +74,7 @@ def stop_campaign(root: str, campaign: str) -> dict[str, Any]:
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return {"running": True, "text": f"{campaign}: runs as {holder}; stop it there"}
     pid = int(str(holder["pid"]))
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)  # as Ctrl-C does: for SIGTERM a running Prefect flow puts its own handler in
     return {
         "running": True,
         "pid": pid,

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.home import home
+from flows.words import Interrupted
 
 POLL_SECONDS = 0.05
 
 
-class SlotCancelled(Exception):
+class SlotCancelled(Interrupted):
     """The campaign was stopped while waiting for a slot."""
 
 

@@ -54,6 +54,7 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     except (ProposerRefused, ProposerUnusable, NothingLeft, BudgetSpent) as fault:
         await asyncio.to_thread(_no_edit, engine, progress, fault)
     except InfraFault as fault:
+        engine.raise_if_cancelled()  # a tree told to end that reports late on a busy machine is no outcome
         progress.infra, progress.infra_text = fault.what, str(fault)
     progress.engine_cpu_s = time.process_time() - cpu
     row = await label(ref, progress)

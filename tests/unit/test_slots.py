@@ -14,6 +14,7 @@ import pytest
 
 from flows.lease import campaign_lease, holder_of
 from flows.slots import SlotCancelled, busy, slot
+from flows.words import Interrupted
 from lineage.errors import RunBusy
 
 HOLD = "import time, sys\nfrom flows.slots import slot\nwith slot('cpu', 1):\n    print('held', flush=True)\n    time.sleep(60)\n"
@@ -54,6 +55,7 @@ def test_a_killed_holder_gives_its_slot_back() -> None:
     assert busy("cpu") == 1
     cancel = threading.Event()
     cancel.set()
+    assert issubclass(SlotCancelled, Interrupted), "what a campaign takes for a stop by a person"
     with pytest.raises(SlotCancelled), slot("cpu", 1, cancel):
         pass
     child.send_signal(signal.SIGKILL)
