@@ -5,9 +5,9 @@
 One ask: read lineage (`memory`), fit effects (`surrogate`), list what could be done (`candidates`), rank
 it by expected improvement times a little luck (operators share strength through the linear model, and
 never-tried ones have the widest outlook), make the edit, check surface and duplicates, and say why. An
-operator that cannot give an untried program is masked and the next one taken. The first WARM trials of
-a campaign are drawn uniformly: a bandit that starts cold lost to that. The same lineage, seed and
-`in_flight` give the same proposal; lineage is the only memory.
+operator that cannot give an untried program is masked and the next one taken. There is no uniform
+phase at the start: with no rows every technique has the same wide outlook, and luck decides. The same
+lineage, seed and `in_flight` give the same proposal; lineage is the only memory.
 
 Arms (`request.arm` or the constructor): anything else is the full proposer; `random` draws operators
 uniformly and never learns; `no_lineage` sees the leader's program and no row; `numbers_only` is TPE
@@ -38,7 +38,6 @@ from lineage.records import Edit, Proposal
 
 Files = dict[str, bytes]
 ARMS = ("lineage", "no_lineage", "random", "numbers_only")
-WARM = 0  # trials drawn uniformly at first
 OUTLOOKS = 3  # parents beside leader and incumbent
 SHORTLIST = 40  # trials with the best gain, and as many with the most room, whose outlook is computed
 LUCK = 0.15  # spread of the factor that decides between near equals and keeps parallel asks apart
@@ -134,7 +133,7 @@ class CatalogueProposer:
                 *make.steps(setting, leader),
             ]
         singles = make.techniques(setting, leader)
-        if arm == "random" or (arm == "lineage" and len(setting.memory.trials) - 1 < WARM):
+        if arm == "random":
             drawn = [*singles, *make.steps(setting, leader, 3)]
             setting.rng.shuffle(drawn)
             return [*drawn, *make.steps(setting, leader)]
