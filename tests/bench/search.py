@@ -144,6 +144,8 @@ def calibration(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def summarise(lines: Sequence[dict[str, Any]]) -> None:
+    if not lines:
+        print("no finished campaign to compare")
     rng = random.Random(1)
     by_arm = {arm: [x for x in lines if x["arm"] == arm] for arm in ARMS}
     base = by_arm["lineage"]
