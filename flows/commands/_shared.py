@@ -83,5 +83,7 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
 
 
 def absolute(run: str) -> str:
-    """A run directory that still means the same from another working directory."""
+    """A run directory that still means the same from another working directory. Raises UsageError for half a URI."""
+    if run.startswith("s3:") and not run.startswith("s3://"):
+        raise UsageError(f"{run!r} is no store: an object store is written s3://bucket/prefix")
     return run if "://" in run else str(Path(run).absolute())

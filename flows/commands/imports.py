@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, print_json, run_root
+from flows.commands._shared import AS_JSON, CAMPAIGN, absolute, print_json, run_root
 
 importing = typer.Typer(help="Read records of other systems into a store.", no_args_is_help=True)
 
@@ -31,10 +31,12 @@ def released_run(
     """Import a run that the paper's authors released; nothing is dropped, repaired rows are marked."""
     from flows.config import campaign_id
     from lineage.released import import_released
+    from lineage.released_tsv import read_run
     from lineage.store import open_store
 
-    root = store if "://" in store else str(Path(store).absolute())
+    root = absolute(store)
     identifier = campaign or campaign_id(folder.resolve().name, "released")
+    read_run(folder)  # a wrong folder is told before a store is made for it
     report = import_released(folder, open_store(root, create=True), identifier)
     if as_json:
         return print_json(asdict(report))
