@@ -132,7 +132,7 @@ def _outcomes(told: Told, uplift: str) -> Table:
         table.add_row(
             Text(r.arm, style="bold"),
             str(r.n),
-            f"{r.confirmed} of {r.n}",
+            f"{r.confirmed} of {r.n}" if r.n else w.DASH,
             interval(r.gain, mark="*" if r.measured else ""),
             "reference" if r.arm == told.first else interval(r.uplift, ""),
         )
@@ -155,11 +155,11 @@ def _search(told: Told) -> Table:
     for r in told.results:
         table.add_row(
             Text(r.arm, style="bold"),
-            f"{r.keeps} of {r.trials:,} ({w.percent(r.keep_rate, 1, sign=False)})",
+            f"{r.keeps} of {r.trials:,} ({w.percent(r.keep_rate, 1, sign=False)})" if r.n else w.DASH,
             w.DASH if r.effective_clusters is None else f"{r.effective_clusters:.1f}",
             f"{r.cross_role} of {r.crossable}" if r.crossable else w.DASH,
-            f"{r.cpu_hours:.2f}",
-            w.money(r.usd),
+            f"{r.cpu_hours:.2f}" if r.n else w.DASH,
+            w.money(r.usd if r.n else None),
         )
     return table
 
@@ -175,6 +175,8 @@ def _quarters(told: Told) -> Table:
 
 def _mix(quarter: dict[str, int]) -> str:
     """`3 of 8: disqualified 2, rejected 1`"""
+    if not quarter:
+        return w.DASH
     mix = failed(quarter)
     words = ", ".join(f"{word} {n}" for word, n in mix.items())
     return f"{sum(mix.values())} of {sum(quarter.values())}" + (f": {words}" if words else "")
