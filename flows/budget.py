@@ -62,7 +62,7 @@ def _duration(row: Row) -> float | None:
 
 
 def end_of_window(until: str | None, started: datetime) -> datetime | None:
-    """The first moment at clock time `until` (HH:MM, local) after the campaign started."""
+    """The first moment at clock time `until` (HH:MM, local) after the campaign was started or continued."""
     if until is None:
         return None
     local = started.astimezone()
@@ -71,11 +71,22 @@ def end_of_window(until: str | None, started: datetime) -> datetime | None:
     return end if end > local else end + timedelta(days=1)
 
 
-def refusal(settings: Settings, used: Spent, under_way: int, started: datetime, now: datetime) -> str | None:
-    """Why no further trial may start, as one phrase; None when one may."""
+def refusal(
+    settings: Settings,
+    used: Spent,
+    under_way: int,
+    started: datetime,
+    now: datetime,
+    continued: datetime | None = None,
+) -> str | None:
+    """Why no further trial may start, as one phrase; None when one may.
+
+    Hours count from `started`. A clock time is the first one after `continued`, when this process took the
+    campaign up: what a night left unfinished has the next night to the same clock time.
+    """
     if used.trials + under_way >= settings.trials:
         return f"all {settings.trials} trials are done"
-    left = _seconds_left(settings, started, now)
+    left = _seconds_left(settings, started, now, continued or started)
     if left is not None:
         if left <= 0:
             return "the time allowed is over"
@@ -94,9 +105,9 @@ def refusal(settings: Settings, used: Spent, under_way: int, started: datetime, 
     return None
 
 
-def _seconds_left(settings: Settings, started: datetime, now: datetime) -> float | None:
+def _seconds_left(settings: Settings, started: datetime, now: datetime, continued: datetime) -> float | None:
     ends = [started + timedelta(hours=settings.hours)] if settings.hours else []
-    window = end_of_window(settings.until, started)
+    window = end_of_window(settings.until, continued)
     if window is not None:
         ends.append(window)
     return min((end - now).total_seconds() for end in ends) if ends else None

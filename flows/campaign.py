@@ -9,32 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import partial
 
 from prefect import flow
 
 from flows.artifacts import publish_campaign
 from flows.budget import refusal, spent
-from flows.calibrate import Calibration
-from flows.config import BASELINE, CampaignConfig, now
+from flows.campaign_events import first_start, log_calibration, log_campaign
+from flows.config import BASELINE, now
 from flows.confirm import confirm
 from flows.control import paused
 from flows.engine import Engine, engine_for
-from flows.home import bakeoff_version
+from flows.nightwatch import Watch, patiently, tell, watching
 from flows.standing import book
 from flows.trial import trial
 from flows.wording import one_line
 from flows.words import Interrupted, TrialRef
-from lineage.blobs import get_blob
 from lineage.errors import InfraFault, ObjectExists, UsageError
 from lineage.records import Record, Row, Status
 from lineage.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0
+FAULT_PAUSES = 3  # a machine that is still at fault after the third pause is left to a person
 
 
 class Submission(Record):
@@ -54,8 +54,11 @@ class Campaign:
     confirm_one: Callable[[TrialRef], Awaitable[Row]]
     started: datetime
     turns: asyncio.Semaphore
+    watch: Watch
+    continued: datetime
     under_way: set[str] = field(default_factory=set)
     faults_in_a_row: int = 0
+    fault_pauses: int = 0
     ended_because: str = ""
     admitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     confirming: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -85,26 +88,26 @@ async def drive(
     confirm_one: Callable[[TrialRef], Awaitable[Row]],
 ) -> str:
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
-    started = await asyncio.to_thread(_first_start, engine)
-    await asyncio.to_thread(_log_calibration, engine)
     settings = engine.config.settings
     # a replayed role waits for a parent of another role, so every role must be able to be at work
     at_once = len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once
-    state = Campaign(engine, run_one, confirm_one, started, asyncio.Semaphore(at_once))
-    try:
-        await _measure_baseline(state)
-        await _lanes(state)
-        await _confirm_leaders(state)
-    except Interrupted:
-        pass
-    if engine.cancel.is_set():
-        state.ended_because = "stopped by a person"
-    await asyncio.to_thread(
-        _log_campaign, engine, "stop" if engine.cancel.is_set() else "end", state.ended_because
-    )
-    if not engine.cancel.is_set():
-        await publish_campaign(engine, state.ended_because)
-    return state.ended_because
+    async with watching(engine) as watch:
+        continued = now()
+        started = await patiently(watch, lambda: asyncio.to_thread(first_start, engine))
+        await patiently(watch, lambda: asyncio.to_thread(log_calibration, engine))
+        turns = asyncio.Semaphore(at_once)
+        state = Campaign(engine, run_one, confirm_one, started, turns, watch, continued)
+        try:
+            await _measure_baseline(state)
+            await _lanes(state)
+            await _confirm_leaders(state)
+        except Interrupted:
+            pass
+        how, why = ("stop", "stopped by a person") if engine.cancel.is_set() else ("end", state.ended_because)
+        await patiently(watch, lambda: asyncio.to_thread(log_campaign, engine, how, why))
+        if not engine.cancel.is_set():
+            await publish_campaign(engine, why)
+    return why
 
 
 async def run_here(ref: TrialRef) -> Row:
@@ -128,82 +131,23 @@ async def _confirm_leaders(state: Campaign) -> None:
         return
     async with state.confirming:
         while not engine.cancel.is_set():
-            candidate = await asyncio.to_thread(lambda: book(engine.config, engine.view()).candidate())
+            candidate = await patiently(state.watch, lambda: asyncio.to_thread(_candidate, engine))
             if candidate is None:
                 return
+            ref = state.ref(candidate, "")
             try:
-                await state.confirm_one(state.ref(candidate, ""))
+                row = await patiently(state.watch, partial(state.confirm_one, ref))
             except InfraFault as fault:
                 engine.emit({"kind": "note", "text": f"confirming {candidate} is put off: {fault}"})
                 return
+            if row.verdict == "confirmed":
+                await asyncio.to_thread(
+                    tell, engine, f"new confirmed best: {candidate}, p = {row.p_value:.2g}"
+                )
 
 
-def _first_start(engine: Engine) -> datetime:
-    """When the campaign began, also over resumes; writes the start event on the first call."""
-    starts = [
-        row.t_started for row in engine.view().events("campaign") if row.operator == "start" and row.t_started
-    ]
-    if starts:
-        _log_campaign(engine, "resume", "")
-        return min(starts)
-    return _log_campaign(engine, "start", "")
-
-
-def _log_campaign(engine: Engine, what: str, why: str) -> datetime:
-    at = now()
-    engine.append(
-        Row(
-            event="campaign",
-            campaign=engine.config.id,
-            environment=engine.config.spec.name,
-            arm=engine.config.settings.arm,
-            operator=what,
-            notes=why or None,
-            isolation=engine.config.isolation,
-            evaluator_sha256=engine.config.evaluator_sha256,
-            bakeoff_version=bakeoff_version(),
-            t_started=at,
-            detail_json=json.dumps(_told_of(engine.config), sort_keys=True),
-        )
-    )
-    return at
-
-
-def _told_of(config: CampaignConfig) -> dict[str, Any]:
-    """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
-    told: dict[str, Any] = {"direction": config.spec.score.direction}
-    if config.forked_from is not None:
-        told["forked_from"] = config.forked_from.model_dump()
-    if config.comparison is not None:
-        told["comparison"] = config.comparison.model_dump(mode="json")
-    return told
-
-
-def _log_calibration(engine: Engine) -> None:
-    """Enter the calibration that the campaign was created with, once: its scores are replicates of the start."""
-    config = engine.config
-    if not config.calibration_sha256 or engine.view().events("calibration"):
-        return
-    held = Calibration.model_validate_json(get_blob(engine.store, config.calibration_sha256))
-    engine.append(
-        Row(
-            event="calibration",
-            campaign=config.id,
-            environment=config.spec.name,
-            arm=config.settings.arm,
-            scores=list(config.calibration),
-            seeds=list(held.seeds),
-            noise_sd=statistics.stdev(config.calibration),
-            source_sha256=held.source_sha256,
-            environment_sha256=held.environment_sha256,
-            evaluator_sha256=held.evaluator_sha256,
-            isolation=held.isolation,
-            machine=held.machine,
-            bakeoff_version=held.bakeoff_version,
-            t_finished=held.measured_at,
-            detail_json=json.dumps({"calibration_sha256": config.calibration_sha256}),
-        )
-    )
+def _candidate(engine: Engine) -> str | None:
+    return book(engine.config, engine.view()).candidate()
 
 
 async def _measure_baseline(state: Campaign) -> None:
@@ -212,8 +156,10 @@ async def _measure_baseline(state: Campaign) -> None:
     row = engine.view().trial(BASELINE)
     if row is None:
         if get_result(engine.store, engine.config.id, BASELINE, "submit") is None:
-            _submit(engine, BASELINE, engine.config.roles[0].name)
-        row = await state.run_one(state.ref(BASELINE, engine.config.roles[0].name))
+            claim = Submission(trial=BASELINE, role=engine.config.roles[0].name, at=now())
+            await patiently(state.watch, lambda: asyncio.to_thread(_submit, engine, claim))
+        ref = state.ref(BASELINE, engine.config.roles[0].name)
+        row = await patiently(state.watch, lambda: state.run_one(ref))
     if row.status is not Status.BASELINE:
         why = json.loads(row.detail_json).get("label") or row.numbers_json
         raise UsageError(
@@ -222,10 +168,9 @@ async def _measure_baseline(state: Campaign) -> None:
         )
 
 
-def _submit(engine: Engine, trial_id: str, role: str) -> None:
-    """Claim the id, then log it; a crash between the two is mended by `_open_trials`."""
-    claim = Submission(trial=trial_id, role=role, at=now())
-    put_result(engine.store, engine.config.id, trial_id, "submit", claim.model_dump_json().encode())
+def _submit(engine: Engine, claim: Submission) -> None:
+    """Claim the id, then log it; a crash between the two is mended by `_open_trials`. The same claim may come twice."""
+    put_result(engine.store, engine.config.id, claim.trial, "submit", claim.model_dump_json().encode())
     _log_submission(engine, claim)
 
 
@@ -261,27 +206,28 @@ def _open_trials(state: Campaign) -> list[Submission]:
     return open_now
 
 
-def _allocate(state: Campaign, role: str) -> TrialRef:
+async def _allocate(state: Campaign, role: str) -> TrialRef:
     """Claim the next id. Counts as under way from here, before another lane asks for room."""
     while True:
-        trial_id = f"t{state.next_number:04d}"
+        claim = Submission(trial=f"t{state.next_number:04d}", role=role, at=now())
         state.next_number += 1
         try:
-            _submit(state.engine, trial_id, role)
+            await patiently(state.watch, partial(asyncio.to_thread, _submit, state.engine, claim))
         except ObjectExists:  # another owner of this campaign took the number
             continue
-        state.under_way.add(trial_id)
-        return state.ref(trial_id, role)
+        state.under_way.add(claim.trial)
+        return state.ref(claim.trial, role)
 
 
 async def _lanes(state: Campaign) -> None:
     engine = state.engine
-    waiting = {claim.trial: claim for claim in await asyncio.to_thread(_open_trials, state)}
+    opened = await patiently(state.watch, lambda: asyncio.to_thread(_open_trials, state))
+    waiting = {claim.trial: claim for claim in opened}
     state.under_way.update(waiting)
     by_role: dict[str, list[str]] = {}
     for claim in waiting.values():
         by_role.setdefault(claim.role, []).append(claim.trial)
-    lanes = [_lane(state, role.name, by_role.get(role.name, [])) for role in engine.config.roles]
+    lanes = [_lane(state, role, by_role.pop(role, [])) for role in _roles_of_lanes(engine)]
     results = await asyncio.gather(*lanes, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -289,6 +235,12 @@ async def _lanes(state: Campaign) -> None:
     if not state.ended_because:  # no lane was refused a trial: each stopped because its proposer did
         why = await asyncio.to_thread(_why_not, state)
         state.ended_because = why or "no role has anything left to try"
+
+
+def _roles_of_lanes(engine: Engine) -> list[str]:
+    """One lane per role; more where a person asked for more trials at once than there are roles."""
+    names = [role.name for role in engine.config.roles]
+    return [names[at % len(names)] for at in range(max(len(names), engine.config.settings.in_flight or 0))]
 
 
 async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
@@ -312,12 +264,31 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
 async def _admit(state: Campaign, role: str) -> TrialRef | None:
     """A new trial's id, or None when the budget has no room; one lane asks at a time, none while paused."""
     async with state.admitting:
-        await _while_paused(state.engine)
-        why = await asyncio.to_thread(_why_not, state)
+        await patiently(state.watch, lambda: _while_paused(state.engine))
+        await _after_faults(state)
+        why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
         if why is not None:
             state.ended_because = state.ended_because or why
             return None
-        return await asyncio.to_thread(_allocate, state, role)
+        return await _allocate(state, role)
+
+
+async def _after_faults(state: Campaign) -> None:
+    """After so many faults of the machine in a row wait, longer each time, then try one more trial."""
+    settings = state.engine.config.settings
+    if state.faults_in_a_row < settings.max_infra_faults or state.fault_pauses >= FAULT_PAUSES:
+        return
+    wait = settings.fault_pause_s * 5**state.fault_pauses
+    state.fault_pauses += 1
+    why = f"{state.faults_in_a_row} faults of the machine in a row"
+    state.watch.waiting_for = why
+    await asyncio.to_thread(tell, state.engine, f"paused for {wait:.0f} s: {why}")
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        state.engine.raise_if_cancelled()
+        await asyncio.sleep(min(0.2, wait))
+    state.watch.waiting_for = ""
+    state.faults_in_a_row = settings.max_infra_faults - 1
 
 
 async def _while_paused(engine: Engine) -> None:
@@ -336,17 +307,24 @@ def _why_not(state: Campaign) -> str | None:
     used = spent(view, now())
     engine.emit({"kind": "budget", "spent": used, "settings": engine.config.settings})
     if state.faults_in_a_row >= engine.config.settings.max_infra_faults:
-        return f"{state.faults_in_a_row} faults of the machine in a row"
+        return (
+            f"{state.faults_in_a_row} faults of the machine in a row, also after {state.fault_pauses} pauses"
+        )
     without_row = sum(view.trial(trial_id) is None for trial_id in state.under_way)
-    return refusal(engine.config.settings, used, without_row, state.started, now())
+    return refusal(engine.config.settings, used, without_row, state.started, now(), state.continued)
 
 
 async def _one(state: Campaign, ref: TrialRef) -> Row:
     try:
-        row = await state.run_one(ref)
+        row = await patiently(state.watch, lambda: state.run_one(ref))
     finally:
         state.under_way.discard(ref.trial)
-    state.faults_in_a_row = state.faults_in_a_row + 1 if row.status is Status.HARNESS_ABORT else 0
-    await asyncio.to_thread(state.engine.compact)
+    if row.status is Status.HARNESS_ABORT:
+        state.faults_in_a_row += 1
+    else:
+        state.faults_in_a_row = state.fault_pauses = 0
+    ended, began = row.t_finished, row.t_started
+    state.watch.progress((ended - began).total_seconds() if ended and began else None)
+    await patiently(state.watch, lambda: asyncio.to_thread(state.engine.compact))
     state.engine.emit({"kind": "trial", "row": row})
     return row

@@ -10,10 +10,13 @@ places that their own trials wait for.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Literal
 
+import httpx
 from prefect import flow
 from prefect.deployments.flow_runs import arun_deployment
+from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
 from flows.campaign import drive
@@ -21,6 +24,7 @@ from flows.config import campaign_id, campaigns, now
 from flows.data import check_data, prepare
 from flows.engine import close_engine, engine_for
 from flows.environments import load_environment
+from flows.finish import end_of_run
 from flows.home import home
 from flows.lease import campaign_lease
 from flows.recording import Progress, record
@@ -36,6 +40,7 @@ TRIAL_DEPLOYMENT = {"cpu": "trial/cpu", "gpu": "trial/gpu"}
 CONFIRM_DEPLOYMENT = {"cpu": "confirm/confirm-cpu", "gpu": "confirm/confirm-gpu"}
 DISPATCHES = 3
 POLL_SECONDS = 1.0
+SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that went away
 
 
 @flow(name="campaign", flow_run_name="campaign {environment}", persist_result=False)
@@ -58,6 +63,7 @@ async def campaign(
     seed: int = 0,
     confirm: bool = True,
     tag: str = "",
+    webhook: str = "",
 ) -> str:
     """Run a campaign through the work pools; continue the unfinished one of this environment and arm if there is one.
 
@@ -65,6 +71,7 @@ async def campaign(
         environment: name of an environment on every worker's machine.
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
         tag: tells campaigns of one environment and arm apart; default today's date.
+        webhook: URL that gets {"text": ...} by POST at the end, on a stall, a pause and a new confirmed best.
     """
     flags = {
         "environment": environment,
@@ -81,16 +88,19 @@ async def campaign(
         "isolation": isolation,
         "seed": seed,
         "confirm": confirm,
+        "webhook": webhook or None,
     }
     root = store or str(home() / "runs" / environment)
     identifier = await asyncio.to_thread(_open_or_create, root, flags, tag)
     with campaign_lease(root, identifier):
         engine = await asyncio.to_thread(engine_for, root, identifier)
         try:
-            return await drive(engine, run_deployed, confirm_deployed)
+            why = await drive(engine, run_deployed, confirm_deployed)
         finally:
             engine.compact(min_new=1)
             close_engine(root, identifier)
+    await asyncio.to_thread(end_of_run, root, identifier, why)
+    return why
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
@@ -150,12 +160,23 @@ async def confirm_deployed(ref: TrialRef) -> Row:
 
 
 async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> str:
-    run = await arun_deployment(
-        deployment,
-        parameters=parameters,
-        idempotency_key=key,
-        timeout=None,
-        poll_interval=POLL_SECONDS,
-        as_subflow=True,
-    )
-    return (run.state.name if run.state else None) or "unknown"
+    """Run it and wait for its end. While the server is away, ask again: the key finds the run that was started."""
+    wait, give_up = 1.0, time.monotonic() + SERVER_AWAY_S
+    while True:
+        try:
+            run = await arun_deployment(
+                deployment,
+                parameters=parameters,
+                idempotency_key=key,
+                timeout=None,
+                poll_interval=POLL_SECONDS,
+                as_subflow=True,
+            )
+        except (httpx.TransportError, PrefectHTTPStatusError) as away:
+            denied = isinstance(away, PrefectHTTPStatusError) and away.response.status_code < 500
+            if denied or time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, 30.0)
+            continue
+        return (run.state.name if run.state else None) or "unknown"

@@ -6,22 +6,19 @@ Everything here is derived from lineage and can be made again with `bakeoff repo
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from pathlib import Path
 
 from flows.config import CampaignConfig, load_config
 from flows.home import bakeoff_version, home, run_key
 from flows.report.build import Meta, build_report
 from flows.summary import Links, end_text, morning_summary
+from flows.webhook import post
 from lineage.anchors import anchor
 from lineage.blobs import get_blob
 from lineage.errors import StoreError
 from lineage.queries import View
 from lineage.store import Store, open_store
 from lineage.table import Lineage
-
-WEBHOOK_SECONDS = 20
 
 
 def leavings(root: str, campaign: str) -> Path:
@@ -84,7 +81,7 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
         Path(links.diff).write_text(whole_diff(store, config, best.source_sha256 or ""), "utf-8")
     summary = morning_summary(view, config.spec, links, why)
     (folder / "summary.md").write_text(summary, "utf-8")
-    told = tell_webhook(config.settings.webhook, summary) if config.settings.webhook else ""
+    told = post(config.settings.webhook, summary) if config.settings.webhook else ""
     return end_text(view, config.spec, links, why) + (f"\n{told}" if told else "")
 
 
@@ -94,14 +91,3 @@ def whole_diff(store: Store, config: CampaignConfig, source_sha256: str) -> str:
     from lineage.blobs import get_tree
 
     return canonical_diff(get_tree(store, config.start_sha256), get_tree(store, source_sha256))
-
-
-def tell_webhook(url: str, text: str) -> str:
-    """POST {"text": summary} as JSON; a sentence when it did not arrive, empty when it did."""
-    body = json.dumps({"text": text}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=WEBHOOK_SECONDS):
-            return ""
-    except (OSError, ValueError) as error:
-        return f"webhook: the summary did not arrive ({error}); it is in summary.md"

@@ -53,11 +53,16 @@ class Settings(BaseModel):
     models: dict[str, str] = {}
     steering: str = ""
     script: str = Field("", description="file of proposals for the scripted proposer, or store for replay")
-    max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign gives up")
+    max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign pauses, thrice at most")
+    fault_pause_s: float = Field(
+        60.0, ge=0, description="first pause after them; each further one 5 times that"
+    )
     outage_first_s: float = Field(
         5.0, gt=0, description="first wait when a model endpoint is away; doubles up to five minutes"
     )
-    webhook: str = ""
+    webhook: str = Field(
+        "", description="URL that gets {text} by POST: end, stall, pause, new confirmed best"
+    )
 
     @field_validator("roles")
     @classmethod

@@ -11,10 +11,12 @@ from prefect.automations import Automation
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, DoNothing
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
+
+from flows.nightwatch import ENDED, PROGRESS, RESOURCE, STALLED_S, STARTED
 
 # Two kinds of pools: campaigns waiting in a bounded pool would hold the places their own trials wait for.
 POOLS = {
@@ -23,21 +25,23 @@ POOLS = {
     "trials-gpu": "trials on machines with accelerators",
 }
 ZOMBIE = "bakeoff: flow run without a heartbeat is crashed"
-HEARTBEAT_S, SILENT_S = 30, 90
+STALLED = "bakeoff: campaign stalled"
+# Three heartbeats of the 30 s that prefect.yaml sets; Prefect's own default is 180 s, hence only runs with our tag.
+SILENT_S = 90
+TAG = "prefect.tag.bakeoff"
 
 
 async def setup_server() -> list[str]:
-    """Create the process work pools and the zombie automation where absent; one line per thing done or found."""
+    """Create the process work pools and the automations where absent; one line per thing done or found."""
     done: list[str] = []
     async with get_client() as client:
         for name, description in POOLS.items():
             done.append(await _pool(client, name, description))
         known = {automation.name for automation in await client.read_automations()}
-    if ZOMBIE in known:
-        done.append(f"automation {ZOMBIE!r}: there")
-    else:
-        await _zombie().acreate()
-        done.append(f"automation {ZOMBIE!r}: created")
+    for automation in (_zombie(), _stalled()):
+        if automation.name not in known:
+            await automation.acreate()
+        done.append(f"automation {automation.name!r}: {'there' if automation.name in known else 'created'}")
     return done
 
 
@@ -58,6 +62,7 @@ def _zombie() -> Automation:
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification({"prefect.resource.id": [TAG]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -68,4 +73,24 @@ def _zombie() -> Automation:
                 name=None, state=StateType.CRASHED, message=f"no heartbeat for {SILENT_S} s", force=False
             )
         ],
+    )
+
+
+def _stalled() -> Automation:
+    """Fires when a campaign begins or ends a trial and then neither again for `STALLED_S`.
+
+    It only shows in the event feed as it comes; add an action of your own (mail, chat) to it in the UI.
+    """
+    return Automation(
+        name=STALLED,
+        trigger=EventTrigger(
+            after={STARTED, PROGRESS},
+            expect={PROGRESS, ENDED},
+            match=ResourceSpecification({"prefect.resource.id": [f"{RESOURCE}.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=STALLED_S),
+        ),
+        actions=[DoNothing()],
     )

@@ -7,6 +7,7 @@ other trials of the campaign.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import TaskRun
 from flows import stages
 from flows.artifacts import publish_trial
 from flows.engine import Engine, engine_for
+from flows.home import home
 from flows.recording import Progress, record
 from flows.words import Patched, Trained, TrialRef
 from lineage.errors import EditRefused, InfraFault
@@ -24,6 +26,7 @@ from lineage.records import Check, Measurement, Proposal, Row
 
 T = TypeVar("T")
 INFRA_RETRIES = 2
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def _is_infra(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -43,7 +46,13 @@ async def _stage(ref: TrialRef, name: str, work: Callable[[Engine], T], quiet: b
         engine.emit(
             {"kind": "stage", "trial": ref.trial, "role": ref.role, "stage": name, "state": "running"}
         )
-    return await asyncio.to_thread(work, engine)
+    try:
+        return await asyncio.to_thread(work, engine)
+    except OSError as error:
+        if error.errno in DISK:
+            text = f"{name}: {error.strerror}: {error.filename or 'scratch space'}; free space under {home()}"
+            raise InfraFault("disk", text) from error
+        raise
 
 
 @task(name="propose", cache_policy=NO_CACHE, persist_result=False)

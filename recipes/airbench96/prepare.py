@@ -30,7 +30,9 @@ SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 SIZE = 170_052_171
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BY_HAND = "pass --data cifar-10-binary.tar.gz, or a folder with data_batch_1.bin to _5.bin and test_batch.bin"
-BY_HAND_REPO = f"pass --repo DIR, a clone of https://github.com/KellerJordan/cifar10-airbench; for the data {BY_HAND}"
+BY_HAND_REPO = (
+    f"pass --repo DIR, a clone of https://github.com/KellerJordan/cifar10-airbench; for the data {BY_HAND}"
+)
 Labelled = tuple[np.ndarray, np.ndarray]
 
 

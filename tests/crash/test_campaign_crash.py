@@ -132,3 +132,46 @@ def test_killed_at_many_moments_it_goes_on(place: tuple[Path, dict[str, str]], s
     """14 campaigns x 3 kills = 42 points over all stages."""
     choose = random.Random(seed)
     kill_at(*place, [choose.uniform(1, 16) for _ in range(3)])
+
+
+def inside(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
+    """Processes under the campaign whose command line has all of these words."""
+    found = []
+    try:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            command = " ".join(child.cmdline())
+            if all(word in command for word in words):
+                found.append(child)
+    except psutil.Error:
+        pass
+    return found
+
+
+# what to look for in a command line; 747261696e is "train" in the sandboxed interpreter's argument
+VICTIMS = {
+    "server": ("prefect", "server", "start"),
+    "training": ("/bench/entry.py", "747261696e"),
+    "judge": ("evaluators.judge",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("victim", sorted(VICTIMS))
+def test_a_part_of_it_is_killed(place: tuple[Path, dict[str, str]], victim: str) -> None:
+    """The Prefect server, a training or the judge dies alone: it goes on, or ends and is resumed to the same record."""
+    folder, env = place
+    process = run(folder, env)
+    wait_for(folder / "out.log", "t0000", process, 600)
+    until = time.monotonic() + 300
+    while not (found := inside(process, *VICTIMS[victim])) and time.monotonic() < until:
+        assert process.poll() is None, (folder / "out.log").read_text()
+        time.sleep(0.02)
+    assert found, "it was there to be killed"
+    found[-1].kill()
+    if process.wait(600) != 0:
+        assert victim == "server", (folder / "out.log").read_text()
+        assert wait_gone(folder, 15.0) == []
+        assert start(folder, env, "resume", "r").wait(600) == 0, (folder / "out.log").read_text()
+    assert wait_gone(folder, 15.0) == []
+    check_record(folder, env)

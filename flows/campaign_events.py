@@ -1,0 +1,83 @@
+"""The rows about a campaign as a whole: its start, resumes and end, and the calibration it began with."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from datetime import datetime
+from typing import Any
+
+from flows.calibrate import Calibration
+from flows.config import CampaignConfig, now
+from flows.engine import Engine
+from flows.home import bakeoff_version
+from lineage.blobs import get_blob
+from lineage.records import Row
+
+
+def first_start(engine: Engine) -> datetime:
+    """When the campaign began, also over resumes; writes the start event on the first call."""
+    starts = [
+        row.t_started for row in engine.view().events("campaign") if row.operator == "start" and row.t_started
+    ]
+    if starts:
+        log_campaign(engine, "resume", "")
+        return min(starts)
+    return log_campaign(engine, "start", "")
+
+
+def log_campaign(engine: Engine, what: str, why: str) -> datetime:
+    at = now()
+    engine.append(
+        Row(
+            event="campaign",
+            campaign=engine.config.id,
+            environment=engine.config.spec.name,
+            arm=engine.config.settings.arm,
+            operator=what,
+            notes=why or None,
+            isolation=engine.config.isolation,
+            evaluator_sha256=engine.config.evaluator_sha256,
+            bakeoff_version=bakeoff_version(),
+            t_started=at,
+            detail_json=json.dumps(_told_of(engine.config), sort_keys=True),
+        )
+    )
+    return at
+
+
+def _told_of(config: CampaignConfig) -> dict[str, Any]:
+    """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
+    told: dict[str, Any] = {"direction": config.spec.score.direction}
+    if config.forked_from is not None:
+        told["forked_from"] = config.forked_from.model_dump()
+    if config.comparison is not None:
+        told["comparison"] = config.comparison.model_dump(mode="json")
+    return told
+
+
+def log_calibration(engine: Engine) -> None:
+    """Enter the calibration that the campaign was created with, once: its scores are replicates of the start."""
+    config = engine.config
+    if not config.calibration_sha256 or engine.view().events("calibration"):
+        return
+    held = Calibration.model_validate_json(get_blob(engine.store, config.calibration_sha256))
+    engine.append(
+        Row(
+            event="calibration",
+            campaign=config.id,
+            environment=config.spec.name,
+            arm=config.settings.arm,
+            scores=list(config.calibration),
+            seeds=list(held.seeds),
+            noise_sd=statistics.stdev(config.calibration),
+            source_sha256=held.source_sha256,
+            environment_sha256=held.environment_sha256,
+            evaluator_sha256=held.evaluator_sha256,
+            isolation=held.isolation,
+            machine=held.machine,
+            bakeoff_version=held.bakeoff_version,
+            t_finished=held.measured_at,
+            detail_json=json.dumps({"calibration_sha256": config.calibration_sha256}),
+        )
+    )
