@@ -6,6 +6,8 @@ about a tenth of a CPU second; nothing in it is fake but its size.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -66,3 +68,27 @@ def bakeoff(
             f"bakeoff {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
     return done
+
+
+def call(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for commands that only read: saves a second of start-up each."""
+    from flows import cli
+
+    out, err, before = io.StringIO(), io.StringIO(), (dict(os.environ), Path.cwd(), sys.argv)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = ["bakeoff", *arguments]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        os.environ.clear()
+        os.environ.update(before[0])
+        os.chdir(before[1])
+        sys.argv = before[2]
+    number = code if isinstance(code, int) else int(code is not None)
+    return subprocess.CompletedProcess(["bakeoff", *arguments], number, out.getvalue(), err.getvalue())
