@@ -215,7 +215,10 @@ def run_smoke(config: dict[str, Any]) -> None:
     module = _load("train", config)
     say("ready")
     data, seed = _read_order()
-    _call_train(module, data, Path(config["out"]), seed)
+    if hasattr(module, "rehearse"):
+        module.rehearse(data, Path(config["out"]))
+    else:
+        _call_train(module, data, Path(config["out"]), seed)
     say("trained")
     import numpy as np
 

@@ -141,6 +141,18 @@ def test_smoke_lets_a_long_training_pass(tmp_path: Path, monkeypatch: pytest.Mon
     assert check.passed and "prediction not tried" in check.detail
 
 
+def test_smoke_rehearses_where_the_recipe_can(tmp_path: Path) -> None:
+    endless = "def train(data, out, seed):\n    while True: pass\n"
+    short = wb.CLASSIFIER["train.py"].replace("def train(data, out, seed)", "def rehearse(data, out)")
+    assert "def rehearse" in short
+    bench = wb.classification(tmp_path)
+    check = client.smoke(bench, wb.write(tmp_path / "s", {**wb.CLASSIFIER, "train.py": endless + short}))
+    assert check.passed and "not tried" not in check.detail
+    broken = endless + "def rehearse(fake, out):\n    raise ValueError('no such layer')\n"
+    check = client.smoke(bench, wb.write(tmp_path / "b", {**wb.CLASSIFIER, "train.py": broken}))
+    assert (check.passed, check.numbers["cause"]) == (False, "smoke") and "no such layer" in check.detail
+
+
 def test_smoke_stops_a_program_that_hangs(tmp_path: Path) -> None:
     hung = "import time\ndef train(data, out, seed):\n    time.sleep(60)\n"
     bench = wb.classification(tmp_path, budget={**wb.BUDGET, "smoke_wall_s": 1})
