@@ -39,6 +39,9 @@ bench: $(VENV)/.installed  ## print the measured ratios that the documentation q
 	$(BIN)/python -m tests.bench.trial_overhead
 	$(BIN)/python -m tests.bench.sandbox
 	$(BIN)/python -m tests.bench.lineage
+	$(BIN)/python -m tests.bench.prompt
+	$(BIN)/python -m tests.bench.promotion
+	$(BIN)/python -m tests.bench.campaign --quick
 
 clean:  ## remove the virtual environment and caches (never a run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

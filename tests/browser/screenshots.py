@@ -1,6 +1,6 @@
 """Pictures of a report page for the README: light, dark, phone, one trial.
 
-Run: `python -m tests.browser.screenshots runs/first/reports/ID/report.html docs/pictures`.
+Run: `python -m tests.browser.screenshots runs/first/reports/ID/report.html flows/report/pictures`.
 Limits: needs Chromium and playwright; the pictures are what the browser draws, nothing is arranged.
 """
 
