@@ -1,6 +1,6 @@
 """`bakeoff`: the command line. Commands live in `flows.commands`; this file turns errors into sentences.
 
-Exit codes: 0 done · 1 unexpected fault · 2 wrong input · 4 store · 5 machine or proposer · 6 isolation
+Exit codes: 0 done · 1 unexpected fault, or a replay that differs · 2 wrong input · 4 store · 5 machine or proposer · 6 isolation
 below the policy · 130 stopped by Ctrl-C. `--debug` (or BAKEOFF_DEBUG=1) shows the traceback.
 """
 
