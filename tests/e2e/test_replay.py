@@ -123,12 +123,12 @@ def test_verify_finds_a_calibration_that_the_campaign_did_not_begin_with(done: D
 
 
 def test_a_resumed_campaign_does_not_enter_it_again(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.campaign import _log_calibration
+    from flows.campaign_events import log_calibration
     from flows.engine import open_engine
 
     stored(done, monkeypatch)
     engine = open_engine(str(done.folder / "r"), "c-quick-specialists")
-    _log_calibration(engine)
+    log_calibration(engine)
     assert engine.view().count("calibration") == 1
 
 

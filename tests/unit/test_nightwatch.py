@@ -6,7 +6,8 @@ import asyncio
 import errno
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +22,12 @@ from flows.nightwatch import Watch, heartbeat_file, patiently
 from flows.settings import Settings
 from flows.words import Interrupted, TrialRef
 from lineage.errors import InfraFault, ObjectExists, StoreDenied, StoreUnavailable
+
+
+def finish(work: Coroutine[Any, Any, Any]) -> Any:
+    """To its end in a thread of its own: the browser tests leave a running loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -85,25 +92,23 @@ def failing(times: int, error: Exception) -> Any:
 def test_a_store_that_is_away_is_waited_for_and_told_once(engine: Any) -> None:
     watch = Watch(engine)
     away = StoreUnavailable("could not write log/x in the store: ENOSPC, the disk is full")
-    assert asyncio.run(patiently(watch, failing(3, away), first_s=0.01)) == 4
+    assert finish(patiently(watch, failing(3, away), first_s=0.01)) == 4
     assert engine.notes == [f"paused, trying again: {away}"]
     assert watch.waiting_for == ""
 
 
 def test_a_store_that_stays_away_is_given_up_and_a_wrong_key_at_once(engine: Any) -> None:
     with pytest.raises(StoreUnavailable):
-        asyncio.run(
-            patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=0.01, give_up_s=0.05)
-        )
+        finish(patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=0.01, give_up_s=0.05))
     denied = failing(1, StoreDenied("no such key"))
     with pytest.raises(StoreDenied):
-        asyncio.run(patiently(Watch(engine), denied, first_s=0.01))
+        finish(patiently(Watch(engine), denied, first_s=0.01))
 
 
 def test_a_stop_ends_the_wait(engine: Any) -> None:
     engine.cancel.set()
     with pytest.raises(Interrupted):
-        asyncio.run(patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=30))
+        finish(patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=30))
 
 
 def test_the_heartbeat_file_says_what_a_monitor_needs_and_a_stall_is_told_once(
@@ -140,10 +145,10 @@ def test_faults_in_a_row_pause_three_times_and_then_end_the_campaign(engine: Any
     state = campaign.Campaign(engine, None, None, began, None, Watch(engine), began)  # type: ignore[arg-type]
     for pauses in (1, 2, 3):
         state.faults_in_a_row = 2
-        asyncio.run(campaign._after_faults(state))
+        finish(campaign._after_faults(state))
         assert (state.fault_pauses, state.faults_in_a_row) == (pauses, 1), "one more fault pauses again"
     state.faults_in_a_row = 2
-    asyncio.run(campaign._after_faults(state))
+    finish(campaign._after_faults(state))
     assert state.faults_in_a_row == 2, "left to _why_not, which ends the campaign"
     assert engine.notes == ["paused for 0 s: 2 faults of the machine in a row" for _ in range(3)]
 
@@ -175,7 +180,7 @@ def test_a_full_disk_in_a_stage_is_a_fault_of_the_machine(
     with pytest.raises(
         InfraFault, match=r"train: No space left on device: /scratch/t0001; free space under"
     ) as fault:
-        asyncio.run(tasks._stage(ref, "train", full, quiet=True))
+        finish(tasks._stage(ref, "train", full, quiet=True))
     assert fault.value.what == "disk"
     with pytest.raises(ObjectExists):  # also an OSError, and no disk
-        asyncio.run(tasks._stage(ref, "train", other, quiet=True))
+        finish(tasks._stage(ref, "train", other, quiet=True))
