@@ -286,6 +286,7 @@ def test_verify_orphans_and_foreign_files_are_notes(store: Store, root: Path) ->
         "log/campaign=c-verify/x.parquet",
         "blobs/sha256/zz/y.zst",
         "results/notes.json",
+        "reports/c-verify/report.html",  # made from the record: neither part of it nor a stranger
     ):
         overwrite(root, name, b"hello")
     report = verify(store)
