@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 from prefect.events import emit_event
 
 from flows.config import now
 from flows.engine import Engine
 from flows.home import home, run_key
 from flows.webhook import post
-from lineage.errors import StoreUnavailable
+from lineage.errors import BakeoffError, StoreUnavailable
 
 T = TypeVar("T")
 RESOURCE = "bakeoff.campaign"
@@ -125,7 +126,7 @@ async def patiently(
     first_s: float = FIRST_WAIT_S,
     give_up_s: float = GIVE_UP_S,
 ) -> T:
-    """Do it again while the store is away or its disk full; the StoreUnavailable goes on after `give_up_s`.
+    """Do it again while the store or the Prefect server is away, or the disk full; the fault goes on after `give_up_s`.
 
     Everything that a campaign does is resumed from the store, so doing it again repeats nothing.
     """
@@ -133,12 +134,13 @@ async def patiently(
     while True:
         try:
             done = await work()
-        except StoreUnavailable as away:
-            if time.monotonic() - began > give_up_s:
+        except Exception as fault:
+            away = _away(fault)
+            if not away or time.monotonic() - began > give_up_s:
                 raise
             if not watch.waiting_for:
                 tell(engine, f"paused, trying again: {away}")
-            watch.waiting_for = str(away)
+            watch.waiting_for = away
             until = time.monotonic() + wait
             while time.monotonic() < until:
                 engine.raise_if_cancelled()
@@ -147,6 +149,19 @@ async def patiently(
             continue
         watch.waiting_for = ""
         return done
+
+
+def _away(fault: BaseException) -> str:
+    """What is away for a while, in words; empty for every other fault.
+
+    Prefect's client gives up at once on a connection refused to a client that had none before, and wraps it.
+    """
+    if isinstance(fault, BakeoffError):
+        return str(fault) if isinstance(fault, StoreUnavailable) else ""
+    cause: BaseException | None = fault
+    while cause is not None and not isinstance(cause, httpx.TransportError):
+        cause = cause.__cause__ or cause.__context__
+    return f"the Prefect server does not answer ({type(cause).__name__})" if cause is not None else ""
 
 
 def tell(engine: Engine, text: str) -> None:

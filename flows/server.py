@@ -4,6 +4,9 @@ SQLite under this machine's home, one Prefect home per run directory, nothing le
 analytics, telemetry and promotion are off. A server of the user's own is used instead when
 PREFECT_API_URL is set.
 
+A server that dies under a running campaign is started again on the same port, so the campaign's calls
+find it where it was.
+
 Limits: the database shows and dispatches, it is never the truth (that is the store). On Linux the
 server dies with the process that started it; elsewhere a crash leaves it running until the next
 campaign on the same run directory stops it by the recorded pid.
@@ -19,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +36,7 @@ from flows.home import home, prefect_home
 from lineage.errors import InfraFault
 
 START_SECONDS = 120
+GUARD_SECONDS = 0.5
 STOP_SECONDS = 1.5  # the database is SQLite in WAL mode: a kill loses nothing that was committed
 PRIVATE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -62,13 +67,21 @@ def embedded_server(root: str) -> Iterator[str]:
         return
     folder = prefect_home(root)
     _stop_leftover(folder)
-    process, url = _start(folder)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    running = [_start(folder, port)]
+    done = threading.Event()
+    guard = threading.Thread(target=_guard, args=(folder, port, running, done), daemon=True)
     saved = {key: os.environ.get(key) for key in ("PREFECT_API_URL", "PREFECT_HOME")}
     os.environ.update(PREFECT_API_URL=url, PREFECT_HOME=str(folder))
+    guard.start()
     try:
         yield url
     finally:
-        _stop(process, folder)
+        done.set()
+        _stop(running[-1], folder)
+        guard.join()
+        _stop(running[-1], folder)  # one that the guard was just starting
         for key, value in saved.items():
             if value is None:
                 os.environ.pop(key, None)
@@ -83,13 +96,25 @@ def _bypass_proxy() -> None:
         os.environ[key] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
 
 
-def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _guard(folder: Path, port: int, running: list[subprocess.Popen[bytes]], done: threading.Event) -> None:
+    """Start the server again when it dies before `done`.
+
+    The thread stays until `done`: PDEATHSIG counts the thread that started a process as its parent.
+    """
+    while not done.wait(GUARD_SECONDS):
+        if running[-1].poll() is not None:
+            try:
+                running.append(_start(folder, port))
+            except InfraFault:  # its log says why; the campaign waits for it as for a server of one's own
+                continue
+
+
+def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "prefect.db"
     template = _template()
     if not database.exists() and template.exists():
         shutil.copyfile(template, database)
-    port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = {
         **os.environ,
@@ -112,7 +137,7 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         )
     (folder / "server.json").write_text(json.dumps({"pid": process.pid, "url": url}), "utf-8")
     _wait_healthy(process, url, folder)
-    return process, url
+    return process
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -60,6 +61,7 @@ def part_number(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
+@lru_cache(maxsize=4096)  # a reader asks of the whole tail at every look
 def log_event(key: str) -> str | None:
     """Event id in a log key; None for a file that is not ours."""
     match = LOG_NAME.fullmatch(key.rsplit("/", 1)[-1])

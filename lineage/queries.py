@@ -114,7 +114,7 @@ class View:
         pairs = sorted((position, index) for index, many in self._folds.items() for position in many)
         if not pairs:
             return {}
-        said = self._frame.table["verdict"].take(pa.array([position for position, _ in pairs])).to_pylist()
+        said = self._frame.column("verdict").take(pa.array([position for position, _ in pairs])).to_pylist()
         verdicts: dict[int, str] = {}
         for (_, index), verdict in zip(pairs, said, strict=True):
             if verdict is not None:
@@ -169,6 +169,14 @@ class View:
     @cached_property
     def _trials(self) -> list[Row]:
         return self._rows(range(self._frame.trials))
+
+    def numbers(self, name: str) -> Floats:
+        """A column of all trials as written, NaN where empty; of a time the seconds since 1970."""
+        return self._frame.floats(name)
+
+    def where(self, name: str, *values: str) -> Mask:
+        """Which trials have one of these words in a column of words."""
+        return self._frame.mask(name, *values)
 
     def trial(self, trial: str) -> Row | None:
         index = self._frame.index(trial)

@@ -42,6 +42,7 @@ from lineage.store import Store
 Direction = Literal["min", "max"]
 # Above this many un-compacted events a cold reader on S3 waits seconds (280 GETs/s through s3fs).
 COMPACT_AT = 256
+TAIL_CHUNKS = 16
 
 
 class Lineage:
@@ -270,7 +271,9 @@ class Lineage:
             self._tail[key] = record
             fresh.append(record)
         if fresh:
-            self._tail_table = _ordered(pa.concat_tables([self._tail_table, to_table(fresh)]))
+            tail = pa.concat_tables([self._tail_table, to_table(fresh)])
+            # each row is a chunk of its own, and questions of a table of 200 chunks take five times as long
+            self._tail_table = _ordered(tail if tail[0].num_chunks < TAIL_CHUNKS else tail.combine_chunks())
         return bool(fresh)
 
     def _joined(self) -> Frame:

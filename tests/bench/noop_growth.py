@@ -41,9 +41,9 @@ class Recorded:
             self.check = self.check or real_smoke(bench, source, **kwargs)
             return self.check
 
-        def train(bench: Any, source: Path, seed: int, out: Path, **kwargs: Any) -> TrainRun:
+        def train(bench: Any, source: Path, seed: int, out: Path, *args: Any) -> TrainRun:
             if self.measurement is None:
-                self.run = real_train(bench, source, seed, out, **kwargs)
+                self.run = real_train(bench, source, seed, out, *args)
                 return self.run
             assert self.run is not None
             return self.run.model_copy(update={"seed": seed})
