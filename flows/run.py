@@ -135,10 +135,28 @@ def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | 
         engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
         try:
             with _stop_on_signals(engine):
-                return asyncio.run(_run(root, campaign))
+                return _beside(lambda: asyncio.run(_run(root, campaign)))
         finally:
             engine.compact(min_new=1)
             close_engine(root, campaign)
+
+
+def _beside(work: Callable[[], str]) -> str:
+    """Run in a thread of its own: in the main one Prefect puts its own SIGTERM handler, which crashes the flow."""
+    ended: list[str | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work())
+        except BaseException as fault:
+            ended.append(fault)
+
+    thread = threading.Thread(target=run, name="campaign", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]
 
 
 async def _run(root: str, campaign: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lineage.spec import EnvironmentSpec
 
 FOLLOWED = ("submitted", "trial", "confirmation", "sealed", "intervention")
+NOBODY = "no process on this machine runs this campaign; if none does elsewhere, Ctrl-C and continue it with `bakeoff resume`"
 
 
 class Follower:
@@ -72,10 +73,11 @@ def watch(
     every_s: float = 2.0,
     stage_of: Callable[[str], str | None] | None = None,
     stop: threading.Event | None = None,
+    alive: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Follow until the campaign ends (True), or Ctrl-C or `stop` ends the following (False).
 
-    A store that is away for a while is waited for.
+    Says once when nobody is `alive` to run it, and follows on: another machine may. A store that is away for a while is waited for.
     """
     halt = stop or threading.Event()
     footer = "Ctrl-C leaves; the campaign goes on."
@@ -84,10 +86,14 @@ def watch(
         Display(spec, settings, title=title, footer=footer, live=live) as display,
     ):
         follower = Follower(display, stage_of)
+        told = False
         while True:
             try:
                 if follower.take(refresh()):
                     return True
+                if not told and not alive():
+                    display.on({"kind": "note", "text": NOBODY})
+                    told = True
             except StoreUnavailable as error:
                 display.on({"kind": "note", "text": f"store away, trying again: {error}"})
             if halt.wait(every_s):

@@ -139,6 +139,7 @@ def watch(
     run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
 ) -> None:
     """Follow a campaign that another process is running, live. Ctrl-C detaches; the campaign goes on."""
+    from flows.lease import holder_of
     from flows.run import only_campaign
     from flows.watch import stage_after
     from flows.watch import watch as follow
@@ -157,6 +158,7 @@ def watch(
         title=config.id,
         live=sys.stdout.isatty() and not plain,
         stage_of=lambda trial: stage_after(list_results(store, config.id, trial)),
+        alive=lambda: holder_of(root, config.id) is not None,
     )
     again = root + (f" --campaign {campaign}" if campaign else "")
     print(

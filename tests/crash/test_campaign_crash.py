@@ -84,13 +84,16 @@ def check_record(folder: Path, env: dict[str, str], count: int = TRIALS) -> None
     assert verified.returncode == 0, verified.stdout
 
 
-def test_ctrl_c_ends_within_five_seconds_and_resume_goes_on(place: tuple[Path, dict[str, str]]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_within_five_seconds_and_resume_goes_on(
+    place: tuple[Path, dict[str, str]], number: signal.Signals
+) -> None:
     folder, env = place
     process = run(folder, env)
     wait_for(folder / "out.log", "t0001", process)
     time.sleep(1.0)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code = process.wait(30)
     took = time.monotonic() - began
     log = (folder / "out.log").read_text()
