@@ -202,6 +202,20 @@ def test_watch_tells_an_end_from_a_person_who_leaves(capsys: pytest.CaptureFixtu
     assert "t0003" in capsys.readouterr().out
 
 
+def test_watch_says_once_that_nobody_runs_the_campaign(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row for row in campaign_rows(10)[0] if row.event != "campaign"]
+    asked, stop = [0], threading.Event()
+
+    def refresh() -> View:
+        asked[0] += 1
+        if asked[0] == 4:
+            stop.set()
+        return View.from_rows(rows, "min")
+
+    assert watch(refresh, SPEC, live=False, every_s=0.01, stop=stop, alive=lambda: asked[0] < 2) is False
+    assert capsys.readouterr().out.count("no process on this machine runs this campaign") == 1
+
+
 def test_text_is_made_harmless_for_a_terminal() -> None:
     assert plain("a\x1b[31mred\x1b[0m\x1b]0;title\x07\x07\x9b") == "ared\ufffd\ufffd"
     assert plain("left\u202eright") == "left\ufffdright"

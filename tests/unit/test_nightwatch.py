@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from flows import campaign, nightwatch, tasks
@@ -103,6 +104,20 @@ def test_a_store_that_stays_away_is_given_up_and_a_wrong_key_at_once(engine: Any
     denied = failing(1, StoreDenied("no such key"))
     with pytest.raises(StoreDenied):
         finish(patiently(Watch(engine), denied, first_s=0.01))
+
+
+def test_a_prefect_server_that_is_away_is_waited_for_also_when_its_fault_is_wrapped(engine: Any) -> None:
+    try:
+        try:
+            raise httpx.ConnectError("connection refused")
+        except httpx.ConnectError as refused:
+            raise RuntimeError("Failed to reach API at http://127.0.0.1:1/api") from refused
+    except RuntimeError as fault:
+        away = fault
+    assert finish(patiently(Watch(engine), failing(2, away), first_s=0.01)) == 3
+    assert engine.notes == ["paused, trying again: the Prefect server does not answer (ConnectError)"]
+    with pytest.raises(RuntimeError, match="ours"):
+        finish(patiently(Watch(engine), failing(2, RuntimeError("ours")), first_s=0.01))
 
 
 def test_a_stop_ends_the_wait(engine: Any) -> None:
