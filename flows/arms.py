@@ -27,12 +27,12 @@ import numpy as np
 
 from flows import wording as w
 from flows.budget import spent
+from flows.gains import confirmed_gain
 from lineage.audit import audit
 from lineage.records import Status
 
 if TYPE_CHECKING:
     from lineage.queries import View
-    from lineage.records import Row
     from lineage.spec import EnvironmentSpec
 
 LEVEL = 0.95
@@ -139,21 +139,6 @@ def final_gain(view: View, spec: EnvironmentSpec) -> tuple[float, bool]:
         return confirmed_gain(view, spec, best), True
     leader = view.leader()
     return w.relative(spec, leader.score if leader else None, start.score) or 0.0, False
-
-
-def confirmed_gain(view: View, spec: EnvironmentSpec, champion: Row) -> float:
-    """The gains of its confirmation and of those before it, each against the program it was run beside."""
-    fresh = {row.trial: row for row in view.events("confirmation") if row.verdict == "confirmed"}
-    start = view.baseline()
-    ratio, trial = 1.0, champion.trial
-    while trial in fresh:
-        row = fresh.pop(trial)
-        beside = None if row.score is None or row.gain is None else row.score - spec.sign * row.gain
-        if not beside or row.score is None:  # an imported record, or a score of zero: no ratio to chain
-            return w.relative(spec, champion.score, start.score if start else None) or 0.0
-        ratio *= row.score / beside
-        trial = row.incumbent
-    return spec.sign * (ratio - 1.0) * (1.0 if start is None or (start.score or 0.0) >= 0 else -1.0)
 
 
 def area(view: View, spec: EnvironmentSpec, trials: int) -> float:

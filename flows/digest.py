@@ -17,11 +17,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flows import wording as w
+from flows.gains import confirmed_gain
 from lineage.records import Row, Status
 
 if TYPE_CHECKING:
     from lineage.queries import View
     from lineage.spec import EnvironmentSpec
+
+DRIFT = 0.01  # from one point between the two gains on, the sentence tells both
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Digest:
     finished: datetime | None
     ended_why: str
     forked_from: str = ""
+    side_by_side: float | None = None
     isolation: Mapping[str, int] = field(default_factory=dict)
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
@@ -171,6 +175,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         finished=finished,
         ended_why=why,
         forked_from=_origin(view.events("campaign")),
+        side_by_side=confirmed_gain(view, spec, champions[-1]) if champions else None,
         isolation=_tally(row.isolation for row in trials),
         evaluators=_tally(row.evaluator_sha256 for row in trials),
         environments=_tally(row.environment_sha256 for row in trials),
@@ -189,6 +194,8 @@ def headline(spec: EnvironmentSpec, d: Digest) -> str:
         text = f"Confirmed on fresh seeds: {best.trial} ({w.author(best)}) scores {w.score_text(spec, score)} where the "
         text += f"baseline scores {w.score_text(spec, base.score)}"
         text += f", {w.better_or_worse(spec, gain)}" if gain is not None else ""
+        if gain is not None and d.side_by_side is not None and abs(gain - d.side_by_side) > DRIFT:
+            text += f", {w.better_or_worse(spec, d.side_by_side)} side by side"
         if best.p_value is None:
             return text + "."
         again = d.fresh.get(best.trial or "")

@@ -237,7 +237,7 @@ MINI: dict[str, list[list[Line]]] = {
 }  # fmt: skip
 MINI_EXPECTED = {
     "opt": [SCORED, {"disqualified:gate_missed"}, SCORED, {"rejected:bad_edit"}, {"rejected:abandoned"}],
-    "arch": [{"size_blocked:oversize"}, SCORED, {"rejected:syntax"}, SCORED, {"rejected:abandoned"}],
+    "arch": [{"size_blocked:oversize"}, SCORED, {"preflight_crash:syntax"}, SCORED, {"rejected:abandoned"}],
     "aug": [
         {"rejected:outside_surface"}, {"preflight_crash:smoke"}, SCORED, {"rejected:refused"}, {"rejected:abandoned"},
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.digest import digest
+from flows.digest import digest, headline
 from flows.gauge import gauge
 from flows.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
 from flows.show_json import campaign_json, trial_json
@@ -194,3 +194,22 @@ def test_the_table_of_environments_tells_what_to_do_next() -> None:
     text = shown(environments_table([row]))
     assert "accuracy ≥ 0.96" in text and "bakeoff prepare airbench_mini" in text
     assert "environment.toml" in shown(environments_table([]))
+
+
+def test_a_machine_that_drifted_is_told_apart_from_a_gain() -> None:
+    """The start took 4 s in the evening and 5 s beside the champion: 2 s is 50 % better, side by side 60 %."""
+
+    def row(event: str, trial: str, **values: object) -> Row:
+        return Row.model_validate({"event": event, "campaign": "c", "trial": trial, **values})
+
+    rows = [
+        row("trial", "t0000", status="baseline", score=4.0),
+        row("trial", "t0001", status="keep", score=2.0, parent="t0000"),
+        row(
+            "confirmation", "t0001", verdict="confirmed", score=2.0, gain=3.0, p_value=0.01, incumbent="t0000"
+        ),
+    ]
+    drifted = headline(SPEC, digest(View.from_rows(rows, "min"), SPEC))
+    assert "50.00 % better, 60.00 % better side by side (p = 0.01)" in drifted
+    rows[-1] = rows[-1].model_copy(update={"gain": 2.0})
+    assert "side by side" not in headline(SPEC, digest(View.from_rows(rows, "min"), SPEC))
