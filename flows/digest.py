@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         failures=_failures(trials),
         roles=_groups(trials, spec, reference, confirmed, "role"),
         arms=_groups(trials, spec, reference, confirmed, "arm"),
-        spent=_spent(trials, view.events("campaign"), started, finished),
+        spent=_spent(trials, view.events("campaign")),
         forecasts=forecasts(trials),
         started=started,
         finished=finished,
@@ -303,6 +304,19 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
     return min(starts, default=None), max(ends, default=None), w.one_line(why)
 
 
+def _worked_s(campaign: Sequence[Row], trials: Sequence[Row]) -> float | None:
+    """Wall seconds in which a process was at work: from each start or resume to the last sign of life before the next."""
+    moments = sorted(at for row in [*campaign, *trials] for at in (row.t_started, row.t_finished) if at)
+    begins = [row.t_started for row in campaign if row.operator in ("start", "resume") and row.t_started]
+    begins = sorted(begins) or moments[:1]
+    last = [moments[bisect_left(moments, later) - 1] for later in begins[1:]] + moments[-1:]
+    return (
+        sum(((end - at).total_seconds() for at, end in zip(begins, last, strict=True)), 0.0)
+        if begins
+        else None
+    )
+
+
 def _origin(events: Sequence[Row]) -> str:
     """The trial that a forked campaign started from, in words; empty for a campaign of its own."""
     told = loads(events[0].detail_json).get("forked_from") if events else None
@@ -358,9 +372,7 @@ def _tokens(row: Row) -> int:
     return row.tokens_in + row.tokens_out + row.tokens_cache_read + row.tokens_cache_write
 
 
-def _spent(
-    trials: Sequence[Row], events: Sequence[Row], started: datetime | None, finished: datetime | None
-) -> Spent:
+def _spent(trials: Sequence[Row], events: Sequence[Row]) -> Spent:
     """`events` are the campaign's own: sessions that an outage cut off were paid for and are no trials."""
     paid = [*trials, *events]
     return Spent(
@@ -372,7 +384,7 @@ def _spent(
         cpu_s=math.fsum(w.cpu_seconds(row) for row in trials),
         failed_cpu_s=math.fsum(w.cpu_seconds(row) for row in trials if row.status not in w.VALID),
         engine_cpu_s=math.fsum(row.engine_cpu_s or 0.0 for row in trials),
-        wall_s=(finished - started).total_seconds() if started and finished else None,
+        wall_s=_worked_s(events, trials),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -213,3 +214,24 @@ def test_a_machine_that_drifted_is_told_apart_from_a_gain() -> None:
     assert "50.00 % better, 60.00 % better side by side (p = 0.01)" in drifted
     rows[-1] = rows[-1].model_copy(update={"gain": 2.0})
     assert "side by side" not in headline(SPEC, digest(View.from_rows(rows, "min"), SPEC))
+
+
+def test_the_clock_stands_still_between_a_stop_and_a_resume() -> None:
+    """Ten minutes in the evening, killed; five more the next morning, ended."""
+
+    def at(hour: int, minute: int) -> datetime:
+        return datetime(2026, 3, 1 + hour // 24, hour % 24, minute, tzinfo=UTC)
+
+    def told(operator: str, moment: datetime) -> Row:
+        return Row(event="campaign", campaign="c", operator=operator, t_started=moment)
+
+    def tried(trial: str, begin: datetime, end: datetime) -> Row:
+        return Row(
+            event="trial", campaign="c", trial=trial, status=Status.DISCARD, t_started=begin, t_finished=end
+        )
+
+    evening = [told("start", at(20, 0)), tried("t0001", at(20, 1), at(20, 10))]
+    morning = [told("resume", at(31, 0)), tried("t0002", at(31, 1), at(31, 4)), told("end", at(31, 5))]
+    assert digest(View.from_rows([*evening, *morning], "min"), SPEC).spent.wall_s == 15 * 60
+    assert digest(View.from_rows(evening[1:], "min"), SPEC).spent.wall_s == 9 * 60, "an imported record"
+    assert digest(View.from_rows([], "min"), SPEC).spent.wall_s is None
