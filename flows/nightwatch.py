@@ -40,6 +40,8 @@ STALLED_TRIALS = 5.0
 # Waits for a store that is away or a disk that is full: 5 s doubling to 5 min, two hours in all.
 FIRST_WAIT_S, LONGEST_WAIT_S, GIVE_UP_S = 5.0, 300.0, 2 * 3600.0
 
+OVERLOADED = (408, 429, 500, 502, 503, 504)  # SQLite answers 503 when eight trials write at once
+
 
 def heartbeat_file(root: str, campaign: str) -> Path:
     """Where the running campaign of this machine writes that it lives; its age is at most `BEAT_S` seconds or so."""
@@ -154,14 +156,19 @@ async def patiently(
 def _away(fault: BaseException) -> str:
     """What is away for a while, in words; empty for every other fault.
 
-    Prefect's client gives up at once on a connection refused to a client that had none before, and wraps it.
+    Prefect's client gives up at once on a connection refused to a client that had none before, and wraps it; on a
+    server that is overloaded after five tries.
     """
     if isinstance(fault, BakeoffError):
         return str(fault) if isinstance(fault, StoreUnavailable) else ""
     cause: BaseException | None = fault
-    while cause is not None and not isinstance(cause, httpx.TransportError):
+    while cause is not None:
+        if isinstance(cause, httpx.TransportError):
+            return f"the Prefect server does not answer ({type(cause).__name__})"
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code in OVERLOADED:
+            return f"the Prefect server is overloaded (HTTP {cause.response.status_code})"
         cause = cause.__cause__ or cause.__context__
-    return f"the Prefect server does not answer ({type(cause).__name__})" if cause is not None else ""
+    return ""
 
 
 def tell(engine: Engine, text: str) -> None:

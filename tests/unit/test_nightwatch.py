@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import campaign, nightwatch, tasks
 from flows.budget import Spent, refusal
@@ -116,6 +117,9 @@ def test_a_prefect_server_that_is_away_is_waited_for_also_when_its_fault_is_wrap
         away = fault
     assert finish(patiently(Watch(engine), failing(2, away), first_s=0.01)) == 3
     assert engine.notes == ["paused, trying again: the Prefect server does not answer (ConnectError)"]
+    said = httpx.Response(503, request=httpx.Request("POST", "http://127.0.0.1:1/api/flow_runs/"))
+    overloaded = PrefectHTTPStatusError("503", request=said.request, response=said)
+    assert finish(patiently(Watch(engine), failing(1, overloaded), first_s=0.01)) == 2
     with pytest.raises(RuntimeError, match="ours"):
         finish(patiently(Watch(engine), failing(2, RuntimeError("ours")), first_s=0.01))
 
