@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import wording as w
-from flows.display import BudgetLine, Running, State, budget_lines
+from flows.live import BudgetLine, Running, State, budget_lines
 from lineage.records import STAGES, Row, Status
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from lineage.errors import (
     StoreUnavailable,
     UsageError,
 )
+from lineage.keys import check_delete, check_key
 
 MARKER = "bakeoff-store.json"
 MARKER_BYTES = b'{"format":1,"kind":"bakeoff-store"}'
-DELETABLE = ("log/", "probe/")
 
 
 class Store(Protocol):
@@ -44,22 +44,6 @@ class Store(Protocol):
     def list(self, folder: str, after: str = "") -> list[str]: ...
     def exists(self, key: str) -> bool: ...
     def delete(self, keys: Sequence[str]) -> None: ...
-
-
-def check_key(key: str) -> str:
-    """Refuse keys that could leave the root or that some file system would read differently."""
-    steps = key.split("/")
-    if any(step in ("", ".", "..") for step in steps) or "\\" in key or "\0" in key or len(key) > 900:
-        raise UsageError(
-            f"{key!r} is not an object key: relative, no empty or dotted steps, at most 900 characters"
-        )
-    return key
-
-
-def check_delete(key: str, root: str) -> str:
-    if not key.startswith(DELETABLE):
-        raise StoreDenied(f"{key} in {root} is part of the record and is never deleted; only log/ may shrink")
-    return check_key(key)
 
 
 def open_store(root: str | Path, *, create: bool = False) -> Store:

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 from synthetic_campaign import SPEC, campaign_rows
 
-from flows.display import Display, budget_lines
+from flows.display import Display
+from flows.live import budget_lines
 from flows.panels import Screen
 from flows.settings import Settings
 from flows.watch import Follower, watch
