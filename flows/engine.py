@@ -6,6 +6,7 @@ or on another machine gets the same thing from two strings. `engine_for` keeps i
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -51,6 +52,7 @@ class Engine:
     sinks: list[Callable[[Event], None]] = field(default_factory=list)
     in_flight: dict[str, str] = field(default_factory=dict)
     label_lock: threading.Lock = field(default_factory=threading.Lock)
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
@@ -161,6 +163,7 @@ def open_engine(root: str, campaign: str) -> Engine:
         proposer=build_proposer(config.settings, environment, paid, cancel),
         lineage=lineage,
         cancel=cancel,
+        turns=asyncio.Semaphore(config.settings.slots),
     )
 
 

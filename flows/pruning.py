@@ -13,8 +13,7 @@ from __future__ import annotations
 from evaluators.prune import Pruner, hopeless, pruner
 from flows.config import BASELINE
 from flows.engine import Engine
-from flows.words import Curve, Trained, TrialRef
-from lineage.records import Proposal
+from flows.words import Curve, Patched, Trained, TrialRef
 from lineage.results import get_result, list_results
 
 MOST_POINTS = 240  # of a stored curve; a longer one is thinned
@@ -44,8 +43,8 @@ def pruning_rule(engine: Engine, ref: TrialRef, purpose: str) -> Pruner | None:
         return None
     if not set(engine.config.role(ref.role).surfaces) <= set(plan.prune_surfaces):
         return None
-    raw = get_result(engine.store, ref.campaign, ref.trial, "propose")
-    parent = Proposal.model_validate_json(raw).parent if raw is not None else BASELINE
+    raw = get_result(engine.store, ref.campaign, ref.trial, "patch")
+    parent = (Patched.model_validate_json(raw).parent if raw is not None else "") or BASELINE
     for trial in (parent, BASELINE):
         rule = pruner(_curves(engine, ref.campaign, trial), plan.prune)
         if rule.usable:

@@ -92,8 +92,9 @@ def record(engine: Engine, progress: Progress) -> Row:
 def build_row(
     engine: Engine, progress: Progress, decided: Label, leader: tuple[str, float] | None, view: View
 ) -> Row:
-    config, proposal, measurement = engine.config, progress.proposal, progress.measurement
-    parent = view.trial(proposal.parent) if proposal is not None and progress.ref.trial != BASELINE else None
+    config, measurement = engine.config, progress.measurement
+    base = _parent(progress)
+    parent = view.trial(base) if base is not None else None
     incumbent = view.incumbent()
     score = measurement.score if measurement is not None else None
     leader_score = leader[1] if leader is not None else None
@@ -104,6 +105,8 @@ def build_row(
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
         "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
     }
+    if progress.proposal is not None and base not in (None, progress.proposal.parent):
+        detail["rebased_from"] = progress.proposal.parent
     values: dict[str, Any] = {
         **_identity(engine, progress),
         **_proposal_fields(engine, progress),
@@ -123,6 +126,13 @@ def build_row(
         "t_finished": now(),
     }
     return Row(**values)
+
+
+def _parent(progress: Progress) -> str | None:
+    """The trial that this one is an edit of: where the edits were applied, which need not be where they were written."""
+    if progress.proposal is None or progress.ref.trial == BASELINE:
+        return None
+    return (progress.patched.parent if progress.patched else "") or progress.proposal.parent
 
 
 def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:
@@ -158,7 +168,7 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
         "model": proposal.model or None,
         "edit_kind": proposal.edit_kind or None,
         "operator": proposal.operator or None,
-        "parent": proposal.parent if proposal.edit_kind != "baseline" else None,
+        "parent": _parent(progress),
         "hypothesis": proposal.hypothesis,
         "expected_delta": proposal.expected_delta,
         "notes": proposal.notes or None,

@@ -274,7 +274,9 @@ def _trial_lineage(view: View, row: Row) -> list[tuple[str, str | Text | None]]:
     path = " > ".join(chain if len(chain) <= 8 else [*chain[:2], "…", *chain[-5:]])
     children = [r.trial or "" for r in view.children(row.trial or "")]
     listed = ", ".join(children[:12]) + (f" and {len(children) - 12} more" if len(children) > 12 else "")
-    return [("from", path), ("children", listed)]
+    written_on = loads(row.detail_json).get("rebased_from")
+    moved = f"{w.one_line(str(written_on), 40)}, overtaken before it could train" if written_on else None
+    return [("from", path), ("written on", moved), ("children", listed)]
 
 
 def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.edits import apply_edits, canonical_diff
+from agents.edits import canonical_diff
 from agents.normal import ast_hash
 from agents.protocol import ProposalRequest
 from agents.surface import check_surface
@@ -22,6 +22,7 @@ from evaluators import client
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
 from flows.pruning import Watcher, pruning_rule
+from flows.rebase import apply_on, base_of
 from flows.slots import slot
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
@@ -132,13 +133,14 @@ def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
         engine.in_flight[ref.trial] = patched.ast_sha256
         return patched
     if ref.trial == BASELINE:
-        before = after = engine.tree(engine.config.start_sha256)
+        base, before = BASELINE, engine.tree(engine.config.start_sha256)
+        after = before
         units: tuple[str, ...] = ()
         flags: tuple[str, ...] = ()
         changed = 0
     else:
-        before = engine.files_of(proposal.parent)
-        after = apply_edits(before, proposal.edits)
+        base = base_of(engine, ref, proposal)
+        before, after = apply_on(engine, base, proposal)
         report = check_surface(engine.config.spec, engine.config.role(ref.role), before, after)
         units, flags, changed = report.units, report.flags, report.changed_lines
     program = _claim_program(engine, ref, after)
@@ -152,6 +154,7 @@ def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
         units=units,
         flags=flags,
         changed_lines=changed,
+        parent=base,
     )
     put_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
     return patched

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 from prefect import flow
@@ -31,7 +32,7 @@ from lineage.errors import (
     ProposerRefused,
     ProposerUnusable,
 )
-from lineage.records import Row, Usage
+from lineage.records import Proposal, Row, Usage
 
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
@@ -49,15 +50,18 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     engine = await asyncio.to_thread(engine_for, store, campaign)
     progress = Progress(ref=ref, started=now())
     cpu = time.process_time()
-    try:
-        await _run_stages(ref, engine, progress)
-    except (ProposerRefused, ProposerUnusable, NothingLeft, BudgetSpent) as fault:
-        await asyncio.to_thread(_no_edit, engine, progress, fault)
-    except InfraFault as fault:
-        engine.raise_if_cancelled()  # a tree told to end that reports late on a busy machine is no outcome
-        progress.infra, progress.infra_text = fault.what, str(fault)
-    progress.engine_cpu_s = time.process_time() - cpu
-    row = await label(ref, progress)
+    async with AsyncExitStack() as held:
+        try:
+            progress.proposal = await _timed(progress, "propose", propose(ref))
+            await _turn(engine, progress, held)
+            await _run_stages(ref, engine, progress, progress.proposal)
+        except (ProposerRefused, ProposerUnusable, NothingLeft, BudgetSpent) as fault:
+            await asyncio.to_thread(_no_edit, engine, progress, fault)
+        except InfraFault as fault:
+            engine.raise_if_cancelled()  # a tree told to end that reports late on a busy machine is no outcome
+            progress.infra, progress.infra_text = fault.what, str(fault)
+        progress.engine_cpu_s = time.process_time() - cpu
+        row = await label(ref, progress)
     await _rename(engine, trial_name(row, engine.config.spec))
     await asyncio.to_thread(stages.drop_scratch, engine, ref.trial)
     return row
@@ -73,9 +77,16 @@ def _no_edit(engine: Engine, progress: Progress, fault: ProposerFault) -> None:
         progress.prompt_sha256 = engine.blob(str(read_exchange(fault.exchange)["prompt"]).encode())
 
 
-async def _run_stages(ref: TrialRef, engine: Engine, progress: Progress) -> None:
-    progress.proposal = await _timed(progress, "propose", propose(ref))
-    patched = await _timed(progress, "patch", patch(ref, progress.proposal))
+async def _turn(engine: Engine, progress: Progress, held: AsyncExitStack) -> None:
+    """Wait with the proposal until a slot's trial has its outcome: the edit is then applied to what leads by now."""
+    asked = time.monotonic()
+    await held.enter_async_context(engine.turns)
+    progress.queue_s = time.monotonic() - asked
+    engine.raise_if_cancelled()
+
+
+async def _run_stages(ref: TrialRef, engine: Engine, progress: Progress, proposal: Proposal) -> None:
+    patched = await _timed(progress, "patch", patch(ref, proposal))
     if isinstance(patched, EditRefused):
         progress.refusal = patched
         return

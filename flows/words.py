@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+from pydantic import Field
+
 from lineage.records import Check, Record, TrainRun
 
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
@@ -32,6 +34,9 @@ class Patched(Record):
     units: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     changed_lines: int = 0
+    parent: str = Field(
+        "", description="trial whose program the edits were applied to; empty in older records"
+    )
 
 
 class BuildChecks(Record):

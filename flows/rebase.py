@@ -1,0 +1,57 @@
+"""A proposal that was overtaken while it was written: moved onto the new leader, or dropped where the two conflict.
+
+A model writes for minutes, and with more trials under way than slots the next proposal is ready before the trial
+that trains has ended. If that one becomes the leader, an edit of the old leader can hardly win: the same edit of the
+new one can. Only a proposal on what led when it was begun is moved; another parent was chosen on purpose.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from agents.edits import apply_edits
+from evaluators.standing import book_of
+from flows.engine import Engine
+from flows.standing import book
+from flows.words import TrialRef
+from lineage.errors import EditRefused
+from lineage.queries import View
+from lineage.records import Proposal
+
+FIXED = ("replay", "scripted")  # their parents are part of what is replayed
+
+
+def base_of(engine: Engine, ref: TrialRef, proposal: Proposal) -> str:
+    """The trial whose program the edits are for now: the proposal's parent, or the leader that overtook it."""
+    if engine.config.settings.proposer in FIXED:
+        return proposal.parent
+    view = engine.view()
+    leader = book(engine.config, view).leader()
+    begun = next((row.t_started for row in view.events("submitted") if row.trial == ref.trial), None)
+    if leader is None or begun is None or leader[0] == proposal.parent:
+        return proposal.parent
+    overtook = view.trial(leader[0])
+    late = overtook is not None and overtook.t_finished is not None and overtook.t_finished > begun
+    return leader[0] if late and _leader_at(engine, view, begun) == proposal.parent else proposal.parent
+
+
+def _leader_at(engine: Engine, view: View, moment: datetime) -> str | None:
+    before = [
+        row for row in view.milestones() if (at := row.t_finished or row.t_started) is None or at <= moment
+    ]
+    leader = book_of(before, engine.config.plan).leader()
+    return leader[0] if leader is not None else None
+
+
+def apply_on(engine: Engine, base: str, proposal: Proposal) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The program of `base` before and after the edits. Raises EditRefused; says so when the base had changed."""
+    before = engine.files_of(base)
+    try:
+        return before, apply_edits(before, proposal.edits)
+    except EditRefused as refused:
+        if base == proposal.parent:
+            raise
+        told = (
+            f"written on {proposal.parent}, which {base} has overtaken meanwhile; the two conflict: {refused}"
+        )
+        raise EditRefused(refused.cause, told, {**refused.numbers, "leader": base}) from refused

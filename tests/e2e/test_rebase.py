@@ -1,0 +1,130 @@
+"""An edit that was written while another trial took the lead is applied to the new leader, or dropped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import quick
+
+from flows import stages
+from flows.config import now
+from flows.data import prepare
+from flows.engine import Engine, close_engine, engine_for
+from flows.environments import load_environment
+from flows.recording import Progress, build_row
+from flows.run import create_campaign
+from flows.settings import load_settings
+from flows.words import TrialRef
+from lineage.blobs import put_tree
+from lineage.errors import EditRefused
+from lineage.records import Edit, Label, Proposal, Row, Status
+
+EVENING = now() - timedelta(hours=1)
+
+
+def minutes(count: float) -> timedelta:
+    return timedelta(minutes=count)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A start, t0001 that leads from minute 10 on with another rate, and t0002 that was begun at minute 5."""
+    quick.make(tmp_path / "recipes")
+    for key, value in quick.environ(tmp_path / "home", tmp_path / "recipes").items():
+        monkeypatch.setitem(os.environ, key, value)
+    prepare(load_environment("quick"), quiet=True)
+    settings, _ = load_settings({"environment": "quick", "trials": 5}, env={})
+    root = str(tmp_path / "run")
+    engine = engine_for(root, create_campaign(root, settings).id)
+    start = engine.tree(engine.config.start_sha256)
+    faster = {**start, "fitting.py": start["fitting.py"].replace(b"LR = 0.1 ", b"LR = 0.2 ")}
+    add(
+        engine,
+        "trial",
+        "t0000",
+        1,
+        status=Status.BASELINE,
+        score=0.80,
+        source_sha256=put_tree(engine.store, start),
+    )
+    add(engine, "submitted", "t0002", 5)
+    add(
+        engine,
+        "trial",
+        "t0001",
+        10,
+        status=Status.KEEP,
+        score=0.85,
+        parent="t0000",
+        source_sha256=put_tree(engine.store, faster),
+    )
+    add(engine, "submitted", "t0003", 15)
+    yield engine
+    close_engine(root, engine.config.id)
+
+
+def add(engine: Engine, event: str, trial: str, minute: float, **values: object) -> None:
+    at = EVENING + minutes(minute)
+    row = {
+        "event": event,
+        "campaign": engine.config.id,
+        "trial": trial,
+        "t_started": at - minutes(event == "trial"),
+        **values,
+    }
+    if event == "trial":
+        row |= {"t_finished": at, "scores": [values["score"]]}
+    engine.append(Row.model_validate(row))
+
+
+def patched(engine: Engine, trial: str, search: str, replace: str, parent: str = "t0000") -> Row:
+    """Apply one edit as the trial's patch stage does; the row that the trial would get."""
+    role = next(role.name for role in engine.config.roles if "training" in role.surfaces)
+    ref = TrialRef(store=engine.root, campaign=engine.config.id, trial=trial, role=role)
+    edits = (Edit(path="fitting.py", search=search, replace=replace),)
+    proposal = Proposal(role=role, proposer="x", parent=parent, hypothesis="x", edits=edits)
+    progress = Progress(
+        ref=ref, started=now(), proposal=proposal, patched=stages.patch(engine, ref, proposal)
+    )
+    told = Label(status=Status.DISCARD, cause=None, numbers={}, text="")
+    return build_row(engine, progress, told, None, engine.view())
+
+
+def test_an_overtaken_edit_goes_on_top_of_the_new_leader(engine: Engine) -> None:
+    row = patched(engine, "t0002", "STEPS = 300", "STEPS = 200")
+    assert row.parent == "t0001"
+    assert '"rebased_from": "t0000"' in row.detail_json
+    assert row.source_sha256 is not None
+    program = engine.tree(row.source_sha256)["fitting.py"]
+    assert b"STEPS = 200" in program and b"LR = 0.2 " in program
+
+
+def test_an_overtaken_edit_of_the_same_line_is_dropped_with_the_reason(engine: Engine) -> None:
+    with pytest.raises(
+        EditRefused, match="written on t0000, which t0001 has overtaken meanwhile; the two conflict"
+    ):
+        patched(engine, "t0002", "LR = 0.1 ", "LR = 0.15 ")
+
+
+def test_a_parent_chosen_with_the_leader_in_sight_is_kept(engine: Engine) -> None:
+    row = patched(engine, "t0003", "LR = 0.1 ", "LR = 0.15 ")
+    assert row.parent == "t0000" and "rebased_from" not in row.detail_json
+
+
+def test_a_keep_that_does_not_lead_moves_nothing(engine: Engine) -> None:
+    start = engine.files_of("t0000")
+    add(
+        engine,
+        "trial",
+        "t0004",
+        20,
+        status=Status.DISCARD,
+        score=0.84,
+        parent="t0000",
+        source_sha256=put_tree(engine.store, start),
+    )
+    assert patched(engine, "t0003", "STEPS = 300", "STEPS = 100", parent="t0001").parent == "t0001"
