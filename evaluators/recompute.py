@@ -155,7 +155,7 @@ def _gates(
     made = [measured(sha) for sha in detail.get("measurements", [])]
     seeds = [seed for measurement in made if measurement is not None for seed in measurement.per_seed]
     recorded = [bool(gate) for gate in detail.get("gates", [])]
-    again = [gates_hold(spec.gates, seeds[:n]) for n in plan.looks[: len(recorded)]]
+    again = [gates_hold(spec.gates, seeds[:n], plan.gate_looks) for n in plan.looks[: len(recorded)]]
     # Not said is taken for yes by `next_step`, so a confirmation must have said it for each of its looks.
     looks = len(detail.get("looks", []))
     silent = row.verdict == "confirmed" and bool(spec.gates) and len(recorded) != looks

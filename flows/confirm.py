@@ -132,7 +132,7 @@ class _Confirmation:
     def _note_gates(self) -> None:
         """After a look: does the candidate pass every hard rule over its fresh replicates?"""
         seeds = [seed for m in self.measured["candidate"] for seed in m.per_seed]
-        passed = gates_hold(self.engine.config.spec.gates, seeds)
+        passed = gates_hold(self.engine.config.spec.gates, seeds, self.engine.config.plan.gate_looks)
         self.attempt = Attempt(**{**vars(self.attempt), "gates": (*self.attempt.gates, passed)})
 
     def record(self, step: Step) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from evaluators.noise import Noise
@@ -15,14 +16,15 @@ from evaluators.promote import (
     Continue,
     Unconfirmed,
     alpha_for,
+    gates_hold,
     next_step,
     plan_for,
     power_statement,
     worth_confirming,
 )
 from evaluators.standing import Book, book_of, row_fields
-from lineage.records import Row, Status
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Score, Surface, Task
+from lineage.records import Row, SeedResult, Status
+from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 
 PLAN = ConfirmPlan(sign=-1, is_paired=False)
 POOL = (10.0, 10.2, 9.8, 10.1, 9.9, 10.05, 9.95, 10.15, 9.85, 10.0, 10.1, 9.9)
@@ -247,3 +249,22 @@ def test_levels_are_spent_once() -> None:
         level = float(alpha_for(PLAN, left, number, 3 * (number + 1)))
         left, spent = left - level, spent + level
     assert 0.04 < spent < 0.05
+
+
+def test_a_candidate_on_its_gate_passes_a_confirmation_in_five_of_a_hundred_not_in_nine() -> None:
+    """True accuracy exactly 0.96, eight, 14 and 24 replicates, 1,500 confirmations: any look that passes counts."""
+    gate = Gate(quantity="accuracy", at_least=0.96, on="bound", confidence=0.95)
+    looks = (8, 14, 24)
+    drawn = np.random.default_rng(3).normal(0.96, 0.004, (1500, looks[-1]))
+
+    def passed(shared: int) -> float:
+        hits = 0
+        for values in drawn:
+            seeds = [SeedResult(seed=0, quantities={"accuracy": float(value)}) for value in values]
+            hits += any(gates_hold([gate], seeds[:n], shared) for n in looks)
+        return hits / len(drawn)
+
+    assert passed(1) > 0.07
+    assert passed(len(looks)) <= 0.05
+    assert plan_for(make_spec()).gate_looks == 3
+    assert ConfirmPlan(sign=1, is_paired=False).gate_looks == 1, "a campaign from before is judged as it was"
