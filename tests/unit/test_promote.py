@@ -251,7 +251,7 @@ def test_levels_are_spent_once() -> None:
     assert 0.04 < spent < 0.05
 
 
-def test_a_candidate_on_its_gate_passes_a_confirmation_in_five_of_a_hundred_not_in_nine() -> None:
+def test_a_candidate_on_its_gate_passes_a_confirmation_in_five_of_a_hundred_not_in_ten() -> None:
     """True accuracy exactly 0.96, eight, 14 and 24 replicates, 1,500 confirmations: any look that passes counts."""
     gate = Gate(quantity="accuracy", at_least=0.96, on="bound", confidence=0.95)
     looks = (8, 14, 24)
