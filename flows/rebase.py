@@ -27,8 +27,10 @@ def base_of(engine: Engine, ref: TrialRef, proposal: Proposal) -> str:
         return proposal.parent
     view = engine.view()
     leader = book(engine.config, view).leader()
-    begun = next((row.t_started for row in view.events("submitted") if row.trial == ref.trial), None)
-    if leader is None or begun is None or leader[0] == proposal.parent:
+    if leader is None or leader[0] == proposal.parent:
+        return proposal.parent
+    begun = next((row.t_started for row in view.open_trials() if row.trial == ref.trial), None)
+    if begun is None:
         return proposal.parent
     overtook = view.trial(leader[0])
     late = overtook is not None and overtook.t_finished is not None and overtook.t_finished > begun
