@@ -122,7 +122,7 @@ def test_a_keep_that_does_not_lead_moves_nothing(engine: Engine) -> None:
         "trial",
         "t0004",
         20,
-        status=Status.DISCARD,
+        status=Status.KEEP,
         score=0.84,
         parent="t0000",
         source_sha256=put_tree(engine.store, start),
