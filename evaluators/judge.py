@@ -23,10 +23,11 @@ from evaluators.audits import compare, second_sitting
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.literals import embedded_data, pays_for_bytes
-from evaluators.questions import Questions, Sitting, ordinary, questions
+from evaluators.questions import Questions, Sitting, ordinary
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
+from evaluators.tasks import questions
 from evaluators.workplace import read_source, stage
 from lineage.ids import tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
@@ -169,7 +170,8 @@ def _audit_run(job: Job, asked: Questions, index: int, first: Sitting) -> tuple[
     if cause is not None:
         detail = f"the predictor of seed {run.seed} failed when it was asked again: {cause}"
         return (Check(name="audit", passed=False, numbers={**numbers, "cause": cause}, detail=detail),)
-    return compare(job.spec.audits, asked, first, second)
+    checks = compare(job.spec.audits, asked, first, second)
+    return tuple(c.model_copy(update={"detail": f"{c.detail}, the run of seed {run.seed}"}) for c in checks)
 
 
 def _costs(job: Job, run: TrainRun, facts: RunFacts) -> dict[str, float]:

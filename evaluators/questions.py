@@ -1,6 +1,6 @@
 """What a predictor is asked about one split, and what is kept of its answers.
 
-Use: `questions(spec, folder)` once per measurement; a `Sitting(questions, plan)` per predictor process gives
+Use: `tasks.questions(spec, folder)` once per measurement; a `Sitting(questions, plan)` per predictor process gives
 `requests()` as (rows, answer shape, take) and keeps the reduced answers; `questions.score(kept)` gives the
 quantities. Limits: answers are reduced as they arrive, so that a million token distributions never sit
 in memory; labels and targets never leave the judge's process.
@@ -20,7 +20,6 @@ import numpy.typing as npt
 from evaluators import metrics
 from evaluators.exchange import Floats, batches, secret_order
 from lineage.errors import DataMissing
-from lineage.spec import EnvironmentSpec
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -81,27 +80,3 @@ def load_array(path: Path) -> Array:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
         raise DataMissing(f"{path} cannot be read: {error}; run prepare.py again") from error
-
-
-def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:
-    inputs, labels = load_array(folder / "inputs.npy"), load_array(folder / "labels.npy").astype(np.int64)
-    if len(inputs) != len(labels) or len(labels) == 0:
-        raise DataMissing(f"{folder}: {len(inputs)} inputs but {len(labels)} labels; run prepare.py again")
-    shape = (spec.task.outputs,)
-    return Questions(
-        rows=inputs,
-        shape=shape,
-        batch=spec.task.batch,
-        kept_shape=shape,
-        reduce=lambda numbers, answer: answer.astype(np.float64),
-        score=lambda kept: {"accuracy": metrics.accuracy(kept, labels)},
-    )
-
-
-def questions(spec: EnvironmentSpec, folder: Path) -> Questions:
-    """The questions of one split. Raises DataMissing."""
-    if spec.task.kind == "classification":
-        return _classification(spec, folder)
-    from evaluators.language import language
-
-    return language(spec, folder)

@@ -13,10 +13,11 @@ side; area under best-so-far (mean gain of the leader over all trials); trials b
 95 % bootstrap interval over campaigns, and the difference of each arm to `lineage`.
 
 The default (direct) mode runs candidates in forked processes without sandbox and judge, with the
-environment's own gates and labels on the same quantities; it leaves out only what costs the engine
-time. For a score in CPU seconds each run is divided by a reference piece of work done beside it, since a
-busy machine has changed CPU seconds by up to a third. `--engine` runs whole campaigns with `bakeoff
-run` (arms lineage, no_lineage and random) and reads their confirmed champions.
+environment's own gates and labels on the same quantities; it leaves out what costs the engine time. Of
+confirmations it keeps what steers a search: a keep that misses a gate on fresh seeds leads no more. For
+a score in CPU seconds each run is divided by a reference piece of work done beside it, since a busy
+machine has changed CPU seconds by up to a third. `--engine` runs whole campaigns with `bakeoff run`
+(arms lineage, no_lineage and random) and reads their confirmed champions.
 """
 
 from __future__ import annotations

@@ -139,6 +139,7 @@ class Campaign:
     files: dict[str, Files] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    verdicts: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.arm} {self.seed}")
@@ -146,14 +147,30 @@ class Campaign:
 
     @property
     def view(self) -> View:
-        return View.from_rows(self.rows, self.environment.spec.score.direction)
+        return View.from_rows([*self.rows, *self.verdicts], self.environment.spec.score.direction)
 
     def _append(self, trial: str, values: dict[str, Any]) -> Row:
         self.rows.append(Row(event="trial", campaign=self.name, trial=trial, arm=self.arm, **values))
+        if self.rows[-1].status is Status.KEEP:
+            self._recheck(trial)
         leader = self.view.leader()
         assert leader is not None and leader.score is not None and self.rows[0].score is not None
         self.best.append(gain(self.environment, leader.score, self.rows[0].score))
         return self.rows[-1]
+
+    def _recheck(self, trial: str) -> None:
+        """As a confirmation does: a keep that misses on fresh seeds a gate that is judged on a bound is struck off."""
+        spec = self.environment.spec
+        if not any(gate.on == "bound" for gate in spec.gates):
+            return
+        told = self._fresh(trial, spec.evaluation.confirm_runs)
+        if told.score is None or not all(gate.passed for gate in told.gates):
+            struck = Row(event="confirmation", campaign=self.name, trial=trial, verdict="unconfirmed")
+            self.verdicts.append(struck)
+
+    def _fresh(self, trial: str, runs: int) -> Measurement:
+        seeds = [self.random.randrange(2**31) for _ in range(runs)]
+        return measured(self.environment, self.worker, trial, self.files[trial], seeds)[1]
 
     def measure(self, trial: str, files: Files, more: dict[str, Any]) -> Row:
         baseline = not self.rows
@@ -220,13 +237,12 @@ class Campaign:
 
     def confirmed(self, runs: int) -> tuple[str, float]:
         """The best keep that passes with fresh seeds, and its gain over the start measured beside it."""
-        keeps = [row for row in self.rows if row.status is Status.KEEP and row.score is not None]
+        struck = {row.trial for row in self.verdicts}
+        keeps = [row for row in self.rows if row.status is Status.KEEP and row.trial not in struck]
         sign = self.environment.spec.sign
         for row in sorted(keeps, key=lambda r: -sign * (r.score or 0.0))[:4]:
             assert row.trial is not None
-            seeds = [self.random.randrange(2**31) for _ in range(runs)]
-            pairs = [(row.trial, seeds), (self.rows[0].trial or "", seeds)]
-            mine, start = (measured(self.environment, self.worker, t, self.files[t], s)[1] for t, s in pairs)
+            mine, start = self._fresh(row.trial, runs), self._fresh(self.rows[0].trial or "", runs)
             if mine.score is not None and start.score is not None and all(g.passed for g in mine.gates):
                 value = gain(self.environment, mine.score, start.score)
                 if value > 0:
@@ -258,7 +274,7 @@ def play(
             if options.verbose:
                 print(
                     f"{campaign.name} {row.trial} {row.role or '':5s} {(row.operator or '')[:44]:44s} <- {row.parent} "
-                    f"{row.status} {row.cause or '':14s} {row.score or 0:.4f} best {100 * campaign.best[-1]:.1f} %",
+                    f"{row.status} {row.cause or '':14s} {row.score or 0:.4f} struck {len(campaign.verdicts)} best {100 * campaign.best[-1]:.1f} %",
                     flush=True,
                 )
         trial, final = campaign.confirmed(options.confirm_runs or environment.spec.evaluation.confirm_runs)

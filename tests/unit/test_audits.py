@@ -10,7 +10,8 @@ import pytest
 import workbench as wb
 
 from evaluators.audits import Second, compare, second_sitting, splice
-from evaluators.questions import Questions, Sitting, ordinary, questions
+from evaluators.questions import Questions, Sitting, ordinary
+from evaluators.tasks import questions
 
 NAMES = ["causality", "batch_invariance", "order_invariance"]
 Model = Callable[[np.ndarray], np.ndarray]

@@ -18,7 +18,8 @@ from evaluators import metrics
 from evaluators.exchange import Broken
 from evaluators.gates import bound_against, judge_gate
 from evaluators.language import read_items, score_items, windows
-from evaluators.questions import ordinary, questions
+from evaluators.questions import ordinary
+from evaluators.tasks import questions
 from lineage.errors import DataMissing
 from lineage.spec import Gate
 
