@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,23 @@ class Lab:
             name, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, *more, env=env
         )
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=20) as reply:
-            return json.load(reply)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                said = reply.read()
+        except urllib.error.HTTPError as refused:
+            raise AssertionError(f"{method} {path}: {refused.code} {refused.read()[:500]!r}") from refused
+        return json.loads(said) if said else None
+
+    def post(self, path: str, body: Any) -> Any:
+        return self.ask("POST", path, body)
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/{path}", timeout=20) as reply:
-            return json.load(reply)
+        return self.ask("GET", path)
 
     def stop(self) -> None:
         self.stop_politely()

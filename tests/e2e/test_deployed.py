@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pandas as pd
 import pytest
 import quick
+from prefect.automations import Automation
 from prefect_lab import Lab
+
+from flows.nightwatch import PROGRESS, RESOURCE, STARTED
+from flows.setup import ZOMBIE, stalled, unborn, zombie
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +27,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         lab.start_server()
         quick.bakeoff("prepare", "quick", env=lab.env, cwd=lab.folder)
         first = lab.set_up()
-        assert first.count("created") == 5, first
-        assert quick.bakeoff("setup-server", env=lab.env, cwd=lab.folder).stdout.count(": there") == 5
+        assert first.count("created") == 6, first
+        assert quick.bakeoff("setup-server", env=lab.env, cwd=lab.folder).stdout.count(": there") == 6
         for pool in ("campaigns", "trials"):
             lab.worker(pool)
         yield lab
@@ -64,3 +73,82 @@ def test_a_schedule_that_is_switched_on_gets_a_scheduled_run(lab: Lab) -> None:
 
 def schedule_id(lab: Lab, name: str) -> str:
     return str(lab.get(f"deployments/name/campaign/{name}")["schedules"][0]["id"])
+
+
+def test_a_run_that_dies_before_its_first_heartbeat_is_crashed(lab: Lab) -> None:
+    """A machine was switched off in a trial's first second, and its campaign waited for ever."""
+    flow = lab.post("flows/", {"name": "silent"})["id"]
+    bodies = [{"flow_id": flow, "tags": ["bakeoff"], "state": {"type": "SCHEDULED"}} for _ in range(2)]
+    runs = [str(lab.post("flow_runs/", body)["id"]) for body in bodies]
+    with impatient(lab, zombie()), impatient(lab, unborn()):
+        for run, last_words in zip(runs, ("Running", "Pending"), strict=True):
+            state = {"type": last_words.upper(), "name": last_words}
+            lab.post(f"flow_runs/{run}/set_state", {"state": state, "force": True})
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            states = [lab.get(f"flow_runs/{run}")["state_type"] for run in runs]
+            if states == ["CRASHED", "CRASHED"]:
+                return
+            time.sleep(0.5)
+    raise AssertionError(f"{states}\n{lab.logs()}")
+
+
+def test_a_campaign_that_stalls_is_told(lab: Lab) -> None:
+    """The automation fires for a campaign that began and then ended no trial, and not for one that goes on."""
+    begun = [_event(lab, STARTED, name) for name in ("stalls", "goes-on")]
+    with impatient(lab, stalled()) as automation:
+        lab.post("events", begun)
+        fired: list[Any] = []
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not fired:
+            lab.post("events", [_event(lab, PROGRESS, "goes-on")])
+            time.sleep(1)
+            asked = {"resource": {"id": [f"prefect.automation.{automation}"]}}
+            found = lab.post(
+                "events/filter", {"filter": {**asked, "occurred": {"since": begun[0]["occurred"]}}}
+            )
+            fired = [e for e in found["events"] if e["event"] == "prefect.automation.triggered"]
+    about = json.dumps(fired)
+    assert "stalls" in about and "goes-on" not in about, about or lab.logs()
+
+
+def _event(lab: Lab, name: str, campaign: str) -> dict[str, Any]:
+    return {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": name,
+        "resource": {"prefect.resource.id": f"{RESOURCE}.{campaign}"},
+    }
+
+
+@contextmanager
+def impatient(lab: Lab, automation: Automation) -> Iterator[str]:
+    """The same automation with the shortest patience that Prefect allows, for the time of a test; its id."""
+    trigger = automation.trigger.model_copy(update={"within": timedelta(seconds=10)})
+    hasty = automation.model_copy(update={"name": f"hasty {automation.name}", "trigger": trigger})
+    body = hasty.model_dump(mode="json", exclude={"id", "owner_resource"})
+    made = str(lab.post("automations/", body)["id"])
+    try:
+        time.sleep(1)  # the server reads new automations on a notice of its own
+        yield made
+    finally:
+        lab.ask("DELETE", f"automations/{made}")
+
+
+def test_setup_gives_an_earlier_automation_the_new_trigger_and_keeps_its_actions(lab: Lab) -> None:
+    def found() -> dict[str, Any]:
+        listed = lab.post("automations/filter", {})
+        return next(a for a in listed if a["name"] == ZOMBIE)
+
+    ours = found()
+    older = {**ours, "trigger": {**ours["trigger"], "after": ["prefect.flow-run.heartbeat"]}}
+    more = {**older, "actions": [*ours["actions"], {"type": "do-nothing"}]}
+    lab.ask(
+        "PUT",
+        f"automations/{ours['id']}",
+        {k: v for k, v in more.items() if k not in ("id", "created", "updated")},
+    )
+    told = quick.bakeoff("setup-server", env=lab.env, cwd=lab.folder).stdout
+    assert told.count("updated") == 1, told
+    assert sorted(found()["trigger"]["after"]) == ["prefect.flow-run.Running", "prefect.flow-run.heartbeat"]
+    assert [action["type"] for action in found()["actions"]] == ["change-flow-run-state", "do-nothing"]
