@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import regularise
 
-WIDTH_1 = 32  # channels at 8x8; half of this misses the gate in some five-run evaluations
-WIDTH_2 = 64  # channels at 4x4 and after
+WIDTH_1 = 32  # channels of the stem, at full size
+WIDTH_2 = 64  # channels after the first halving
 KERNEL = 3  # an 8x8 digit has strokes of one to two pixels
 LOGIT_SCALE = 0.25  # keeps the first logits small, as a wide pooled layer would otherwise saturate
 PIXEL_MEAN = 4.910  # of the training images

@@ -16,8 +16,8 @@ import loss
 import model
 import regularise
 
-EPOCHS = 28  # 392 steps of 32; passes the accuracy gate with room to spare
-BATCH = 32  # 450 images give 14 batches
+EPOCHS = 28  # passes over the training images; the accuracy gate decides how few will do
+BATCH = 32  # images a step; the last, smaller batch of a pass is dropped
 LR = 0.02  # peak rate of SGD with momentum
 MOMENTUM = 0.9
 WARMUP = 0.1  # share of the steps in which the rate rises

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 WEIGHT_DECAY = 1e-3  # per step, times the learning rate
-DROP_RATE = 0.0  # of the pooled features; no dropout at the start
+DROP_RATE = 0.0  # of the pooled features; 0: no dropout
 MAX_GRAD_NORM = 0.0  # 0: gradients are not limited
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 BATCH = 8  # rows a step; small, because the number of steps matters more than their noise
-RECENT = 3_000_000  # last bytes of the text that are drawn from: 1945 to 1999; English has changed since 1790
-LENGTH = 64  # bytes a row; half of what is asked at prediction, at a third of the attention
+RECENT = 3_000_000  # last bytes of the text that are drawn from; English has changed since 1790
+LENGTH = 64  # bytes a row; prediction asks for 128
 
 
 def select(text: Tensor) -> Tensor:

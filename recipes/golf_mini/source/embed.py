@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-SPAN = 4  # bytes seen by one position before any attention: itself and the three before it
+SPAN = 4  # bytes seen by one position before any attention: itself and those before it
 CHANNELS = 16  # of one byte; SPAN of them are mixed into a position
 
 

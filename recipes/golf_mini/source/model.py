@@ -13,8 +13,8 @@ from torch.nn.functional import relu, rms_norm, scaled_dot_product_attention
 import embed
 import regularise
 
-WIDTH = 48  # residual stream; 64 does not fit under the cap with six-bit weights
-LAYERS = 1  # blocks; a second one costs a third of the steps
+WIDTH = 48  # channels of the residual stream; the file's bytes grow with its square
+LAYERS = 1  # blocks; each costs time and bytes
 HEADS = 1  # of WIDTH / HEADS channels each
 MLP_RATIO = 3  # hidden width of the feed-forward part over WIDTH
 ROPE_BASE = 1000.0  # longest wavelength of the positions; the context is short

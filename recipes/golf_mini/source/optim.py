@@ -15,9 +15,9 @@ import batches
 import loss
 import regularise
 
-STEPS = 2600  # 1.3 million bytes at 8 x 64
+STEPS = 2600  # optimizer steps; the training time grows with them
 LR = 6e-3  # peak rate
-BETAS = (0.9, 0.95)  # the second below Adam's 0.999, as the run is short
+BETAS = (0.9, 0.95)  # the second below Adam's usual one, as the run is short
 WARMUP_STEPS = 20
 DECAY_SHARE = 0.6  # last part of the run, in which the rate falls to nothing
 

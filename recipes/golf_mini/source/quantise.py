@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEVELS = 31  # largest integer of a weight: six bits, of which deflate saves the rest of the byte
+LEVELS = 31  # largest integer of a weight; deflate saves what it leaves of the byte
 
 
 def quantise(state: dict[str, Tensor]) -> dict[str, np.ndarray]:

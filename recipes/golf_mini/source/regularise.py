@@ -13,7 +13,7 @@ from torch.nn.functional import dropout
 
 WEIGHT_DECAY = 0.1  # AdamW's, times the rate; also keeps the weights easy to quantise
 DROP_RATE = 0.0  # of what a block adds
-MAX_GRAD_NORM = 1.0  # the first steps are the steepest
+MAX_GRAD_NORM = 1.0  # the first steps are the steepest; 0: off
 
 
 def drop(x: Tensor, training: bool) -> Tensor:

@@ -6,7 +6,7 @@ of the whole run; beside busy neighbours a step costs about twice its quiet time
 
 from __future__ import annotations
 
-STEPS = 450  # 0.46 million bytes at 8 x 128
+STEPS = 450  # optimizer steps; the training time grows with them
 WARMUP_STEPS = 20
 DECAY_SHARE = 0.6  # last part of the run, in which the rate falls
 FINAL_RATE = 0.0  # share of the peak that is left at the end
