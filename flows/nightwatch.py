@@ -166,7 +166,7 @@ def _away(fault: BaseException) -> str:
         if isinstance(cause, httpx.TransportError):
             return f"the Prefect server does not answer ({type(cause).__name__})"
         if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code in OVERLOADED:
-            return f"the Prefect server is overloaded (HTTP {cause.response.status_code})"
+            return f"the Prefect server answers HTTP {cause.response.status_code}"
         cause = cause.__cause__ or cause.__context__
     return ""
 
