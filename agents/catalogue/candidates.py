@@ -27,7 +27,7 @@ from lineage.spec import EnvironmentSpec, Role
 
 Files = dict[str, bytes]
 PAIRS, STEPS, PORTS, UNDOS, VARIANTS = 12, 12, 6, 5, 4
-# A combination of a technique with a repeatable cut is how bought accuracy is spent, so such pairs come first.
+# A combination of a technique with a trade is how bought accuracy is spent, so such pairs come first.
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def combinations(setting: Setting, singles: list[Candidate]) -> list[Candidate]:
     failed, out = setting.memory.failed_combinations(), list[Candidate]()
     pairs = list(itertools.combinations(singles, 2))
     setting.rng.shuffle(pairs)
-    pairs.sort(key=lambda p: {p[0].techniques[0].aim, p[1].techniques[0].aim} != {"room", "score"})
+    pairs.sort(key=lambda p: {p[0].techniques[0].aim, p[1].techniques[0].aim} != {"room", "trade"})
     for a, b in pairs[: 3 * PAIRS]:
         names = frozenset([a.techniques[0].name, b.techniques[0].name])
         if len(names) < 2 or names in failed or a.values[0].keys() & b.values[0].keys() or len(out) == PAIRS:

@@ -11,7 +11,7 @@ model is a regression on a handful of points, so how sure it is matters as much 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,11 @@ Features = dict[str, float]
 
 # Prior standard deviations of one effect, before scaling, in units of gain (log score) and of room (1 = the
 # room at the start): t a technique, c and q a number's way through its range and its square, x an unknown
-# edit, a the mean of all techniques of one aim.
-PRIOR_GAIN = {"t": 0.10, "c": 0.20, "q": 0.20, "x": 0.10, "a": 0.03}
-PRIOR_ROOM = {"t": 0.50, "c": 1.00, "q": 1.00, "x": 0.60, "a": 0.20}
+# edit, a the mean of all techniques of one aim, d a factor of e in a constant that trades room for score.
+PRIOR_GAIN = {"t": 0.10, "c": 0.20, "q": 0.20, "x": 0.10, "a": 0.03, "d": 0.40}
+PRIOR_ROOM = {"t": 0.50, "c": 1.00, "q": 1.00, "x": 0.60, "a": 0.20, "d": 1.00}
+# What a trade gives and takes before any is tried: that is what such an entry of the catalogue is for.
+MEAN_GAIN, MEAN_ROOM = {"d": 0.40}, {"d": -1.00}
 WIDTHS = (0.06, 0.17, 0.5, 1.4)  # tried as factors of the prior, for techniques and for numbers apart
 NOISES = (1.0, 2.0)  # how much wider than told the noise may be
 # The bound of a gate on five runs of the CPU minis moves by 0.15 to 0.4 of the start's room, bytes do not move.
@@ -55,6 +57,8 @@ def features(state: State, start: Mapping[str, float], catalogue: Catalogue) -> 
         if moved:
             out[f"c:{key}"] = moved
             out[f"q:{key}"] = moved * moved
+        if key in catalogue.trades and value > 0 and start.get(key, 0.0) > 0:
+            out[f"d:{key}"] = catalogue.trades[key] * math.log(value / start[key])
     for name in state.others:
         out[f"x:{name}"] = 1.0
     return out
@@ -77,18 +81,20 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior of the effects; `prior` holds the fitted widths, for effects not seen yet."""
+    """Posterior of the effects; `prior` and `centre` hold fitted widths and means of effects not seen yet."""
 
     mean: Array
     cov: Array
     noise: float
     prior: Mapping[str, float]
+    centre: Mapping[str, float]
 
-    def of(self, known: Array, unseen: Iterable[tuple[str, float]]) -> tuple[float, float]:
+    def of(self, known: Array, unseen: Sequence[tuple[str, float]]) -> tuple[float, float]:
         """Mean and standard deviation of a sum of effects."""
         extra = sum((value * self.prior[name[0]]) ** 2 for name, value in unseen)
+        more = sum(value * self.centre.get(name[0], 0.0) for name, value in unseen)
         variance = float(known @ self.cov @ known) + extra
-        return float(known @ self.mean), math.sqrt(max(variance, 0.0))
+        return float(known @ self.mean) + more, math.sqrt(max(variance, 0.0))
 
 
 def _scaled(prior: Mapping[str, float], techniques: float, numbers: float) -> dict[str, float]:
@@ -108,27 +114,33 @@ def _fit(
     target: Array,
     columns: Iterable[str],
     prior: Mapping[str, float],
+    centre: Mapping[str, float],
     noise: float,
     noises: Iterable[float] = NOISES,
 ) -> _Fit:
     """Posterior under the likeliest widths and noise, averaged: a handful of trials does not settle them."""
     kinds = [name[0] for name in columns]
+    usual = design @ np.array([centre.get(k, 0.0) for k in kinds])  # the prior means grow with the widths
     recent = slice(-RECENT, None)
     tried = [(t, c, n) for t in WIDTHS for c in WIDTHS for n in noises]
     scores = []
     for t, c, n in tried:
         widths = _scaled(prior, t, c)
-        scores.append(
-            _evidence(design[recent], target[recent], np.array([widths[k] for k in kinds]), noise * n)
-        )
+        left = target[recent] - t * usual[recent]
+        scores.append(_evidence(design[recent], left, np.array([widths[k] for k in kinds]), noise * n))
     weights = np.exp(np.array(scores) - max(scores))
     best = np.exp(weights @ np.log(np.array(tried)) / weights.sum())
-    fitted, noise = _scaled(prior, float(best[0]), float(best[1])), noise * float(best[2])
-    spread = np.array([fitted[k] for k in kinds])
+    wide = float(best[0])
+    fitted, means, noise = (
+        _scaled(prior, wide, float(best[1])),
+        _scaled(centre, wide, 0.0),
+        noise * float(best[2]),
+    )
+    spread, first = np.array([fitted[k] for k in kinds]), np.array([means.get(k, 0.0) for k in kinds])
     precision = design.T @ design / noise**2 + np.diag(spread**-2.0)
     cov: Array = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-    mean: Array = cov @ (design.T @ target) / noise**2
-    return _Fit(mean, cov, noise, fitted)
+    mean: Array = first + cov @ (design.T @ (target - wide * usual)) / noise**2
+    return _Fit(mean, cov, noise, fitted, means)
 
 
 class Surrogate:
@@ -145,12 +157,14 @@ class Surrogate:
                 design[row, self.columns[name]] = value
         gained = np.array([t.gain is not None for t in rows], dtype=bool)
         gains = np.array([t.gain for t in rows if t.gain is not None])
-        self.gain = _fit(design[gained], gains, self.columns, PRIOR_GAIN, max(memory.noise, 0.003))
+        self.gain = _fit(design[gained], gains, self.columns, PRIOR_GAIN, MEAN_GAIN, max(memory.noise, 0.003))
         self.room: dict[str, _Fit] = {}
         for limit in sorted(memory.scales):
             seen = np.array([limit in t.room for t in rows], dtype=bool)
             values = np.array([max(-4.0, t.room[limit]) - 1.0 for t in rows if limit in t.room])
-            self.room[limit] = _fit(design[seen], values, self.columns, PRIOR_ROOM, ROOM_NOISE, ROOM_NOISES)
+            self.room[limit] = _fit(
+                design[seen], values, self.columns, PRIOR_ROOM, MEAN_ROOM, ROOM_NOISE, ROOM_NOISES
+            )
 
     @property
     def outlier(self) -> float:

@@ -5,7 +5,8 @@
     title = "cosine decay of the rate"     # a noun phrase; starts the hypothesis
     why = "holds the rate high for longer" # the mechanism; ends the hypothesis
     source = "Loshchilov and Hutter 2017, arXiv:1608.03983"
-    aim = "score"                          # or "room": buys accuracy or bytes that another edit can spend
+    aim = "score"                          # or "room": buys accuracy or bytes that another edit can spend; or
+                                           # "trade": its first constant sells such room for score, step by step
     touches = ["optim.py:rate_at"]         # units that may change, beside the constants below
     absent = [{ file = "optim.py", inside = "rate_at", find = "math.cos(__x)" }]   # found: already there
 
@@ -35,6 +36,7 @@ names the file and the key.
 from __future__ import annotations
 
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -132,7 +134,7 @@ class Technique(Spec):
     title: str = Field(min_length=8, max_length=120)
     why: str = Field(min_length=20, max_length=400)
     source: str = Field(min_length=4, max_length=300)
-    aim: Literal["score", "room"] = "score"
+    aim: Literal["score", "room", "trade"] = "score"
     touches: tuple[str, ...] = ()
     repeatable: bool = False
     absent: tuple[Pattern, ...] = ()
@@ -144,6 +146,8 @@ class Technique(Spec):
     def _does_something(self) -> Self:
         if not self.edits and not self.constants:
             raise ValueError("neither edits nor constants: the technique changes nothing")
+        if self.aim == "trade" and not (self.repeatable and self.constants and self.constants[0].scale):
+            raise ValueError("a trade is repeatable, and its first constant has a scale")
         return self
 
     @property
@@ -164,6 +168,12 @@ class Catalogue(Spec):
 
     def of(self, surfaces: tuple[str, ...]) -> tuple[Technique, ...]:
         return tuple(t for t in self.techniques if t.surface in surfaces)
+
+    @cached_property
+    def trades(self) -> dict[str, float]:
+        """First constants of the techniques that sell room for score, to the way in which they do: 1 up, -1 down."""
+        leads = [t.constants[0] for t in self.techniques if t.aim == "trade"]
+        return {c.key: 1.0 if c.scale[0] * c.scale[1] > 1 else -1.0 for c in leads if c.scale}
 
     def get(self, name: str) -> Technique | None:
         return next((t for t in self.techniques if t.name == name), None)

@@ -54,12 +54,13 @@ class Worker:
             command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, source: Path, seed: int) -> dict[str, Any]:
+    def ask(self, source: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Facts per seed, up to the first that failed."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"source": str(source), "seed": seed}) + "\n")
+        self.process.stdin.write(json.dumps({"source": str(source), "seeds": list(seeds)}) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+        answers: list[dict[str, Any]] = json.loads(self.process.stdout.readline())
+        return answers
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -84,8 +85,7 @@ def measured(
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
-        for seed in seeds:
-            facts = worker.ask(Path(folder), seed)
+        for seed, facts in zip(seeds, worker.ask(Path(folder), seeds), strict=False):
             if "cause" in facts:
                 cause = str(facts["cause"])
                 said = RunFacts(end="exit", code=1, exception=str(facts["detail"]))

@@ -1,7 +1,7 @@
-"""Runs recipes for `tests.bench.search`, one forked process per run; torch is imported once.
+"""Runs recipes for `tests.bench.search`, one forked process per run; torch is imported once, a recipe warmed up once.
 
-Use: a child of the bench; a JSON line `{"source": DIR, "seed": N}` in, one JSON line of facts out:
-quantities as `recipes/measure.py` computes them, or `{"cause": ..., "detail": ...}`. Limits: no
+Use: a child of the bench; a JSON line `{"source": DIR, "seeds": [N, ...]}` in, one JSON line of facts per seed out,
+in a list that ends with the first failure: quantities as `recipes/measure.py` computes them, or `{"cause": ..., "detail": ...}`. Limits: no
 sandbox, for recipes that this repository's own catalogue has edited; limits are rlimits. CPU seconds
 are told beside those of a fixed piece of work done before and after in the same process
 (`reference_s`), so that a busy machine can be divided out.
@@ -17,6 +17,7 @@ import sys
 import time
 import tomllib
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,12 @@ def reference() -> float:
     return time.process_time() - begin
 
 
-def run(source: Path, data: Path, task: dict[str, Any], budget: dict[str, Any], seed: int) -> dict[str, Any]:
+def run(recipe: Any, data: Path, task: dict[str, Any], budget: dict[str, Any], seed: int) -> dict[str, Any]:
     """One run in this (forked) process."""
     import measure
 
-    cap = int(budget["train_cpu_s"] + budget["predict_cpu_s"] + budget.get("start_cpu_s", 60))
-    resource.setrlimit(resource.RLIMIT_CPU, (cap, cap + 5))
-    signal.alarm(int(budget["train_wall_s"]) + 300)
     before = reference()
-    answer: dict[str, Any] = measure.one_run(source, data, "public", task, seed)
+    answer: dict[str, Any] = measure.one_run(recipe, data, "public", task, seed)
     answer["reference_s"] = (before + reference()) / 2
     for name, key in (("train_cpu_s", "train_cpu_s"), ("predict_cpu_s", "predict_cpu_s")):
         if answer[name] > 2 * budget[key]:  # twice: the cap is of a sandboxed run on a quiet machine
@@ -52,10 +50,30 @@ def run(source: Path, data: Path, task: dict[str, Any], budget: dict[str, Any], 
     return answer
 
 
-def child(job: dict[str, Any], data: Path, spec: dict[str, Any], pipe: int) -> None:
+def all_runs(job: dict[str, Any], data: Path, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Load and warm up here, then each seed in a process forked from this one."""
+    import measure
+
+    recipe = measure.loaded(Path(job["source"]), data)
+    answers: list[dict[str, Any]] = []
+    for seed in job["seeds"]:
+        answers.append(
+            forked(
+                lambda seed=int(seed): run(recipe, data, spec["task"], spec["budget"], seed), spec["budget"]
+            )
+        )
+        if "cause" in answers[-1]:
+            break
+    return answers
+
+
+def child(work: Callable[[], Any], budget: dict[str, Any], pipe: int) -> None:
+    cap = int(budget["train_cpu_s"] + budget["predict_cpu_s"] + budget.get("start_cpu_s", 60))
+    resource.setrlimit(resource.RLIMIT_CPU, (cap, cap + 5))
+    signal.alarm(int(budget["train_wall_s"]) + 300)
     try:
         sys.dont_write_bytecode = True
-        facts = run(Path(job["source"]), data, spec["task"], spec["budget"], int(job["seed"]))
+        facts = work()
     except MemoryError:
         facts = {"cause": "oom", "detail": "MemoryError"}
     except BaseException as error:
@@ -68,12 +86,13 @@ def child(job: dict[str, Any], data: Path, spec: dict[str, Any], pipe: int) -> N
     os._exit(0)
 
 
-def forked(job: dict[str, Any], data: Path, spec: dict[str, Any]) -> dict[str, Any]:
+def forked(work: Callable[[], Any], budget: dict[str, Any]) -> Any:
+    """What `work` gives in a forked process with the limits of a run, or the cause of its end."""
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(out)
-        child(job, data, spec, into)
+        child(work, budget, into)
     os.close(into)
     said = b""
     while chunk := os.read(out, 65536):
@@ -81,8 +100,7 @@ def forked(job: dict[str, Any], data: Path, spec: dict[str, Any]) -> dict[str, A
     os.close(out)
     _, status = os.waitpid(pid, 0)
     if said:
-        answer: dict[str, Any] = json.loads(said)
-        return answer
+        return json.loads(said)
     cause = {signal.SIGXCPU: "cpu_cap", signal.SIGALRM: "wall_cap"}.get(os.WTERMSIG(status), "segfault")
     return {"cause": cause, "detail": f"signal {os.WTERMSIG(status)}"}
 
@@ -97,7 +115,10 @@ def main() -> None:
 
     torch.set_num_threads(1)
     for line in sys.stdin:
-        print(json.dumps(forked(json.loads(line), data, spec)), flush=True)
+        job = json.loads(line)
+        wall = spec["budget"]["train_wall_s"] * len(job["seeds"])
+        answers = forked(lambda job=job: all_runs(job, data, spec), {**spec["budget"], "train_wall_s": wall})
+        print(json.dumps(answers if isinstance(answers, list) else [answers]), flush=True)
 
 
 if __name__ == "__main__":
