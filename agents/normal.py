@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from lineage.errors import EditRefused
+from lineage.syntax import parse as parse_source
 
 _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -21,7 +22,7 @@ _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 def parse(path: str, text: str) -> ast.Module:
     """Syntax tree of a source file; an `EditRefused("syntax")` that names the line otherwise."""
     try:
-        return ast.parse(text)
+        return parse_source(text)
     except SyntaxError as e:
         line, shown = e.lineno or 0, (e.text or "").strip()
         where = f"{path}, line {line}" + (f": {shown[:120]!r}" if shown else "")

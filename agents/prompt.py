@@ -22,6 +22,7 @@ from agents.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.protocol import ProposalRequest
 from lineage.spec import EnvironmentSpec, Gate, Role, Surface
+from lineage.syntax import parse as parse_source
 
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 
@@ -191,7 +192,7 @@ def owned_paths(spec: EnvironmentSpec, role: Role) -> list[str]:
 def outline(source: str) -> str:
     """Top-level definitions with their line numbers: what is shown of a file that is too long."""
     try:
-        tree = ast.parse(source)
+        tree = parse_source(source)
     except (SyntaxError, ValueError, RecursionError):
         return "(does not parse)"
     named = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]

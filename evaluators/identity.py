@@ -35,6 +35,7 @@ JUDGE_CODE = (
     "leaks.py",
     "literals.py",
     "questions.py",
+    "tasks.py",
     "metrics.py",
     "workplace.py",
     "sandbox",

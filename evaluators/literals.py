@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from lineage.records import Check
 from lineage.spec import EnvironmentSpec
+from lineage.syntax import parse as parse_source
 
 MAX_LITERAL, MAX_ITEMS, MAX_TOTAL = 4000, 500, 12_000
 SIZE_QUANTITIES = frozenset({"total_bytes", "source_bytes"})
@@ -60,7 +61,7 @@ def embedded_data(files: Mapping[str, bytes]) -> Check:
             total += len(data)
             continue
         try:
-            found = _measure(ast.parse(data))
+            found = _measure(parse_source(data))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         longest, largest, total = max(longest, found[0]), max(largest, found[1]), total + found[2]

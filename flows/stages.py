@@ -7,7 +7,6 @@ these in tasks and `tests` call them directly.
 
 from __future__ import annotations
 
-import ast
 import os
 import shutil
 import time
@@ -30,6 +29,7 @@ from lineage.errors import EditRefused, InfraFault, ProposerOutage
 from lineage.ids import sha256
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.results import get_result, list_results, put_result
+from lineage.syntax import parse as parse_source
 
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
@@ -202,7 +202,7 @@ def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
     for path, data in sorted(files.items()):
         if path.endswith(".py"):
             try:
-                ast.parse(data, path)
+                parse_source(data, path)
             except (SyntaxError, ValueError) as error:
                 line = getattr(error, "lineno", 0) or 0
                 text = f"{path}:{line}: {error}"

@@ -18,6 +18,7 @@ from functools import lru_cache
 from agents.catalogue.technique import Range, Value
 from agents.catalogue.transform import NotApplicable
 from agents.edits import lines_of
+from lineage.syntax import parse as parse_source
 
 FACTOR = 8.0
 _UPPER = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -60,7 +61,7 @@ def _number(node: ast.expr) -> int | float | None:
 @lru_cache(maxsize=256)
 def _assigned(text: str) -> dict[str, ast.expr]:
     try:
-        tree = ast.parse(text)
+        tree = parse_source(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     pairs = (_target(node) for node in tree.body)
@@ -121,7 +122,7 @@ def insert_constant(text: str, name: str, value: Value, reason: str = "", after:
         if at == len(lines) and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         return "".join([*lines[:at], line, *lines[at:]])
-    body = ast.parse(text).body
+    body = parse_source(text).body
     heads = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)] or body[:1]
     at = max((n.end_lineno or n.lineno for n in heads), default=0)
     return "".join([*lines[:at], "\n", line, *lines[at:]])
