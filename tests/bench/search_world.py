@@ -4,7 +4,7 @@
 
 Everything is real but the measurement: catalogue, edits, labels, confirmations of gates. Scores come
 from a world that is drawn anew for every seed, in the shape that trials on airbench_mini had: most
-techniques do nothing or cost a little, one in seven gives 5 to 40 per cent and takes room; the constants
+techniques do nothing or cost a little, one in eight gives 5 to 40 per cent and takes room; the constants
 of repeatable techniques trade room for score with growing losses; the other constants have an
 optimum. All arms meet the same worlds. `--scale 0.15` makes the gains those of bits per byte.
 
