@@ -120,27 +120,22 @@ def _fit(
 ) -> _Fit:
     """Posterior under the likeliest widths and noise, averaged: a handful of trials does not settle them."""
     kinds = [name[0] for name in columns]
-    usual = design @ np.array([centre.get(k, 0.0) for k in kinds])  # the prior means grow with the widths
-    recent = slice(-RECENT, None)
+    usual = np.array([centre.get(kind, 0.0) for kind in kinds])
+    recent, told = slice(-RECENT, None), design @ usual  # prior means grow with the widths of techniques
     tried = [(t, c, n) for t in WIDTHS for c in WIDTHS for n in noises]
     scores = []
     for t, c, n in tried:
         widths = _scaled(prior, t, c)
-        left = target[recent] - t * usual[recent]
+        left = target[recent] - t * told[recent]
         scores.append(_evidence(design[recent], left, np.array([widths[k] for k in kinds]), noise * n))
     weights = np.exp(np.array(scores) - max(scores))
-    best = np.exp(weights @ np.log(np.array(tried)) / weights.sum())
-    wide = float(best[0])
-    fitted, means, noise = (
-        _scaled(prior, wide, float(best[1])),
-        _scaled(centre, wide, 0.0),
-        noise * float(best[2]),
-    )
-    spread, first = np.array([fitted[k] for k in kinds]), np.array([means.get(k, 0.0) for k in kinds])
+    wide, numbers, wider = map(float, np.exp(weights @ np.log(np.array(tried)) / weights.sum()))
+    fitted, noise = _scaled(prior, wide, numbers), noise * wider
+    spread = np.array([fitted[k] for k in kinds])
     precision = design.T @ design / noise**2 + np.diag(spread**-2.0)
     cov: Array = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-    mean: Array = first + cov @ (design.T @ (target - wide * usual)) / noise**2
-    return _Fit(mean, cov, noise, fitted, means)
+    mean: Array = wide * usual + cov @ (design.T @ (target - wide * told)) / noise**2
+    return _Fit(mean, cov, noise, fitted, {kind: wide * value for kind, value in centre.items()})
 
 
 class Surrogate:

@@ -9,7 +9,7 @@ of repeatable techniques trade room for score with growing losses; the other con
 optimum. All arms meet the same worlds. `--scale 0.15` makes the gains those of bits per byte.
 
 Printed per arm: true gain of the last leader that truly keeps its gate, area under the same, and the
-difference to `lineage` paired by world, with 95 % bootstrap intervals. Limits: effects add up, so
+difference of the first arm to it, paired by world, with 95 % bootstrap intervals. Limits: effects add up, so
 interactions that lineage could learn are not there; a result here is a reason to spend hours, no result.
 """
 
@@ -29,15 +29,14 @@ from typing import Any
 from agents.catalogue import constants
 from agents.catalogue.memory import State, parse_delta
 from agents.catalogue.proposer import ARMS, CatalogueProposer
-from agents.catalogue.technique import Catalogue, load_catalogue
+from agents.catalogue.technique import Catalogue, Range, load_catalogue
 from flows.environments import Environment, load_environment
-from lineage.errors import NothingLeft
 from lineage.records import Measurement, Row, Status
 from tests.bench.search import interval, shown
 from tests.bench.search_play import REFERENCE_S, Campaign, Files
 
 START_S, GATE, SPARE, SD = 2.2, 0.96, 0.0138, 0.0033  # of airbench_mini, as calibrated
-WORKS, BREAKS, RUINS = 0.12, 0.03, 0.05
+WORKS, BREAKS, RUINS, NOISE = 0.12, 0.03, 0.05, 0.015
 
 
 @dataclass
@@ -45,22 +44,19 @@ class World:
     """True effects; stands in for the worker that measures. `now` is the program to be asked about."""
 
     start: Mapping[str, float]
+    ranges: Mapping[str, Range]
     techniques: dict[str, tuple[float, float]]
     trades: dict[str, tuple[float, float, float]]
     optima: dict[str, tuple[float, float]]
     broken: frozenset[str]
     scale: float
-    noise: float
     now: State = field(default_factory=State)
 
     @classmethod
     def drawn(cls, catalogue: Catalogue, start: Mapping[str, float], seed: int, scale: float) -> World:
         rng = random.Random(f"world {seed}")
-        effects, trades, optima = (
-            dict[str, tuple[float, float]](),
-            dict[str, tuple[float, float, float]](),
-            {},
-        )
+        effects = dict[str, tuple[float, float]]()
+        trades = dict[str, tuple[float, float, float]]()
         for technique in catalogue.techniques:
             if technique.repeatable:
                 lead = technique.constants[0]
@@ -76,14 +72,12 @@ class World:
                 room = rng.gauss(0.0, 0.15) if technique.aim == "room" else rng.gauss(-0.2, 0.25)
                 room -= 4.0 * (rng.random() < RUINS)
                 effects[technique.name] = (rng.gauss(-0.03, 0.04), room)
-        for key in start:
-            if key not in trades:
-                optima[key] = (rng.gauss(0.0, 0.15), rng.uniform(0.5, 4.0))
+        optima = {k: (rng.gauss(0.0, 0.15), rng.uniform(0.5, 4.0)) for k in start if k not in trades}
         names = [t.name for t in catalogue.techniques if not t.repeatable]
         broken = frozenset(name for name in names if rng.random() < BREAKS)
-        return cls(dict(start), effects, trades, optima, broken, scale, 0.015 * scale)
+        return cls(dict(start), catalogue.ranges, effects, trades, optima, broken, scale)
 
-    def truth(self, state: State, ranges: Mapping[str, Any]) -> tuple[float, float]:
+    def truth(self, state: State) -> tuple[float, float]:
         """(gain, room), room 1 at the start."""
         gain, room = 0.0, 1.0
         for name in state.techniques:
@@ -96,8 +90,9 @@ class World:
                 way, steep, price = self.trades[key]
                 far = way * math.log(value / self.start[key])
                 gain, room = gain + steep * far, room - price * (far + max(far, 0.0) ** 2)
-            elif key in ranges:
-                moved = constants.unit(value, ranges[key]) - constants.unit(self.start[key], ranges[key])
+            elif key in self.ranges:
+                span = self.ranges[key]
+                moved = constants.unit(value, span) - constants.unit(self.start[key], span)
                 best, narrow = self.optima[key]
                 room += narrow * (best * best - (moved - best) ** 2)
         return gain * self.scale, room
@@ -110,8 +105,8 @@ class World:
 
     def _run(self, seed: int) -> dict[str, Any]:
         rng = random.Random(f"{seed} {sorted(self.now.techniques)}")
-        gain, room = self.truth(self.now, RANGES)
-        seconds = START_S * math.exp(-gain) * math.exp(rng.gauss(0.0, self.noise))
+        gain, room = self.truth(self.now)
+        seconds = START_S * math.exp(-gain) * math.exp(rng.gauss(0.0, NOISE * self.scale))
         wider = SD * (1.0 + 0.5 * max(0.0, 1.0 - room))
         accuracy = GATE + 0.95 * SD + SPARE * room + rng.gauss(0.0, wider)
         return {
@@ -125,9 +120,6 @@ class World:
 
     def close(self) -> None:
         """Nothing runs."""
-
-
-RANGES: dict[str, Any] = {}
 
 
 @dataclass
@@ -157,7 +149,7 @@ class Played(Campaign):
         struck = {row.trial for row in self.verdicts}
         keeps = [r for r in self.rows if r.status is Status.KEEP and r.trial not in struck]
         for row in sorted(keeps, key=lambda r: r.score or 0.0):
-            gain, room = self._world.truth(self.states[row.trial or ""], RANGES)
+            gain, room = self._world.truth(self.states[row.trial or ""])
             if room >= 0:
                 self.true.append(gain)
                 return
@@ -167,7 +159,6 @@ class Played(Campaign):
 def play_world(arm: str, seed: int, trials: int, scale: float) -> dict[str, Any]:
     environment: Environment = load_environment("airbench_mini")
     catalogue = load_catalogue(environment.techniques)
-    RANGES.update(catalogue.ranges)
     start = {key: number.value for key, number in constants.numbers(environment.source()).items()}
     world = World.drawn(catalogue, start, seed, scale)
     proposer = CatalogueProposer(environment.techniques)
@@ -175,12 +166,9 @@ def play_world(arm: str, seed: int, trials: int, scale: float) -> dict[str, Any]
     campaign.measure("t0000", environment.source(), {})
     number = 0
     while len(campaign.rows) <= trials and number < 3 * trials:
-        try:
-            campaign.step(number)
-        except NothingLeft:
-            pass
+        if campaign.step(number) is not None:
+            campaign.note()
         number += 1
-        campaign.note()
     return {
         "arm": arm,
         "seed": seed,
@@ -189,7 +177,7 @@ def play_world(arm: str, seed: int, trials: int, scale: float) -> dict[str, Any]
         "log": [
             f"{r.trial} {r.role or '':5s} {(r.operator or '')[:44]:44s} <- {r.parent} {r.status} {r.cause or '':12s}"
             f" {r.score or 0:.3f}  true {100 * t:.1f} %"
-            for r, t in zip(campaign.rows[1:], campaign.true, strict=False)
+            for r, t in zip(campaign.rows[1:], campaign.true, strict=True)
         ],
     }
 
@@ -206,22 +194,24 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
-    rng, base = random.Random(1), dict[str, list[float]]()
+    rng, first = random.Random(1), dict[str, list[float]]()
+    arms = options.arm or list(ARMS)
     with ProcessPoolExecutor(options.jobs) as pool:
-        for arm in options.arm or ARMS:
+        for arm in arms:
             seeds = range(options.first, options.first + options.worlds)
             waiting = [pool.submit(play_world, arm, seed, options.trials, options.scale) for seed in seeds]
             played = [future.result() for future in waiting]
-            found = {key: [line[key] for line in played] for key in ("final", "area")}
-            base = base or found
             if options.verbose:
                 print("\n".join(played[0]["log"]))
-            told = "  ".join(f"{key} {shown(interval(values, rng))}" for key, values in found.items())
-            against = "  ".join(
-                f"{key} {shown(interval([a - b for a, b in zip(base[key], found[key], strict=True)], rng))}"
-                for key in found
-            )
-            print(f"{arm:13s} {told}   lineage - {arm}: {against}", flush=True)
+            found = {key: [line[key] for line in played] for key in ("final", "area")}
+            told = [f"{key} {shown(interval(values, rng))}" for key, values in found.items()]
+            if first:
+                told.append(f" {arms[0]} - {arm}:")
+                for key, values in found.items():
+                    apart = [a - b for a, b in zip(first[key], values, strict=True)]
+                    told.append(f"{key} {shown(interval(apart, rng))}")
+            first = first or found
+            print(f"{arm:13s} {'  '.join(told)}", flush=True)
     return 0
 
 

@@ -112,11 +112,9 @@ def test_every_surface_has_a_role_with_a_brief(folder: Path, spec: EnvironmentSp
             assert part in words, f"roles/{role.name}.md does not say: {part}"
 
 
-def test_rosters_of_the_paper(folder: Path) -> None:
-    counts = {"parameter_golf": 10, "nanochat_d12": 5, "airbench96": 5}
-    if folder.name not in counts:
-        pytest.skip("not one of the paper's three")
-    assert len(list((folder / "roles").glob("*.md"))) == counts[folder.name]
+@pytest.mark.parametrize(("name", "roles"), [("parameter_golf", 10), ("nanochat_d12", 5), ("airbench96", 5)])
+def test_rosters_of_the_paper(name: str, roles: int) -> None:
+    assert len(list((RECIPES / name / "roles").glob("*.md"))) == roles
 
 
 def test_the_source_parses_and_imports_only_what_it_may(folder: Path, spec: EnvironmentSpec) -> None:
