@@ -108,6 +108,8 @@ class ReplayProposer:
             raise kind(fault["message"], usage=Usage(), exchange=data)
         # The old tokens were paid for once; a replay costs nothing.
         fields = {**exchange["proposal"], "usage": Usage(price_table="replay"), "exchange": data.decode()}
+        # The row's parent is where the edits went: a new leader, if one overtook what they were written on.
+        fields["parent"] = record.row.parent or fields["parent"]
         return Proposal.model_validate(fields)
 
     def _from_diff(self, record: Recorded) -> Proposal:

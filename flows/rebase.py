@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from agents.edits import apply_edits
 from evaluators.standing import book_of
 from flows.engine import Engine
 from flows.standing import book
@@ -45,15 +44,7 @@ def _leader_at(engine: Engine, view: View, moment: datetime) -> str | None:
     return leader[0] if leader is not None else None
 
 
-def apply_on(engine: Engine, base: str, proposal: Proposal) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The program of `base` before and after the edits. Raises EditRefused; says so when the base had changed."""
-    before = engine.files_of(base)
-    try:
-        return before, apply_edits(before, proposal.edits)
-    except EditRefused as refused:
-        if base == proposal.parent:
-            raise
-        told = (
-            f"written on {proposal.parent}, which {base} has overtaken meanwhile; the two conflict: {refused}"
-        )
-        raise EditRefused(refused.cause, told, {**refused.numbers, "leader": base}) from refused
+def moved(refused: EditRefused, base: str, proposal: Proposal) -> EditRefused:
+    """The refusal of an edit that was moved to `base`: says so, and names the base in its numbers as `leader`."""
+    told = f"written on {proposal.parent} and moved to {base}, which overtook it meanwhile: {refused}"
+    return EditRefused(refused.cause, told, {**refused.numbers, "leader": base})

@@ -132,7 +132,10 @@ def _parent(progress: Progress) -> str | None:
     """The trial that this one is an edit of: where the edits were applied, which need not be where they were written."""
     if progress.proposal is None or progress.ref.trial == BASELINE:
         return None
-    return (progress.patched.parent if progress.patched else "") or progress.proposal.parent
+    if progress.patched is not None:
+        return progress.patched.parent or progress.proposal.parent
+    base = progress.refusal.numbers.get("leader") if progress.refusal is not None else None
+    return str(base) if base else progress.proposal.parent
 
 
 def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.edits import canonical_diff
+from agents.edits import apply_edits, canonical_diff
 from agents.normal import ast_hash
 from agents.protocol import ProposalRequest
 from agents.surface import check_surface
@@ -21,7 +21,7 @@ from evaluators import client
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
 from flows.pruning import Watcher, pruning_rule
-from flows.rebase import apply_on, base_of
+from flows.rebase import base_of, moved
 from flows.slots import slot
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
@@ -132,20 +132,32 @@ def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
         patched = Patched.model_validate_json(stored)
         engine.in_flight[ref.trial] = patched.ast_sha256
         return patched
+    base = BASELINE if ref.trial == BASELINE else base_of(engine, ref, proposal)
+    try:
+        patched = _patched(engine, ref, proposal, base)
+    except EditRefused as refused:
+        if base == proposal.parent:
+            raise
+        raise moved(refused, base, proposal) from refused
+    put_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
+    return patched
+
+
+def _patched(engine: Engine, ref: TrialRef, proposal: Proposal, base: str) -> Patched:
     if ref.trial == BASELINE:
-        base, before = BASELINE, engine.tree(engine.config.start_sha256)
+        before = engine.tree(engine.config.start_sha256)
         after = before
         units: tuple[str, ...] = ()
         flags: tuple[str, ...] = ()
         changed = 0
     else:
-        base = base_of(engine, ref, proposal)
-        before, after = apply_on(engine, base, proposal)
+        before = engine.files_of(base)
+        after = apply_edits(before, proposal.edits)
         report = check_surface(engine.config.spec, engine.config.role(ref.role), before, after)
         units, flags, changed = report.units, report.flags, report.changed_lines
     program = _claim_program(engine, ref, after)
     diff = canonical_diff(before, after).encode()
-    patched = Patched(
+    return Patched(
         parent_sha256=put_tree(engine.store, before),
         source_sha256=put_tree(engine.store, after),
         ast_sha256=program,
@@ -156,8 +168,6 @@ def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
         changed_lines=changed,
         parent=base,
     )
-    put_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
-    return patched
 
 
 def _claim_program(engine: Engine, ref: TrialRef, files: dict[str, bytes]) -> str:

@@ -15,13 +15,13 @@ from flows.config import now
 from flows.data import prepare
 from flows.engine import Engine, close_engine, engine_for
 from flows.environments import load_environment
-from flows.recording import Progress, build_row
+from flows.recording import Progress, build_row, decide
 from flows.run import create_campaign
 from flows.settings import load_settings
 from flows.words import TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused
-from lineage.records import Edit, Label, Proposal, Row, Status
+from lineage.records import Edit, Proposal, Row, Status
 
 EVENING = now() - timedelta(hours=1)
 
@@ -87,11 +87,13 @@ def patched(engine: Engine, trial: str, search: str, replace: str, parent: str =
     ref = TrialRef(store=engine.root, campaign=engine.config.id, trial=trial, role=role)
     edits = (Edit(path="fitting.py", search=search, replace=replace),)
     proposal = Proposal(role=role, proposer="x", parent=parent, hypothesis="x", edits=edits)
-    progress = Progress(
-        ref=ref, started=now(), proposal=proposal, patched=stages.patch(engine, ref, proposal)
-    )
-    told = Label(status=Status.DISCARD, cause=None, numbers={}, text="")
-    return build_row(engine, progress, told, None, engine.view())
+    progress = Progress(ref=ref, started=now(), proposal=proposal)
+    try:
+        progress.patched = stages.patch(engine, ref, proposal)
+    except EditRefused as refused:
+        progress.refusal = refused
+    label, leader = decide(engine, progress, engine.view())
+    return build_row(engine, progress, label, leader, engine.view())
 
 
 def test_an_overtaken_edit_goes_on_top_of_the_new_leader(engine: Engine) -> None:
@@ -104,10 +106,16 @@ def test_an_overtaken_edit_goes_on_top_of_the_new_leader(engine: Engine) -> None
 
 
 def test_an_overtaken_edit_of_the_same_line_is_dropped_with_the_reason(engine: Engine) -> None:
-    with pytest.raises(
-        EditRefused, match="written on t0000, which t0001 has overtaken meanwhile; the two conflict"
-    ):
-        patched(engine, "t0002", "LR = 0.1 ", "LR = 0.15 ")
+    row = patched(engine, "t0002", "LR = 0.1 ", "LR = 0.15 ")
+    assert (row.status, row.cause, row.parent) == (Status.REJECTED, "bad_edit", "t0001")
+    assert '"rebased_from": "t0000"' in row.detail_json
+    assert "written on t0000 and moved to t0001, which overtook it meanwhile" in row.error_excerpt
+
+
+def test_an_overtaken_edit_that_gives_the_new_leader_again_is_a_duplicate_of_it(engine: Engine) -> None:
+    leader = engine.view().trial("t0001")
+    row = patched(engine, "t0002", "STEPS = 300", "STEPS = 300  # as it is")
+    assert leader is not None and (row.cause, row.parent) == ("duplicate", "t0001")
 
 
 def test_a_parent_chosen_with_the_leader_in_sight_is_kept(engine: Engine) -> None:

@@ -146,3 +146,18 @@ def test_the_exchange_names_its_prompt_and_holds_no_address(endpoint: pytest.Mon
 def test_other_bytes_are_named_as_such(data: bytes) -> None:
     with pytest.raises(StoreCorrupt):
         read_exchange(data)
+
+
+def test_an_edit_that_was_moved_to_a_new_leader_is_replayed_on_that_leader(
+    endpoint: pytest.MonkeyPatch,
+) -> None:
+    proposal = recorded(endpoint, SESSION)
+    assert proposal.parent == "t0000"
+    data = proposal.exchange.encode()
+    faster = lab.row(1, role="arch", status=Status.KEEP, score=2.2, source_sha256="d" * 64)
+    rows = [faster, as_row(2, data, parent="t0001", parent_sha256="d" * 64)]
+    replay = ReplayProposer(records_of(lab.view(rows)), {sha256(data): data}.__getitem__)
+    with pytest.raises(ProposerOutage, match="t0002 was built on t0001"):
+        replay.propose(lab.request())
+    again = replay.propose(lab.request([faster]))
+    assert (again.parent, again.edits) == ("t0001", proposal.edits)
