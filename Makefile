@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/first
 ENVIRONMENT ?= airbench_mini
 TRIALS ?= 16
+WORKERS ?= 2
 
 .PHONY: help campaign test test-all lint bench clean
 
@@ -24,7 +25,7 @@ campaign: $(VENV)/.installed  ## install, prepare the data, run a campaign witho
 	$(BIN)/bakeoff report $(RUN)
 
 test: $(VENV)/.installed  ## the default test suite (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.installed  ## everything that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"

@@ -26,6 +26,9 @@ from flows.server import PRIVATE, _free_port
 # A worker ends on SIGTERM only where SIGINT is not ignored, and a background shell ignores it.
 PYTHON = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 
+# Prefect answers 503 while another writer holds its SQLite database; its own client asks again, so do we.
+BUSY_TRIES = 10
+
 
 class Lab:
     def __init__(self, folder: Path, database: str = "", extra: dict[str, str] | None = None) -> None:
@@ -108,12 +111,18 @@ class Lab:
         request = urllib.request.Request(
             f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
-        try:
-            with urllib.request.urlopen(request, timeout=20) as reply:
-                said = reply.read()
-        except urllib.error.HTTPError as refused:
-            raise AssertionError(f"{method} {path}: {refused.code} {refused.read()[:500]!r}") from refused
-        return json.loads(said) if said else None
+        tries = BUSY_TRIES
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=20) as reply:
+                    said = reply.read()
+                return json.loads(said) if said else None
+            except urllib.error.HTTPError as refused:
+                tries -= 1
+                if refused.code != 503 or not tries:
+                    told = f"{method} {path}: {refused.code} {refused.read()[:500]!r}"
+                    raise AssertionError(told) from refused
+                time.sleep(0.5)
 
     def post(self, path: str, body: Any) -> Any:
         return self.ask("POST", path, body)
