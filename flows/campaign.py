@@ -62,6 +62,7 @@ class Campaign:
     ended_because: str = ""
     admitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     confirming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    confirmations: list[asyncio.Task[None]] = field(default_factory=list)
     next_number: int = 1
 
     def ref(self, trial_id: str, role: str) -> TrialRef:
@@ -229,6 +230,7 @@ async def _lanes(state: Campaign) -> None:
         by_role.setdefault(claim.role, []).append(claim.trial)
     lanes = [_lane(state, role, by_role.pop(role, [])) for role in _roles_of_lanes(engine)]
     results = await asyncio.gather(*lanes, return_exceptions=True)
+    results += await asyncio.gather(*state.confirmations, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -257,8 +259,8 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
             state.engine.emit({"kind": "note", "text": f"{role} ends: {row.error_excerpt}"})
             return
-        if row.status is Status.KEEP:
-            await _confirm_leaders(state)
+        if row.status is Status.KEEP:  # beside the lanes: a role that just found something goes on at once
+            state.confirmations.append(asyncio.create_task(_confirm_leaders(state)))
 
 
 async def _admit(state: Campaign, role: str) -> TrialRef | None:

@@ -29,13 +29,19 @@ from lineage.results import get_result
 
 @flow(name="confirm", flow_run_name="{environment} · confirm {trial}", persist_result=False)
 async def confirm(store: str, campaign: str, trial: str, environment: str = "") -> Row:
-    """Decide one leader. Raises InfraFault when the machine fails; the attempt is then taken up again later."""
+    """Decide one leader. Raises InfraFault when the machine fails; the attempt is then taken up again later.
+
+    It takes its turn among the trials of this process and keeps it to the end: its runs follow each other
+    closely, and trials that come and go cannot keep it waiting.
+    """
     engine = engine_for(store, campaign)
-    state = _Confirmation(engine, trial)
-    step = await state.run()
-    row = state.record(step)
-    if isinstance(step, Confirmed):
-        await state.seal()
+    async with engine.turns:
+        engine.raise_if_cancelled()
+        state = _Confirmation(engine, trial)
+        step = await state.run()
+        row = state.record(step)
+        if isinstance(step, Confirmed):
+            await state.seal()
     return row
 
 

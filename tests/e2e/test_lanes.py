@@ -1,0 +1,92 @@
+"""Who works while a leader is confirmed: every role, the one that found it included."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import quick
+
+from flows import campaign, nightwatch
+from flows.config import now
+from flows.data import prepare
+from flows.engine import Engine, close_engine, engine_for
+from flows.environments import load_environment
+from flows.nightwatch import Watch
+from flows.run import create_campaign
+from flows.settings import load_settings
+from flows.words import TrialRef
+from lineage.records import Row, Status
+
+TRIALS = 8
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    quick.make(tmp_path / "recipes")
+    for key, value in quick.environ(tmp_path / "home", tmp_path / "recipes").items():
+        monkeypatch.setitem(os.environ, key, value)
+    monkeypatch.setattr(nightwatch, "event", lambda *_: None)  # no Prefect server here to tell
+    prepare(load_environment("quick"), quiet=True)
+    settings, _ = load_settings({"environment": "quick", "trials": TRIALS, "slots": 1}, env={})
+    root = str(tmp_path / "run")
+    engine = engine_for(root, create_campaign(root, settings).id)
+    yield engine
+    close_engine(root, engine.config.id)
+
+
+def add(engine: Engine, trial: str, role: str, status: Status, scores: list[float]) -> Row:
+    row = Row(
+        event="trial", campaign=engine.config.id, trial=trial, role=role, status=status,
+        score=sum(scores) / len(scores), scores=scores, parent=None if trial == "t0000" else "t0000",
+        t_started=now(), t_finished=now(),
+    )  # fmt: skip
+    engine.append(row)
+    return row
+
+
+def test_a_role_goes_on_while_its_leader_is_confirmed(engine: Engine) -> None:
+    finder = engine.config.roles[0].name
+    add(engine, "t0000", finder, Status.BASELINE, [0.80, 0.81, 0.79])
+    done: Counter[str] = Counter()
+    confirmed: list[tuple[str, int]] = []
+
+    async def run_one(ref: TrialRef) -> Row:
+        await asyncio.sleep(0.02)
+        done[ref.role] += 1
+        found = ref.role == finder and done[finder] == 1
+        status = Status.KEEP if found else Status.DISCARD
+        return add(engine, ref.trial, ref.role, status, [0.95 if found else 0.70] * 2)
+
+    async def confirm_one(ref: TrialRef) -> Row:
+        async with asyncio.timeout(30):  # of a lane that waits, no further trial would ever come
+            while sum(done.values()) < TRIALS:
+                await asyncio.sleep(0.02)
+        confirmed.append((ref.trial, done[finder]))
+        row = Row(
+            event="confirmation",
+            campaign=engine.config.id,
+            trial=ref.trial,
+            verdict="unconfirmed",
+            p_value=0.5,
+        )
+        engine.append(row)
+        return row
+
+    async def work() -> None:
+        state = campaign.Campaign(
+            engine, run_one, confirm_one, now(), asyncio.Semaphore(1), Watch(engine), now()
+        )
+        await campaign._lanes(state)
+
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # a thread of its own: the browser tests leave a running loop in this one
+        pool.submit(asyncio.run, work()).result()
+    assert [trial for trial, _ in confirmed] == ["t0001"]
+    assert set(done.values()) == {TRIALS // len(engine.config.roles)}, done
