@@ -228,7 +228,8 @@ def _champion(spec: EnvironmentSpec, d: Digest, row: Row) -> dict[str, str]:
 
 def _tight(text: str) -> str:
     """Keep a number and its unit on one line."""
-    return re.sub(r"(?<=\d) (?=(?:%|s|min|h|sd|kB|MB|GB)\b|%)", "\u00a0", text)
+    text = re.sub(r"(?<=\d) (?=(?:%|s|min|h|sd|kB|MB|GB|[CG]PU-s)\b|%)", "\u00a0", text)
+    return text.replace("PU-s", "PU-\u2060s")  # a word joiner: no line ends at the hyphen
 
 
 @cache
