@@ -26,8 +26,9 @@ from flows.server import PRIVATE, _free_port
 # A worker ends on SIGTERM only where SIGINT is not ignored, and a background shell ignores it.
 PYTHON = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 
-# Prefect answers 503 while another writer holds its SQLite database; its own client asks again, so do we.
-BUSY_TRIES = 10
+# Prefect waits up to a minute while another writer holds its SQLite database, then answers 503; its own client
+# asks again, so do we.
+ANSWER_S, BUSY_TRIES = 90, 3
 
 
 class Lab:
@@ -114,7 +115,7 @@ class Lab:
         tries = BUSY_TRIES
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=20) as reply:
+                with urllib.request.urlopen(request, timeout=ANSWER_S) as reply:
                     said = reply.read()
                 return json.loads(said) if said else None
             except urllib.error.HTTPError as refused:
