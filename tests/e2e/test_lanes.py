@@ -84,9 +84,8 @@ def test_a_role_goes_on_while_its_leader_is_confirmed(engine: Engine) -> None:
         )
         await campaign._lanes(state)
 
-    with ThreadPoolExecutor(
-        1
-    ) as pool:  # a thread of its own: the browser tests leave a running loop in this one
+    # A thread of its own: the browser tests leave a running loop in this one.
+    with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work()).result()
     assert [trial for trial, _ in confirmed] == ["t0001"]
     assert set(done.values()) == {TRIALS // len(engine.config.roles)}, done
