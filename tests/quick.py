@@ -13,7 +13,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+if TYPE_CHECKING:
+    from flows.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "quick"
@@ -105,3 +111,24 @@ def call(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Complete
         sys.argv = before[2]
     number = code if isinstance(code, int) else int(code is not None)
     return subprocess.CompletedProcess(["bakeoff", *arguments], number, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def engine(folder: Path, **settings: object) -> Iterator[Engine]:
+    """The engine of a fresh campaign in this process, with nothing in its lineage yet."""
+    from flows.data import prepare
+    from flows.engine import close_engine, engine_for
+    from flows.environments import load_environment
+    from flows.run import create_campaign
+    from flows.settings import load_settings
+
+    make(folder / "recipes")
+    with mock.patch.dict(os.environ, environ(folder / "home", folder / "recipes")):
+        prepare(load_environment(NAME), quiet=True)
+        chosen, _ = load_settings({"environment": NAME, **settings}, env={})
+        root = str(folder / "run")
+        campaign = create_campaign(root, chosen).id
+        try:
+            yield engine_for(root, campaign)
+        finally:
+            close_engine(root, campaign)

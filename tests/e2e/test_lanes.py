@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,8 @@ import quick
 
 from flows import campaign, nightwatch
 from flows.config import now
-from flows.data import prepare
-from flows.engine import Engine, close_engine, engine_for
-from flows.environments import load_environment
+from flows.engine import Engine
 from flows.nightwatch import Watch
-from flows.run import create_campaign
-from flows.settings import load_settings
 from flows.words import TrialRef
 from lineage.records import Row, Status
 
@@ -28,16 +23,9 @@ TRIALS = 8
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    quick.make(tmp_path / "recipes")
-    for key, value in quick.environ(tmp_path / "home", tmp_path / "recipes").items():
-        monkeypatch.setitem(os.environ, key, value)
     monkeypatch.setattr(nightwatch, "event", lambda *_: None)  # no Prefect server here to tell
-    prepare(load_environment("quick"), quiet=True)
-    settings, _ = load_settings({"environment": "quick", "trials": TRIALS, "slots": 1}, env={})
-    root = str(tmp_path / "run")
-    engine = engine_for(root, create_campaign(root, settings).id)
-    yield engine
-    close_engine(root, engine.config.id)
+    with quick.engine(tmp_path, trials=TRIALS, slots=1) as engine:
+        yield engine
 
 
 def add(engine: Engine, trial: str, role: str, status: Status, scores: list[float]) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +11,8 @@ import quick
 
 from flows import stages
 from flows.config import now
-from flows.data import prepare
-from flows.engine import Engine, close_engine, engine_for
-from flows.environments import load_environment
+from flows.engine import Engine
 from flows.recording import Progress, build_row, decide
-from flows.run import create_campaign
-from flows.settings import load_settings
 from flows.words import TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused
@@ -31,40 +26,19 @@ def minutes(count: float) -> timedelta:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def engine(tmp_path: Path) -> Iterator[Engine]:
     """A start, t0001 that leads from minute 10 on with another rate, and t0002 that was begun at minute 5."""
-    quick.make(tmp_path / "recipes")
-    for key, value in quick.environ(tmp_path / "home", tmp_path / "recipes").items():
-        monkeypatch.setitem(os.environ, key, value)
-    prepare(load_environment("quick"), quiet=True)
-    settings, _ = load_settings({"environment": "quick", "trials": 5}, env={})
-    root = str(tmp_path / "run")
-    engine = engine_for(root, create_campaign(root, settings).id)
-    start = engine.tree(engine.config.start_sha256)
-    faster = {**start, "fitting.py": start["fitting.py"].replace(b"LR = 0.1 ", b"LR = 0.2 ")}
-    add(
-        engine,
-        "trial",
-        "t0000",
-        1,
-        status=Status.BASELINE,
-        score=0.80,
-        source_sha256=put_tree(engine.store, start),
-    )
-    add(engine, "submitted", "t0002", 5)
-    add(
-        engine,
-        "trial",
-        "t0001",
-        10,
-        status=Status.KEEP,
-        score=0.85,
-        parent="t0000",
-        source_sha256=put_tree(engine.store, faster),
-    )
-    add(engine, "submitted", "t0003", 15)
-    yield engine
-    close_engine(root, engine.config.id)
+    with quick.engine(tmp_path, trials=5) as engine:
+        start = engine.tree(engine.config.start_sha256)
+        faster = {**start, "fitting.py": start["fitting.py"].replace(b"LR = 0.1 ", b"LR = 0.2 ")}
+        first, second = (put_tree(engine.store, tree) for tree in (start, faster))
+        add(engine, "trial", "t0000", 1, status=Status.BASELINE, score=0.80, source_sha256=first)
+        add(engine, "submitted", "t0002", 5)
+        add(
+            engine, "trial", "t0001", 10, status=Status.KEEP, score=0.85, parent="t0000", source_sha256=second
+        )
+        add(engine, "submitted", "t0003", 15)
+        yield engine
 
 
 def add(engine: Engine, event: str, trial: str, minute: float, **values: object) -> None:
