@@ -1,6 +1,6 @@
 """Hard rules of an environment, judged on the runs' quantities. Pure.
 
-Use: `judge_gate(gate, values)` per gate. A rule passes only if it is shown to hold: with too few runs
+Use: `judge_gate(gate, values)` per gate; `out_of_reach` says that more runs will hardly mend a miss. A rule passes only if it is shown to hold: with too few runs
 for a bound, with a missing or non-finite value, it does not pass. Limits: the bound assumes roughly
 normal run-to-run noise (one-sided Student t, `mean -+ t(confidence, n-1) * sd / sqrt(n)`).
 """
@@ -25,6 +25,23 @@ def bound_against(values: Sequence[float], confidence: float, *, lower: bool) ->
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     reach = float(stdtrit(n - 1, confidence)) * math.sqrt(variance / n)
     return mean - reach if lower else mean + reach
+
+
+def out_of_reach(gate: Gate, values: Sequence[float], confidence: float) -> bool:
+    """Is the rule missed so clearly that further runs will hardly change it?
+
+    For `each`, one run that misses is enough. Otherwise the one-sided bound of the mean on the favourable side,
+    at `confidence`, still misses the limit.
+    """
+    check = judge_gate(gate, values)
+    if check.passed or gate.on == "each":
+        return not check.passed
+    least = gate.at_least is not None
+    best = bound_against(values, confidence, lower=not least)
+    if best is None or not math.isfinite(best):
+        return False
+    limit = float(check.numbers["limit"])
+    return best < limit if least else best > limit
 
 
 def judge_gate(gate: Gate, values: Sequence[float]) -> Check:

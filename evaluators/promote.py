@@ -30,7 +30,8 @@ Levels:
 - A promotion opens the budget again for the new incumbent, as alpha-investing does (Foster and Stine
   2008, payout up to alpha): the promise is per incumbent, and a long run of real gains does not
   starve the next one.
-- Futility: an attempt whose p is above `futility` at a look ends there. It is not counted on for validity.
+- Futility: an attempt whose p is above `futility` at a look ends there, and so does one whose replicates miss
+  a hard rule clearly (`gates_out_of_reach`). It is not counted on for validity.
 
 Limits: confirmations of one campaign run one at a time. After a promotion the champion's replicates carry
 the luck that promoted it until `incumbent_target` replicates dilute it; this makes the next promotion
@@ -47,7 +48,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
 
-from evaluators.gates import judge_gate
+from evaluators.gates import judge_gate, out_of_reach
 from evaluators.noise import Noise
 from lineage.records import SeedResult
 from lineage.spec import EnvironmentSpec, Gate
@@ -55,6 +56,7 @@ from lineage.spec import EnvironmentSpec, Gate
 TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
 SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.01, 0.09, 0.9)}
 FUTILITY = {1: (), 2: (0.1,), 3: (0.15, 0.03)}
+GATE_FUTILITY = 0.95
 PRIOR_TRIALS = 10  # weight, in trials, of the share of attempts expected when nothing is known
 TAIL = 0.1  # past the planned end a campaign still expects this share of it, so that a level is left
 INCUMBENT_FACTOR = 4  # 4 incumbent replicates per candidate one: 0.9 of the precision of endlessly many
@@ -76,6 +78,9 @@ class ConfirmPlan:
     min_gain: float = 0.0
     min_units: float = 0.0
     gate_looks: int = 1  # looks that share a gate's risk; 1 in campaigns begun before it was shared
+    gate_futility: float = (
+        0.0  # confidence that a hard rule is out of reach; 0 in campaigns begun before: never asked
+    )
 
     @property
     def incumbent_target(self) -> int:
@@ -94,6 +99,7 @@ class Attempt:
 
     `pool` are the incumbent's replicates from before (unused in pairs), `incumbent` the new ones.
     `gates`: after each look, do the candidate's replicates pass every hard rule? Not said is yes.
+    `hopeless`: after each look, is a hard rule out of reach? Not said is no.
     """
 
     alpha: float
@@ -102,6 +108,7 @@ class Attempt:
     candidate: tuple[float, ...] = ()
     incumbent: tuple[float, ...] = ()
     gates: tuple[bool, ...] = ()
+    hopeless: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Unconfirmed:
-    """`reason`: futile, not_shown, gate (better but a hard rule fails), failed (a replicate had no score)."""
+    """`reason`: futile, not_shown, gate (a hard rule fails), failed (a replicate had no score)."""
 
     reason: str
     looks: tuple[Look, ...] = ()
@@ -158,6 +165,7 @@ def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
         min_gain=rules.min_gain,
         min_units=rules.min_units,
         gate_looks=len(looks),
+        gate_futility=GATE_FUTILITY,
     )
 
 
@@ -227,8 +235,8 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
 def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
     """What to do after the replicates so far; looks are repeated from the first, so nobody can peek.
 
-    A candidate that is better and misses a hard rule gets the remaining replicates before it is given
-    up, because bounds tighten with them.
+    A candidate that is better and misses a hard rule by little gets the remaining replicates before it is
+    given up, because bounds tighten with them.
     """
     looks: list[Look] = []
     for index, n in enumerate(plan.looks):
@@ -239,15 +247,15 @@ def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
         look = look_at(attempt, plan, index)
         looks.append(look)
         is_last = index == len(plan.looks) - 1
-        if look.p_value <= look.level:
-            if index >= len(attempt.gates) or attempt.gates[index]:
-                return Confirmed(tuple(looks))
-            if is_last:
-                return Unconfirmed("gate", tuple(looks))
-        elif is_last:
-            return Unconfirmed("not_shown", tuple(looks))
-        elif look.p_value > plan.futility[index]:
+        is_shown = look.p_value <= look.level
+        if is_shown and (index >= len(attempt.gates) or attempt.gates[index]):
+            return Confirmed(tuple(looks))
+        if is_last:
+            return Unconfirmed("gate" if is_shown else "not_shown", tuple(looks))
+        if not is_shown and look.p_value > plan.futility[index]:
             return Unconfirmed("futile", tuple(looks))
+        if index < len(attempt.hopeless) and attempt.hopeless[index]:
+            return Unconfirmed("gate", tuple(looks))
     raise ValueError("the plan has no looks; plan_for(spec) makes one that has")
 
 
@@ -263,6 +271,19 @@ def gates_hold(gates: Sequence[Gate], seeds: Sequence[SeedResult], looks: int = 
         if len(values) != len(seeds) or not judge_gate(gate, values).passed:
             return False
     return True
+
+
+def gates_out_of_reach(gates: Sequence[Gate], seeds: Sequence[SeedResult], confidence: float) -> bool:
+    """Do these fresh replicates miss a hard rule so clearly that the attempt need not go on? `confidence` 0: never.
+
+    At 0.95 and looks at 8, 14 and 24 replicates this ends 86 % of the attempts of a candidate whose mean misses by
+    three quarters of its spread, 8 % of one exactly on the limit, 0.1 % of one that passes in 92 of 100; in 4,500
+    none that would have passed later (tests/unit/test_promote.py).
+    """
+    if confidence <= 0:
+        return False
+    values = {g.quantity: [s.quantities.get(g.quantity, math.nan) for s in seeds] for g in gates}
+    return any(out_of_reach(gate, values[gate.quantity], confidence) for gate in gates)
 
 
 def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:

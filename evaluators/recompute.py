@@ -17,7 +17,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators.label import label, status_of
-from evaluators.promote import Attempt, Confirmed, ConfirmPlan, Continue, gates_hold, next_step
+from evaluators.promote import (
+    Attempt,
+    Confirmed,
+    ConfirmPlan,
+    Continue,
+    gates_hold,
+    gates_out_of_reach,
+    next_step,
+)
 from evaluators.standing import Book
 from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.spec import EnvironmentSpec
@@ -92,6 +100,7 @@ def _confirmation(row: Row, detail: dict[str, Any], book: Book, trials: int) -> 
         candidate=tuple(row.scores),
         incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
         gates=tuple(bool(g) for g in detail.get("gates", [])),
+        hopeless=tuple(bool(g) for g in detail.get("hopeless", [])),
     )
     if not _close(row.alpha_spent, attempt.alpha):
         say("level", row.alpha_spent, attempt.alpha)
@@ -161,6 +170,12 @@ def _gates(
     silent = row.verdict == "confirmed" and bool(spec.gates) and len(recorded) != looks
     if recorded != again or silent:
         return [Mismatch(row.trial or "", "gates after each look", str(recorded), str(again))]
+    given_up = [bool(hopeless) for hopeless in detail.get("hopeless", [])]
+    again = [
+        gates_out_of_reach(spec.gates, seeds[:n], plan.gate_futility) for n in plan.looks[: len(given_up)]
+    ]
+    if given_up != again:
+        return [Mismatch(row.trial or "", "gates out of reach after each look", str(given_up), str(again))]
     return []
 
 

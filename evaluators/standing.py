@@ -185,6 +185,7 @@ def row_fields(attempt: Attempt, step: Step, trials: int) -> dict[str, Any]:
             "trials": trials,
             "incumbent_scores": list(attempt.incumbent),
             "gates": list(attempt.gates),
+            "hopeless": list(attempt.hopeless),
             "looks": [
                 {"n": look.n, "incumbent_n": look.incumbent_n, "p_value": look.p_value, "level": look.level}
                 for look in step.looks

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefect import flow
 
 from evaluators import client
-from evaluators.promote import Attempt, Confirmed, Continue, Step, Unconfirmed, gates_hold, next_step
+from evaluators.promote import (
+    Attempt,
+    Confirmed,
+    Continue,
+    Step,
+    Unconfirmed,
+    gates_hold,
+    gates_out_of_reach,
+    next_step,
+)
 from evaluators.standing import row_fields
 from flows.config import draw_seeds
 from flows.engine import Engine, engine_for
@@ -127,19 +137,19 @@ class _Confirmation:
         if side == "candidate":
             self.trained.append(trained)
         old = self.attempt
-        extra = (
-            {"candidate": (*old.candidate, value)}
-            if side == "candidate"
-            else {"incumbent": (*old.incumbent, value)}
-        )
-        self.attempt = Attempt(**{**vars(old), **extra})
+        if side == "candidate":
+            self.attempt = replace(old, candidate=(*old.candidate, value))
+        else:
+            self.attempt = replace(old, incumbent=(*old.incumbent, value))
         return value
 
     def _note_gates(self) -> None:
-        """After a look: does the candidate pass every hard rule over its fresh replicates?"""
+        """After a look: does the candidate pass every hard rule over its fresh replicates, and could it yet?"""
         seeds = [seed for m in self.measured["candidate"] for seed in m.per_seed]
-        passed = gates_hold(self.engine.config.spec.gates, seeds, self.engine.config.plan.gate_looks)
-        self.attempt = Attempt(**{**vars(self.attempt), "gates": (*self.attempt.gates, passed)})
+        rules, old = self.engine.config.spec.gates, self.attempt
+        passed = gates_hold(rules, seeds, self.plan.gate_looks)
+        hopeless = gates_out_of_reach(rules, seeds, self.plan.gate_futility)
+        self.attempt = replace(old, gates=(*old.gates, passed), hopeless=(*old.hopeless, hopeless))
 
     def record(self, step: Step) -> Row:
         """Append the confirmation event; a killed campaign finds it and does not run the attempt again."""

@@ -199,7 +199,9 @@ class Display:
             state.leader = max(fit, key=lambda r: self.spec.sign * (r.score or 0.0), default=None)
         text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
         text += f": {w.score_text(self.spec, row.score)}" if row.score is not None else ""
-        return text + (f" ({w.p_text(row.p_value)})" if row.p_value is not None else "")
+        told = [w.p_text(row.p_value)] if row.p_value is not None else []
+        told += [why] if (why := w.why_not_confirmed(row)) else []
+        return text + (f" ({', '.join(told)})" if told else "")
 
     def _confirm(self, event: Mapping[str, Any]) -> str | None:
         trial, total = str(event["trial"]), int(event.get("of", 0))

@@ -215,12 +215,13 @@ def failures_table(d: Digest) -> Table:
 
 def trial_view(view: View, spec: EnvironmentSpec, row: Row, *, diff: str | None = None) -> RenderableType:
     base = view.baseline()
+    again = next((r for r in reversed(view.events("confirmation")) if r.trial == row.trial), None)
     title = Text.assemble((row.trial or "", "bold"), f"  {w.author(row)}  ", glyph(row), f" {w.outcome(row)}")
     label = str(loads(row.detail_json).get("label") or "")
     parts: list[RenderableType] = [title, Text(w.plain(row.hypothesis or "no hypothesis recorded"))]
     if label:
         parts.append(Text(w.one_line(label), style="green" if row.status in w.VALID else "red"))
-    parts += [_heading("Measured"), _pairs(_trial_numbers(spec, row, base))]
+    parts += [_heading("Measured"), _pairs(_trial_numbers(spec, row, base, again))]
     parts += [_heading("Stages"), _stages(row)]
     if row.error_excerpt and row.status not in w.VALID:
         parts += [_heading("Log (untrusted)"), Text(w.plain(row.error_excerpt).rstrip(), style=SOFT)]
@@ -231,7 +232,9 @@ def trial_view(view: View, spec: EnvironmentSpec, row: Row, *, diff: str | None 
     return Group(*parts)
 
 
-def _trial_numbers(spec: EnvironmentSpec, row: Row, base: Row | None) -> list[tuple[str, str | Text | None]]:
+def _trial_numbers(
+    spec: EnvironmentSpec, row: Row, base: Row | None, again: Row | None
+) -> list[tuple[str, str | Text | None]]:
     gain = w.relative(spec, row.score, base.score if base and base.trial != row.trial else None)
     pairs: list[tuple[str, str | Text | None]] = [
         ("score", w.score_text(spec, row.score)),
@@ -247,8 +250,8 @@ def _trial_numbers(spec: EnvironmentSpec, row: Row, base: Row | None) -> list[tu
             for k, v in loads(source).items()
             if k != spec.score.metric
         ]
-    if row.verdict:
-        pairs.append(("verdict", f"{row.verdict}, {w.p_text(row.p_value)}"))
+    if again is not None:
+        pairs.append(("verdict", w.verdict_text(again)))
     pairs.append(("sealed split", w.score_text(spec, row.sealed_score)))
     return pairs
 

@@ -6,6 +6,7 @@ Limits: English, plain text, no colours; a missing number is always the same das
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -14,6 +15,12 @@ from lineage.spec import EnvironmentSpec
 
 DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
+NOT_CONFIRMED = {
+    "futile": "ended early, no sign of a gain",
+    "not_shown": "a gain was not shown",
+    "gate": "a hard rule fails",
+    "failed": "a fresh run had no score",
+}
 STAGE_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
 
 _ESCAPE = re.compile(
@@ -113,6 +120,20 @@ def p_text(p: float | None) -> str:
     if p is None:
         return DASH
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def why_not_confirmed(row: Row) -> str:
+    """The reason that a confirmation event records, in words; empty when it has none."""
+    try:
+        return NOT_CONFIRMED.get(str(json.loads(row.detail_json).get("reason")), "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def verdict_text(row: Row) -> str:
+    """Of a confirmation event: `confirmed, p < 0.0001`; `unconfirmed, p = 0.67: a gain was not shown`."""
+    why = why_not_confirmed(row)
+    return f"{row.verdict or 'not decided'}, {p_text(row.p_value)}" + (f": {why}" if why else "")
 
 
 def outcome(row: Row) -> str:

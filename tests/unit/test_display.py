@@ -60,6 +60,12 @@ def test_a_plain_log_has_one_stamped_line_per_outcome() -> None:
     assert any("better than the baseline" in line for line in lines)
 
 
+def test_a_leader_that_was_not_confirmed_is_told_with_its_reason() -> None:
+    lines = filled(120)[1].getvalue().splitlines()
+    refused = [line for line in lines if " unconfirmed with fresh seeds: " in line]
+    assert refused and all(line.endswith(", a gain was not shown)") for line in refused)
+
+
 def test_the_state_follows_verdicts() -> None:
     display, _ = filled(120)
     view = View.from_rows(campaign_rows(120)[0], "min")

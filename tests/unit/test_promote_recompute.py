@@ -184,6 +184,20 @@ def test_gates_are_judged_again(record: Record, gates: list[bool]) -> None:
     assert "gates after each look" in [mismatch.what for mismatch in found]
 
 
+def test_a_gate_said_to_be_out_of_reach_is_judged_again(record: Record) -> None:
+    """An attempt that was given up at its first look for a rule that its replicates keep."""
+    plan = replace(PLAN, gate_futility=0.95)
+    honest = record.forged_detail(FIRST, hopeless=[False])
+    assert recompute_promotions(honest, plan, record.blobs.get, SPEC) == []
+    forged = record.forged_detail(FIRST, gates=[False], hopeless=[True], reason="gate")
+    forged[FIRST] = forged[FIRST].model_copy(update={"verdict": "unconfirmed"})
+    found = [m.what for m in recompute_promotions(forged[: FIRST + 1], plan, record.blobs.get, SPEC)]
+    assert "gates after each look" in found
+    only = record.forged_detail(SECOND, hopeless=[True])
+    found = [m.what for m in recompute_promotions(only, plan, record.blobs.get, SPEC)]
+    assert found == ["gates out of reach after each look"]
+
+
 def test_a_dropped_attempt_changes_the_level_of_the_next(record: Record) -> None:
     rows = [row for row in record.rows if row.trial != "t1"]
     assert recompute_promotions(rows, PLAN)

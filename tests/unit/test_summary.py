@@ -155,6 +155,8 @@ def test_show_trial_opens_everything(view: View) -> None:
     text = shown(trial_view(view, SPEC, best, diff=trial_diff(best, blobs.__getitem__)))
     for word in ("seeds", "accuracy", "confirmed", "evaluate", "prompt", "@@ -", "t0000 > "):
         assert word in text, word
+    refused = next(r for r in view.trials() if r.verdict == "unconfirmed")
+    assert ": a gain was not shown" in shown(trial_view(view, SPEC, refused))
     failed = next(r for r in view.trials() if r.cause == "oom")
     text = shown(trial_view(view, SPEC, failed))
     assert "Log (untrusted)" in text and "RuntimeError" in text and "✗ train" in text
