@@ -127,7 +127,8 @@ def test_the_example_works(
     words = shlex.split(example)
     for n, word in enumerate(words):
         before = words[n - 1] if n else ""
-        words[n] = NAMES.get(before if before in NAMES and before.startswith("--") else word, word)
+        if not word.startswith("--"):
+            words[n] = NAMES.get(before if before.startswith("--") else word, NAMES.get(word, word))
         words[n] = re.sub(r"^t\d{4}$", scored.iloc[0], words[n])
         words[n] = words[n].replace("recipes/airbench_mini/source", "mine")
     words = [word.replace("~", str(tmp_path)) for word in words]
