@@ -14,7 +14,7 @@ import quick
 from prefect_lab import Lab, processes_of
 
 # The last trial's end, the report, and two calls that wait for SQLite: Prefect lets each wait a minute for another
-# writer, and in one run of seven two took just that long, with the machine idle. The 500 trials allowed would take
+# writer, and in one run of nine two took just that long, with the machine idle. The 500 trials allowed would take
 # most of an hour.
 LATE_S = 90 + 2 * 60
 
