@@ -1,8 +1,9 @@
 """Hard rules of an environment, judged on the runs' quantities. Pure.
 
-Use: `judge_gate(gate, values)` per gate; `out_of_reach` says that more runs will hardly mend a miss. A rule passes only if it is shown to hold: with too few runs
-for a bound, with a missing or non-finite value, it does not pass. Limits: the bound assumes roughly
-normal run-to-run noise (one-sided Student t, `mean -+ t(confidence, n-1) * sd / sqrt(n)`).
+Use: `judge_gate(gate, values)` per gate; `out_of_reach` says that more runs will hardly mend a miss. A rule
+passes only if it is shown to hold: with too few runs for a bound, with a missing or non-finite value, it does
+not pass. Limits: the bound assumes roughly normal run-to-run noise (one-sided Student t,
+`mean -+ t(confidence, n-1) * sd / sqrt(n)`).
 """
 
 from __future__ import annotations

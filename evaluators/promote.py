@@ -56,7 +56,7 @@ from lineage.spec import EnvironmentSpec, Gate
 TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
 SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.01, 0.09, 0.9)}
 FUTILITY = {1: (), 2: (0.1,), 3: (0.15, 0.03)}
-GATE_FUTILITY = 0.95
+GATE_FUTILITY = 0.95  # loses fewer than 1 in 1,000 that would pass: `gates_out_of_reach`
 PRIOR_TRIALS = 10  # weight, in trials, of the share of attempts expected when nothing is known
 TAIL = 0.1  # past the planned end a campaign still expects this share of it, so that a level is left
 INCUMBENT_FACTOR = 4  # 4 incumbent replicates per candidate one: 0.9 of the precision of endlessly many
@@ -78,9 +78,7 @@ class ConfirmPlan:
     min_gain: float = 0.0
     min_units: float = 0.0
     gate_looks: int = 1  # looks that share a gate's risk; 1 in campaigns begun before it was shared
-    gate_futility: float = (
-        0.0  # confidence that a hard rule is out of reach; 0 in campaigns begun before: never asked
-    )
+    gate_futility: float = 0.0  # confidence that a rule is out of reach; 0, in older campaigns: never asked
 
     @property
     def incumbent_target(self) -> int:

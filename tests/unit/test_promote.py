@@ -325,7 +325,6 @@ def test_giving_up_early_costs_hardly_any_candidate_that_would_have_passed() -> 
         return early / 1500, passes / 1500, lost / 1500
 
     weak, exact, good = ends(0.957), ends(0.96), ends(0.963)
-    print(weak, exact, good)
     assert weak[0] > 0.8
     assert exact[0] < 0.15
     assert good[0] < 0.005
