@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from agents.catalogue import candidates, surrogate, tpe
 from agents.catalogue.apply import apply_technique, draw
@@ -308,3 +309,25 @@ def test_an_ask_over_a_thousand_rows_costs_little_more_than_one_over_a_hundred(
     assert seconds[1000] < 3 * seconds[100], seconds
     assert counts[1000]["_evidence"] == counts[100]["_evidence"] > 0
     assert counts[1000]["potential"] <= 100 and counts[1000]["worth"] <= 1.5 * counts[100]["worth"]
+
+
+def test_an_ask_does_linear_algebra_on_one_thread(
+    proposer: CatalogueProposer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    fit = surrogate._fit
+
+    def watched(*args: Any) -> Any:
+        seen.append(threads())
+        return fit(*args)
+
+    def threads() -> int:
+        return max(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
+
+    monkeypatch.setattr(surrogate, "_fit", watched)
+    campaign = Campaign()
+    play(campaign, proposer, 3, epochs_work)
+    with threadpool_limits(3, user_api="blas"):
+        proposer.propose(campaign.ask("opt", 0))
+        assert threads() == 3
+    assert set(seen) == {1}
