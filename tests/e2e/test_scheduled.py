@@ -1,7 +1,7 @@
 """A schedule that is switched on fires by itself, runs a campaign, and the campaign ends at its clock time.
 
 The server is on PostgreSQL, as flows/MACHINES.md asks for, and on SQLite where PostgreSQL is not installed: there 1 run
-of 9 was late, as Prefect's SQLite twice answered nobody for 60 s, its busy timeout.
+of 9 was late, as Prefect's SQLite twice answered nobody for 60 s, its busy timeout (see PrefectHQ/prefect#18934).
 """
 
 from __future__ import annotations
