@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections import OrderedDict
 from functools import cache
@@ -49,6 +50,11 @@ TRIES = 40
 CACHE = 96  # source snapshots kept by content hash, the newest
 
 
+_one_at_a_time = (
+    threading.Lock()
+)  # the number of threads is the process's: an ask that ends would give it to another
+
+
 @cache
 def _libraries() -> ThreadpoolController:
     """The linear algebra loaded by the first ask, which each ask holds to one thread.
@@ -74,7 +80,7 @@ class CatalogueProposer:
         return self._name
 
     def propose(self, request: ProposalRequest) -> Proposal:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with _one_at_a_time, _libraries().limit(limits=1, user_api="blas"):
             return self._propose(request)
 
     def _propose(self, request: ProposalRequest) -> Proposal:

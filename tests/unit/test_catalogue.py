@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -326,10 +327,21 @@ def test_an_ask_does_linear_algebra_on_one_thread(
     def threads() -> int:
         return max(lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas")
 
-    monkeypatch.setattr(surrogate, "_fit", watched)
+    def set_threads(count: int) -> None:
+        """From a thread that ends: one that lives would keep the asks' threads from setting it."""
+        setter = threading.Thread(target=threadpool_limits, args=(count, "blas"))
+        setter.start()
+        setter.join()
+
     campaign = Campaign()
     play(campaign, proposer, 3, epochs_work)
-    with threadpool_limits(3, user_api="blas"):
-        proposer.propose(campaign.ask("opt", 0))
+    monkeypatch.setattr(surrogate, "_fit", watched)
+    before = threads()
+    set_threads(3)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda seed: proposer.propose(campaign.ask("opt", seed)), range(8)))
         assert threads() == 3
+    finally:
+        set_threads(before)
     assert set(seen) == {1}
