@@ -89,6 +89,8 @@ def measured(
             if "cause" in facts:
                 cause = str(facts["cause"])
                 said = RunFacts(end="exit", code=1, exception=str(facts["detail"]))
+                if cause == "cpu_cap":  # stopped at the cap, as the supervisor would
+                    said = RunFacts(end="cpu_cap", cpu_s=spec.budget.train_cpu_s)
                 runs.append(TrainRun(seed=seed, facts=said, cause=cause))
                 break
             values = _quantities(facts, files)

@@ -2,7 +2,8 @@
 
 Use: a child of the bench; a JSON line `{"source": DIR, "seeds": [N, ...]}` in, one JSON line of facts per seed out,
 in a list that ends with the first failure: quantities as `recipes/measure.py` computes them, or `{"cause": ..., "detail": ...}`. Limits: no
-sandbox, for recipes that this repository's own catalogue has edited; limits are rlimits. CPU seconds
+sandbox, for recipes that this repository's own catalogue has edited; training ends at the budget's CPU
+seconds, the other limits are rlimits. CPU seconds
 are told beside those of a fixed piece of work done before and after in the same process
 (`reference_s`), so that a busy machine can be divided out.
 """
@@ -19,6 +20,7 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -35,16 +37,29 @@ def reference() -> float:
     return time.process_time() - begin
 
 
+def capped(work: Callable[..., Any], cpu_s: float) -> Callable[..., Any]:
+    """`work`, ended by SIGPROF with its whole process once it has used `cpu_s` seconds of CPU."""
+
+    def limited(*arguments: Any) -> Any:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        done = work(*arguments)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return done
+
+    return limited
+
+
 def run(recipe: Any, data: Path, task: dict[str, Any], budget: dict[str, Any], seed: int) -> dict[str, Any]:
     """One run in this (forked) process."""
     import measure
 
     before = reference()
-    answer: dict[str, Any] = measure.one_run(recipe, data, "public", task, seed)
+    train, predict = recipe
+    limited = SimpleNamespace(train=capped(train.train, budget["train_cpu_s"]))
+    answer: dict[str, Any] = measure.one_run((limited, predict), data, "public", task, seed)
     answer["reference_s"] = (before + reference()) / 2
-    for name, key in (("train_cpu_s", "train_cpu_s"), ("predict_cpu_s", "predict_cpu_s")):
-        if answer[name] > 2 * budget[key]:  # twice: the cap is of a sandboxed run on a quiet machine
-            return {"cause": "cpu_cap", "detail": f"{name} {answer[name]:.1f}"}
+    if answer["predict_cpu_s"] > budget["predict_cpu_s"]:
+        return {"cause": "cpu_cap", "detail": f"predict_cpu_s {answer['predict_cpu_s']:.1f}"}
     if not all(value == value and abs(value) != float("inf") for value in answer.values()):
         return {"cause": "nan", "detail": "a quantity is not finite"}
     return answer
@@ -101,8 +116,9 @@ def forked(work: Callable[[], Any], budget: dict[str, Any]) -> Any:
     _, status = os.waitpid(pid, 0)
     if said:
         return json.loads(said)
-    cause = {signal.SIGXCPU: "cpu_cap", signal.SIGALRM: "wall_cap"}.get(os.WTERMSIG(status), "segfault")
-    return {"cause": cause, "detail": f"signal {os.WTERMSIG(status)}"}
+    caps = {signal.SIGPROF: "cpu_cap", signal.SIGXCPU: "cpu_cap", signal.SIGALRM: "wall_cap"}
+    number = os.WTERMSIG(status)
+    return {"cause": caps.get(number, "segfault"), "detail": f"signal {number}"}
 
 
 def main() -> None:
