@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,8 +42,9 @@ from lineage.errors import EditRefused, NothingLeft
 from lineage.records import Edit, Proposal
 
 Files = dict[str, bytes]
+Tier = list[tuple[Trial, str]]  # programs to build on, the leader first, each with the reason for it
 ARMS = ("lineage", "no_lineage", "random", "numbers_only")
-OUTLOOKS = 3  # parents beside leader and incumbent
+OUTLOOKS = 3  # parents beside the leader
 SHORTLIST = 40  # trials with the best gain, and as many with the most room, whose outlook is computed
 LUCK = 0.15  # spread of the factor that decides between near equals and keeps parallel asks apart
 PRIOR_TRIALS = 5  # worth of the prior that one technique in ten breaks its program
@@ -85,10 +87,10 @@ class CatalogueProposer:
 
     def _propose(self, request: ProposalRequest) -> Proposal:
         arm = self._arm or (request.arm if request.arm in ARMS else "lineage")
-        setting, model, parents = self._setting(request, arm)
-        ranked = self._ranked(setting, parents, arm, model)
-        masked = _masked(setting.memory)
-        for candidate in ranked[:TRIES]:
+        setting, model, tiers = self._setting(request, arm)
+        masked, seen = _masked(setting.memory), list[Candidate]()
+        for candidate in self._in_turn(request, setting, tiers, arm, model):
+            seen.append(candidate)
             if request.deadline is not None and time.monotonic() > request.deadline:
                 break
             if (candidate.operator, candidate.parent.trial.id) in masked and candidate.kind != "numbers":
@@ -97,10 +99,8 @@ class CatalogueProposer:
             if made is not None:
                 edits, delta = made
                 return self._proposal(request, setting, candidate, edits, delta, model, arm)
-        raise NothingLeft(
-            f"role {request.role.name}: no untried edit among {len(ranked)} candidates on "
-            f"{', '.join(p.trial.id for p in parents)}"
-        )
+        on = ", ".join(trial.id for tier in tiers for trial, _ in tier)
+        raise NothingLeft(f"role {request.role.name}: no untried edit among {len(seen)} candidates on {on}")
 
     # ---- lineage ---------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class CatalogueProposer:
                 self._sources.popitem(last=False)
         return self._sources[key]
 
-    def _setting(self, request: ProposalRequest, arm: str) -> tuple[Setting, Surrogate, list[Parent]]:
+    def _setting(self, request: ProposalRequest, arm: str) -> tuple[Setting, Surrogate, list[Tier]]:
         memory = Memory.of(request.view, request.spec)
         start, leader = memory.start, memory.leader
         if start is None or leader is None:
@@ -123,29 +123,37 @@ class CatalogueProposer:
         if arm == "no_lineage":
             memory = _blank(memory, leader)
         rng = random.Random(request.seed)
-        first = constants.numbers(self._files(request, start.id))
+        numbers = constants.numbers(self._files(request, start.id))
         setting = Setting(
             spec=request.spec,
             role=request.role,
             catalogue=self._catalogue,
             memory=memory,
             files_of=lambda trial: self._files(request, trial),
-            start={key: number.value for key, number in first.items()},
+            start={key: number.value for key, number in numbers.items()},
             rng=rng,
             seed=request.seed % 2**32,
         )
         model = Surrogate(memory, self._catalogue, setting.start)
-        chosen = _parents(memory, model, leader) if arm == "lineage" else [(leader, "the leader")]
         return (
             setting,
             model,
-            [
-                Parent(trial, why, self._files(request, trial.id), memory.states.get(trial.id, State()))
-                for trial, why in chosen
-            ],
+            _parents(memory, model, leader) if arm == "lineage" else [[(leader, "the leader")]],
         )
 
     # ---- choice ----------------------------------------------------------------------------------
+
+    def _in_turn(
+        self, request: ProposalRequest, setting: Setting, tiers: list[Tier], arm: str, model: Surrogate
+    ) -> Iterator[Candidate]:
+        """Candidates in the order in which to try to make them; those of a later tier when an earlier one has none."""
+        states = setting.memory.states
+        for tier in tiers:
+            parents = [
+                Parent(trial, why, self._files(request, trial.id), states.get(trial.id, State()))
+                for trial, why in tier
+            ]
+            yield from self._ranked(setting, parents, arm, model)[:TRIES]
 
     def _ranked(self, setting: Setting, parents: list[Parent], arm: str, model: Surrogate) -> list[Candidate]:
         """Candidates, the one to try first in front."""
@@ -249,26 +257,40 @@ def _blank(memory: Memory, leader: Trial) -> Memory:
     return bare
 
 
-def _parents(memory: Memory, model: Surrogate, leader: Trial) -> list[tuple[Trial, str]]:
-    """The leader; then the incumbent, and what has the best outlook once its room is spent."""
-    chosen: list[tuple[Trial, str]] = [(leader, "the leader")]
-    if memory.incumbent is not None and memory.incumbent.id != leader.id:
-        chosen.append((memory.incumbent, "the best confirmed trial"))
+def _parents(memory: Memory, model: Surrogate, leader: Trial) -> list[Tier]:
+    """The leader with what promises more than it does, once its room is spent; then with the best of the others.
+
+    What promises less is a detour: its gain is as uncertain as the noise, so a rank by expected improvement alone
+    goes on from the newest discard, edit upon edit, and leaves the leader for good (`LOG.md`, 2026-11-27).
+    """
     rate = model.exchange(memory.states[leader.id])
+    outlook = {t.id: model.potential(memory.states[t.id], rate) for t in _known(memory) if t.id != leader.id}
+    ranked = sorted(outlook, key=lambda name: (-outlook[name], memory.trials[name].order))
+    bar = model.potential(memory.states[leader.id], rate)
+    above = [name for name in ranked if outlook[name] > bar]
+    below = [name for name in ranked if outlook[name] <= bar]
+    first = (leader, "the leader")
+    tiers = [[first, *(_why(memory, leader, name) for name in names[:OUTLOOKS])] for names in (above, below)]
+    return tiers if below else tiers[:1]
+
+
+def _known(memory: Memory) -> list[Trial]:
+    """The trials furthest ahead and those with the most room, and the best confirmed one."""
     valid = [
         t for t in memory.trials.values() if t.valid and t.gain is not None and t.verdict != "unconfirmed"
     ]
     ahead = sorted(valid, key=lambda t: -(t.gain or 0.0))[:SHORTLIST]
     roomy = sorted(valid, key=lambda t: -min(t.room.values(), default=0.0))[:SHORTLIST]
-    listed = list({t.id: t for t in (*ahead, *roomy)}.values())
-    listed.sort(key=lambda t: (-model.potential(memory.states[t.id], rate), t.order))
-    for trial in listed[:OUTLOOKS]:
-        limit = min(trial.room, key=lambda name: trial.room[name]) if trial.room else ""
-        room = f" and room for {limit}" if limit else ""
-        chosen.append(
-            (trial, f"{wording.percent((trial.gain or 0.0) - (leader.gain or 0.0))} against the leader{room}")
-        )
-    return list({trial.id: (trial, why) for trial, why in reversed(chosen)}.values())[::-1]
+    confirmed = [memory.incumbent] if memory.incumbent is not None else []
+    return list({t.id: t for t in (*ahead, *roomy, *confirmed)}.values())
+
+
+def _why(memory: Memory, leader: Trial, name: str) -> tuple[Trial, str]:
+    trial = memory.trials[name]
+    limit = min(trial.room, key=lambda quantity: trial.room[quantity]) if trial.room else ""
+    ahead = wording.percent((trial.gain or 0.0) - (leader.gain or 0.0))
+    confirmed = "the best confirmed trial, " if trial is memory.incumbent else ""
+    return trial, f"{confirmed}{ahead} against the leader{f' and room for {limit}' if limit else ''}"
 
 
 def _masked(memory: Memory) -> set[tuple[str, str]]:

@@ -142,6 +142,7 @@ class Campaign:
     rows: list[Row] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     verdicts: list[Row] = field(default_factory=list)
+    off_leader: int = 0  # edits that were made on another program than the leader's
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.arm} {self.seed}")
@@ -222,6 +223,8 @@ class Campaign:
             proposal = self.proposer.propose(request)
         except NothingLeft:
             return None
+        leader = self.view.leader()
+        self.off_leader += leader is not None and proposal.parent != leader.trial
         trial = f"t{len(self.rows):04d}"
         said = {
             k: getattr(proposal, k)
@@ -303,5 +306,7 @@ def play(
         "kinds": dict(Counter(row.edit_kind or "" for row in campaign.rows[1:])),
         "keeps": dict(Counter(row.operator or "" for row in campaign.rows if row.status is Status.KEEP)),
         "forecasts": forecasts,
+        "off_leader": campaign.off_leader,
+        "start_train_cpu_s": round(json.loads(campaign.rows[0].quantities_json)["train_cpu_s"], 2),
         "wall_s": round(time.perf_counter() - begin, 1),
     }
