@@ -19,6 +19,7 @@ from agents.catalogue.candidates import Parent, Setting
 from agents.catalogue.memory import Delta, Memory, parse_delta
 from agents.catalogue.proposer import CatalogueProposer
 from agents.catalogue.surrogate import Surrogate
+from agents.catalogue.transform import NotApplicable
 from agents.edits import apply_edits, edits_between
 from agents.normal import ast_hash
 from agents.protocol import ProposalRequest
@@ -197,6 +198,38 @@ def test_a_sibling_is_merged_onto_the_leader(proposer: CatalogueProposer) -> Non
     assert found[0].parent == "t0002"
     after = apply_edits(campaign.files["t0002"], found[0].edits)
     assert b"relu(x)" in after["model.py"] and after["optim.py"] == campaign.files["t0002"]["optim.py"]
+
+
+def test_what_promises_less_than_the_leader_is_no_detour(proposer: CatalogueProposer) -> None:
+    """Every edit costs a tenth where runs scatter by a fortieth: no reason to go on from there."""
+    campaign = Campaign()
+    campaign.rows[0] = campaign.rows[0].model_copy(update={"noise_sd": 0.05})
+    said = play(campaign, proposer, 20, lambda proposal, at: {"score": 2.2})
+    assert {p.parent for p in said} == {"t0000"}
+
+
+def test_room_to_spend_makes_a_parent_of_what_is_not_ahead(proposer: CatalogueProposer) -> None:
+    campaign = Campaign()
+    campaign.tell(_by_hand(proposer, "arch", "relu"), 1.9, room=0.003)
+    campaign.tell(_by_hand(proposer, "arch", "group_norm"), 1.905, room=0.07)
+    asked = [proposer.propose(campaign.ask("opt", seed)) for seed in range(8)]
+    assert {p.parent for p in asked} & {"t0002"}, [p.parent for p in asked]
+
+
+def test_other_programs_are_edited_when_the_leader_has_nothing_left(
+    proposer: CatalogueProposer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = Campaign()
+    campaign.tell(_by_hand(proposer, "arch", "relu"), 2.2)
+    build = candidates.build
+
+    def elsewhere(setting: Setting, candidate: candidates.Candidate) -> tuple[dict[str, bytes], Delta]:
+        if candidate.parent.trial.id == "t0000":
+            raise NotApplicable("spent")
+        return build(setting, candidate)
+
+    monkeypatch.setattr(candidates, "build", elsewhere)
+    assert proposer.propose(campaign.ask("opt", 1)).parent == "t0001"
 
 
 def _by_hand(proposer: CatalogueProposer, role: str, name: str) -> Proposal:
