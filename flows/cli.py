@@ -13,6 +13,7 @@ import traceback
 import typer
 
 from flows.commands import arms, campaign, environment, imports, llm, machine, record, research, steering
+from flows.home import bakeoff_version
 from lineage.errors import BakeoffError
 
 app = typer.Typer(
@@ -27,9 +28,22 @@ for group in (campaign, steering, record, environment, llm, machine, imports, re
     group.register(app)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bakeoff {bakeoff_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: bool = typer.Option(False, "--debug", help="show the traceback of an error"),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        help="print the version and the revision, and exit",
+        is_eager=True,
+        callback=_say_version,
+    ),
 ) -> None:
     if debug:
         os.environ["BAKEOFF_DEBUG"] = "1"
