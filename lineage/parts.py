@@ -10,7 +10,6 @@ and the sha256 of the part before it. Pages carry checksums and every read verif
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -76,9 +75,15 @@ def write_parquet(table: Any, **options: Any) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
+def _open(data: bytes, **options: Any) -> Any:
+    # From a Python file object Arrow reads ahead on a thread of its own; one still at work when the interpreter
+    # ends aborts the process after its last line (1 of 308 `bakeoff show`, github.com/apache/arrow/issues/34314).
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, **options)
+
+
 def read_parquet(data: bytes, key: str) -> Any:
     try:
-        return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False)
+        return _open(data, page_checksum_verification=True).read(use_threads=False)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreCorrupt(
             f"{key} is damaged: {_short(error)}; run `bakeoff verify`, restore it from a copy"
@@ -148,7 +153,7 @@ def decode_part(key: str, data: bytes) -> tuple[Any, Footer]:
 def read_footer(key: str, data: bytes) -> Footer:
     """Only the footer of a part: cheap."""
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = _open(data)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreCorrupt(f"{key} is damaged: {_short(error)}; run `bakeoff verify`") from error
     return _footer(key, file.schema_arrow.metadata, file.metadata.num_rows)

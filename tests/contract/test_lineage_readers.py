@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -11,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pytest
 from store_campaign import C, write_campaign
 
 from lineage.store import open_store
@@ -64,3 +67,28 @@ def test_lineage_readme_names_every_module_and_no_other() -> None:
     named = {word for group in re.findall(r"`([a-z0-9_\s]+)`", listing) for word in group.split()}
     present = {path.stem for path in (REPO / "lineage").glob("*.py")} - {"__init__"}
     assert named == present
+
+
+READ = """
+import os
+import sys
+
+from lineage.store import open_store
+from lineage.table import Lineage
+
+store = open_store(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+view = Lineage(store, sys.argv[2]).refresh()
+print(view.count(), len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_lineage_is_read_without_a_thread_of_arrow(tmp_path: Path) -> None:
+    """One that is still at work when the interpreter ends aborts the process after its last line."""
+    root = str(tmp_path / "run")
+    write_campaign(open_store(root, create=True), tail=2)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, root, C], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["6", "0"]
