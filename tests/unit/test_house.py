@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "agents", "evaluators", "lineage")
-MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_FILE, MAX_FUNCTION = 600, 60
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -23,25 +23,31 @@ def python_files(*folders: str) -> list[Path]:
     )
 
 
-@pytest.mark.parametrize(
-    "path", python_files(*PACKAGES, "recipes", "tests"), ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert text.count("\n") <= MAX_FILE, f"{path} has {text.count(chr(10))} lines; split it by purpose"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            # the body alone: a command's signature is its list of options
-            length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
-            assert length <= MAX_FUNCTION, f"{path}:{node.lineno} {node.name} has {length} lines"
+def test_files_and_functions_stay_small() -> None:
+    """600 lines are an alarm, not a target: a file is never split for its length alone."""
+    long: list[str] = []
+    for path in python_files(*PACKAGES, "recipes", "tests"):
+        text = path.read_text("utf-8")
+        if text.count("\n") > MAX_FILE:
+            long.append(f"{path} has {text.count(chr(10))} lines; does it have one job?")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # the body alone: a command's signature is its list of options
+                length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
+                if length > MAX_FUNCTION:
+                    long.append(f"{path}:{node.lineno} {node.name} has {length} lines")
+    assert not long, "\n".join(long)
 
 
-@pytest.mark.parametrize("path", python_files(*PACKAGES), ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    tree = ast.parse(path.read_text("utf-8"))
-    assert ast.get_docstring(tree), f"{path} has no module docstring"
-    if path.name == "__init__.py":
-        assert len(tree.body) == 1, f"{path} must hold a docstring and nothing else"
+def test_every_module_says_what_it_is_for() -> None:
+    silent: list[str] = []
+    for path in python_files(*PACKAGES):
+        tree = ast.parse(path.read_text("utf-8"))
+        if not ast.get_docstring(tree):
+            silent.append(f"{path} has no module docstring")
+        if path.name == "__init__.py" and len(tree.body) != 1:
+            silent.append(f"{path} must contain a docstring and nothing else")
+    assert not silent, "\n".join(silent)
 
 
 def test_recipes_are_programs_not_packages() -> None:
