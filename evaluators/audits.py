@@ -1,22 +1,23 @@
-"""Do a predictor's answers depend on anything they must not see? A second sitting, compared with the first.
+"""Do a predictor's answers depend on anything they must not see? Every run is asked twice, by two alike processes.
 
-Use: `sitting = second_sitting(asked, first)`, let a FRESH predictor process answer it, then
-`compare(spec.audits, asked, first, sitting)` gives one check per audit. What is asked looks like ordinary
-traffic: as many rows, in batches of the usual size, in another secret order.
+Use: `sittings(asked, spec.audits)` plans both, FRESH predictor processes answer them, `compare(spec, first, second)`
+gives one check per audit, `merged(first, second)` the answers that are scored: of every row the worse one. Neither
+sitting is the audit of the other. Both hold every row, in an order of its own, and as many rows with a foreign end,
+so a predictor that tells which of the two it is in, or what the measurement is for, gains nothing by it.
 
-- order_invariance: the last request of the first sitting comes first in the second, unchanged. State
-  carried from request to request (training on the test inputs, caches) shows.
-- batch_invariance: rows come in other company. Statistics over the batch show.
-- causality (token rows): behind a random cut the row continues with the tail of another real row, so
-  the process never holds the true future. Answers before the cut must cost the true targets the same.
-  Lengths and places are those of the scored requests, so that a leak that is gated on them shows
-  (facts: a gated leak passed a 64-token probe and failed at full length).
+- order_invariance: a whole request of the first sitting comes first in the second, unchanged. State carried from
+  request to request (training on the test inputs, caches) shows.
+- batch_invariance: every row comes in other company. Statistics over the batch show.
+- causality (token rows): behind a random cut some rows continue with the tail of another real row. Answers before
+  the cut must be those that the other sitting gave to the true row. Cuts lie where answers count: lengths and places
+  are those of scored rows, so that a leak that is gated on them shows.
 
-Tolerance: ten times the difference between two askings of the very same request, at least 1e-4, at most
-1e-2 (answers: relative to the row's range; tokens: bits). Honest float32 networks differ by about 1e-6;
-known leaks by 0.07 to 1.8. For tokens the mean gain of the scored run over the audit is bounded too, at a
-tenth of that, over all positions and over those just before the cut, so that a small leak shows. Limits: a random predictor fails;
-what depends on unscored rows only is not seen.
+What is scored by its largest value is compared by that value: `flips` counts decisions that differ. Bounds are the
+environment's (`lineage.spec.AuditBounds`), never taken from the run. Bits of a token are compared as they are. Numbers
+of a class are compared in their distance to the row's largest, as a share of that distance and a tenth of the split's
+median lead: a class that is out of the question hides nothing. The mean gain over all positions and over those just
+before the cut is bounded apart, so that a small leak everywhere shows. Limits: a random predictor fails; what depends
+on unscored rows only is not seen.
 """
 
 from __future__ import annotations
@@ -28,19 +29,18 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluators.exchange import batches
-from evaluators.questions import Array, Ints, Kept, Questions, Sitting
+from evaluators.questions import Array, Ints, Kept, Questions, Sitting, ordinary
 from lineage.records import Check, Number
+from lineage.spec import AuditBounds, EnvironmentSpec
 
-FLOOR, CEILING, SAFETY, MEAN_SHARE = 1e-4, 1e-2, 10.0, 0.1
-PLAIN_EVERY = 8  # of the token rows, one in eight keeps its own tail
+FOREIGN_SHARE = 4  # of the rows that are not decided by a largest value, one in four of a sitting gets a foreign end
 DONOR_TRIES = 24
+LEAD_SHARE = 0.1  # of the split's median lead, added to every distance so that a near tie is no division by zero
 
 
 class Second(Sitting):
-    """The audit's sitting. Row i of it asks about row `source[i]`; `cut[i]` is where its tail was exchanged."""
+    """The other sitting. Its first request is one of the first sitting's, unchanged: the rows `again`."""
 
-    cut: Ints
-    replay: Ints
     again: Ints
 
 
@@ -48,99 +48,195 @@ def _random() -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(os.urandom(16), "little"))
 
 
-def splice(rows: Array, first: Ints, rng: np.random.Generator) -> tuple[Array, Ints]:
-    """Rows whose tails come from other rows, and the cuts.
+def splice(rows: Array, lowest: Ints, highest: Ints, rng: np.random.Generator) -> tuple[Array, Ints]:
+    """Rows whose tails come from other rows, and the cuts, from `lowest` to `highest`.
 
-    A donor is sought that has the same token before the cut, so that the seam looks like text.
+    A donor is sought that has the same token before the cut, so that the seam looks like text, and another one
+    behind it.
     """
     count, length = rows.shape
-    cut = rng.integers(np.minimum(first + 1, length - 1), length)
+    top = np.minimum(highest, length - 1)
+    cut = rng.integers(np.minimum(lowest, top), top + 1)
     spliced = rows.copy()
     for number in range(count):
         at = int(cut[number])
         donors = rng.integers(0, count, DONOR_TRIES)
-        fits = (rows[donors, at - 1] == rows[number, at - 1]) & (rows[donors, at] != rows[number, at])
+        other = rows[donors, at] != rows[number, at]
+        fits = (rows[donors, at - 1] == rows[number, at - 1]) & other
         differs = (rows[donors, at:] != rows[number, at:]).any(axis=1)
-        better = donors[fits] if fits.any() else donors[differs]
+        better = donors[fits] if fits.any() else donors[other] if other.any() else donors[differs]
         donor = int(better[0]) if len(better) else int(donors[0])
         spliced[number, at:] = rows[donor, at:]
     return spliced, cut
 
 
-def second_sitting(asked: Questions, first: Sitting) -> Second:
-    """The last request of `first`, twice and unchanged, then every row again in other company."""
+def sittings(asked: Questions, audits: Sequence[str]) -> tuple[Sitting, ...]:
+    """The plans of one run's predictor processes: two, or one where the environment asks for no audit."""
+    if not audits:
+        return (ordinary(asked),)
     rng = _random()
-    last = first.plan[-1]
+    foreign = [_NONE, _NONE]
+    if "causality" in audits and asked.first is not None:
+        foreign = _foreign(asked, rng)
+    again = rng.permutation(len(asked.rows))[: _size(asked)]
+    first, second = _sitting(Sitting, asked, foreign[0], rng), _sitting(Second, asked, foreign[1], rng)
+    assert isinstance(second, Second)
+    first.plan, second.plan, second.again = _plan(first, again, rng), _plan(second, again, rng), again
+    second.plan = [again, *(numbers for numbers in second.plan if numbers is not again)]
+    return first, second
+
+
+_NONE: Ints = np.zeros(0, dtype=np.int64)
+
+
+def _size(asked: Questions) -> int:
+    """Rows of a request: the environment's batch, or a third of a small split, so that company can change."""
+    return min(asked.batch, max(1, -(-len(asked.rows) // 3)))
+
+
+def _foreign(asked: Questions, rng: np.random.Generator) -> list[Ints]:
+    """Rows that get a foreign end, by sitting: other ones in either, and in both what a largest value decides."""
+    decided = np.zeros(len(asked.rows), dtype=np.bool_) if asked.decided is None else asked.decided.any(axis=1)
+    rest, always = rng.permutation(np.flatnonzero(~decided)), np.flatnonzero(decided)
+    share = max(1, len(rest) // FOREIGN_SHARE)
+    return [np.concatenate([always, part]) for part in (rest[:share], rest[share : 2 * share])]
+
+
+def _sitting(kind: type[Sitting], asked: Questions, foreign: Ints, rng: np.random.Generator) -> Sitting:
+    """Every row, and behind them those with a foreign end."""
+    if not len(foreign):
+        return kind(asked, [])
+    ends, cuts = splice(asked.rows[foreign], *_cuts(asked, foreign), rng)
     count = len(asked.rows)
-    body, cut = asked.rows, np.full(count, -1, dtype=np.int64)
+    made = kind(asked, [], np.concatenate([asked.rows, ends]), np.concatenate([np.arange(count), foreign]))
+    made.cut[count:] = cuts
+    return made
+
+
+def _plan(sitting: Sitting, again: Ints, rng: np.random.Generator) -> list[Ints]:
+    """All rows shuffled into requests; the rows `again` are one of them, the last of full size."""
+    others = rng.permutation(np.setdiff1d(np.arange(len(sitting.rows)), again))
+    plan = list(batches(len(others), _size(sitting.asked), others))
+    full = sum(len(numbers) == _size(sitting.asked) for numbers in plan)
+    return [*plan[:full], again, *plan[full:]]
+
+
+def _cuts(asked: Questions, numbers: Ints) -> tuple[Ints, Ints]:
+    """Lowest and highest cut of these rows: behind the first answer that counts, at or before the last decided one."""
+    assert asked.first is not None
+    length = asked.rows.shape[1]
+    highest = np.full(len(numbers), length - 1)
+    if asked.decided is not None:
+        marks = asked.decided[numbers]
+        last = length - 1 - marks[:, ::-1].argmax(axis=1)
+        highest = np.where(marks.any(axis=1), last + 1, highest)
+    return np.minimum(asked.first[numbers] + 1, length - 1), highest
+
+
+# ---- comparing ----
+
+
+def _distances(one: Kept, other: Kept) -> Kept:
+    """Per row of class numbers: how far any class moved against the largest, as a share of what it lay behind."""
+    rows = np.arange(len(one))
+    top = one.argmax(axis=1)
+    behind = one[rows, top][:, None] - one
+    moved = np.abs(behind - (other[rows, top][:, None] - other))
+    lead = np.partition(behind, 1, axis=1)[:, 1]
+    least = LEAD_SHARE * float(np.median(lead)) + 1e-12
+    return np.asarray((moved / (behind + least)).max(axis=1))
+
+
+def _difference(asked: Questions, one: Kept, other: Kept) -> Kept:
     if asked.first is not None:
-        body, cut = splice(asked.rows, asked.first, rng)
-        plain = rng.permutation(count)[::PLAIN_EVERY]
-        body[plain], cut[plain] = asked.rows[plain], -1
-    rows = np.concatenate([asked.rows[last], asked.rows[last], body])
-    replay, again = np.arange(len(last)), np.arange(len(last), 2 * len(last))
-    order = 2 * len(last) + rng.permutation(count)
-    requests = list(batches(count, asked.batch, order))
-    middle = len(requests) // 2
-    sitting = Second(asked, [replay, *requests[:middle], again, *requests[middle:]], rows)
-    sitting.source = np.concatenate([last, last, np.arange(count)])
-    sitting.cut = np.concatenate([np.full(2 * len(last), -1), cut])
-    sitting.replay, sitting.again = replay, again
-    return sitting
+        return np.asarray(np.abs(one[:, 0] - other[:, 0]).max(axis=1))
+    return _distances(one, other)
 
 
-def _difference(asked: Questions, here: Kept, there: Kept) -> Kept:
-    """Per row: largest difference, in bits for tokens, else relative to the range of the row's answers."""
-    if asked.first is not None:
-        return np.asarray(np.abs(here[:, 0] - there[:, 0]).max(axis=1))
-    spread = there.max(axis=1) - there.min(axis=1) + 1e-12
-    return np.asarray(np.abs(here - there).max(axis=1) / spread)
+def _flips(asked: Questions, numbers: Ints, one: Kept, other: Kept, where: Array | None = None) -> tuple[int, int]:
+    """(decisions that differ, decisions compared) of these rows; `where` are the positions that count."""
+    if asked.first is None:
+        return int((one.argmax(axis=1) != other.argmax(axis=1)).sum()), len(one)
+    if asked.decided is None:
+        return 0, 0
+    here = asked.decided[numbers] if where is None else asked.decided[numbers] & where
+    return int(((one[:, 1] != other[:, 1]) & here).sum()), int(here.sum())
 
 
-def compare(names: Sequence[str], asked: Questions, first: Sitting, second: Second) -> tuple[Check, ...]:
-    """One check per audit asked for. Both sittings must be complete."""
-    truth = first.kept[second.source]
-    noise = float(_difference(asked, second.kept[second.replay], second.kept[second.again]).max())
-    tolerance = min(max(FLOOR, SAFETY * noise), CEILING)
-    body = np.arange(len(second.replay) + len(second.again), len(second.rows))
-    plain, cut = body[second.cut[body] < 0], body[second.cut[body] >= 0]
+def _allowed(flips: tuple[int, int], bounds: AuditBounds) -> bool:
+    return flips[0] <= max(1, int(bounds.flips * flips[1]))
+
+
+def compare(spec: EnvironmentSpec, first: Sitting, second: Sitting) -> tuple[Check, ...]:
+    """One check per audit of the environment. Both sittings must be complete."""
+    assert isinstance(second, Second)
+    asked, count = first.asked, len(first.asked.rows)
+    every = np.arange(count)
     checks = []
-    for name in names:
+    for name in spec.audits:
         if name == "causality":
-            checks.append(_causality(truth[cut], second.kept[cut], second.cut[cut], tolerance))
+            checks.append(_causality(spec.audit, first, second))
             continue
-        numbers = second.replay if name == "order_invariance" else plain
-        worst = float(_difference(asked, second.kept[numbers], truth[numbers]).max())
-        facts: dict[str, Number] = {"worst": worst, "tolerance": tolerance, "rows": len(numbers)}
-        facts |= {"repeat_noise": noise, "cause": "not_causal"}
+        numbers = second.again if name == "order_invariance" else every
+        one, other = first.kept[numbers], second.kept[numbers]
+        worst = float(_difference(asked, one, other).max(initial=0.0))
+        flips = _flips(asked, numbers, one, other)
+        facts: dict[str, Number] = {"worst": worst, "bound": spec.audit.worst, "rows": len(numbers)}
+        facts |= {"flips": flips[0], "decisions": flips[1], "cause": "not_causal"}
         what = "when asked at another time" if name == "order_invariance" else "in other company"
-        detail = f"the same rows answered {what} differ by {worst:.3g}, tolerance {tolerance:.3g}"
-        checks.append(Check(name=name, passed=worst <= tolerance, numbers=facts, detail=detail))
+        detail = f"the same rows answered {what} differ by {worst:.3g} (bound {spec.audit.worst:g})"
+        detail += f", {flips[0]} of {flips[1]} decisions" if flips[1] else ""
+        passed = worst <= spec.audit.worst and _allowed(flips, spec.audit)
+        checks.append(Check(name=name, passed=passed, numbers=facts, detail=detail))
     return tuple(checks)
 
 
-def _causality(truth: Kept, spliced: Kept, cut: Ints, tolerance: float) -> Check:
+def _foreign_ends(one: Sitting, other: Sitting) -> tuple[Ints, Ints, Kept, Kept]:
+    """Of the rows with a foreign end in `one`: sources, cuts, their answers, and the true rows' answers in `other`."""
+    numbers = np.arange(len(one.asked.rows), len(one.rows))
+    source = one.source[numbers]
+    return source, one.cut[numbers], one.kept[numbers], other.kept[source]
+
+
+def _causality(bounds: AuditBounds, first: Sitting, second: Sitting) -> Check:
     """Bits of the true targets before the cut: with the true future in view against without it."""
+    pairs = [_foreign_ends(first, second), _foreign_ends(second, first)]
+    source, cut, foreign, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
     before = _before(truth.shape[-1], cut)
-    every = spliced[:, 0] - truth[:, 0]
-    gain = every[before]
-    seam = every[np.arange(len(cut)), cut - 1]  # where a peek at the next token alone would show
+    every = foreign[:, 0] - truth[:, 0]
+    gain, seam = every[before], every[np.arange(len(cut)), cut - 1]  # a peek at the next token alone shows there
     worst = float(np.abs(gain).max(initial=0.0))
     mean = max(float(gain.mean()), float(seam.mean())) if gain.size else 0.0
-    passed = gain.size > 0 and worst <= tolerance and mean <= MEAN_SHARE * tolerance
+    flips = _flips(first.asked, source, foreign, truth, before)
+    passed = gain.size > 0 and worst <= bounds.worst and mean <= bounds.mean and _allowed(flips, bounds)
     numbers: dict[str, Number] = {
         "worst": worst,
         "mean_gain_bits": mean,
-        "tolerance": tolerance,
+        "bound": bounds.worst,
+        "mean_bound": bounds.mean,
         "rows": len(cut),
         "positions": int(gain.size),
+        "flips": flips[0],
+        "decisions": flips[1],
         "cause": "not_causal",
     }
-    detail = (
-        f"with the future exchanged, earlier answers differ by up to {worst:.3g} bits (mean gain {mean:.3g})"
-    )
+    detail = f"with the future exchanged, earlier answers differ by up to {worst:.3g} bits (mean gain {mean:.3g})"
+    detail += f", {flips[0]} of {flips[1]} decisions" if flips[1] else ""
     return Check(name="causality", passed=passed, numbers=numbers, detail=detail)
 
 
 def _before(length: int, cut: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(np.arange(length)[None, :] < cut[:, None])
+
+
+def merged(first: Sitting, second: Sitting) -> Kept:
+    """Of every row the worse of all answers that were given to it: what is scored."""
+    asked = first.asked
+    count = len(asked.rows)
+    kept = asked.worse(np.arange(count), first.kept[:count], second.kept[:count])
+    for sitting in (first, second):
+        source, cut, foreign, _ = _foreign_ends(sitting, sitting)
+        if len(source):
+            seen = np.where(_before(kept.shape[-1], cut)[:, None, :], foreign, kept[source])
+            kept[source] = asked.worse(source, kept[source], seen)
+    return kept

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,22 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import endings, identity
-from evaluators.audits import compare, second_sitting
+from evaluators.audits import compare, merged, sittings
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.literals import embedded_data, pays_for_bytes
-from evaluators.questions import Questions, Sitting, ordinary
+from evaluators.questions import Sitting
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
 from evaluators.tasks import questions
-from evaluators.workplace import read_source, stage
+from evaluators.workplace import alike, read_source
 from lineage.ids import tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
-
-QUALITY = {"accuracy": 1, "bits_per_byte": -1, "centered_accuracy": 1}  # +1: higher is better
-
 
 @dataclass(frozen=True)
 class Job:
@@ -74,15 +72,16 @@ def predict_limits(spec: EnvironmentSpec) -> Limits:
     return limits_for(spec.budget, spec.budget.predict_cpu_s, spec.budget.predict_wall_s, writes=False)
 
 
-def _box(job: Job, folder: Path, artifact: Path) -> Box:
+def _box(job: Job, artifact: Path) -> Box:
+    """Copies of its own for every process: neither names, times nor inodes say what it is asked for, or when."""
+    folder = job.folder / secrets.token_hex(8)
     folder.mkdir()
-    data = stage(artifact, folder / "staged", link=bool(job.isolation.tools.bwrap))
     return Box(
         mode="predict",
         folder=str(folder),
-        source=str(job.source),
+        source=str(alike(job.source, folder / "source")),
         fake=str(job.data / "fake"),
-        data=str(data),
+        data=str(alike(artifact, folder / "staged")),
         outputs=job.spec.task.outputs,
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
@@ -92,12 +91,12 @@ def _box(job: Job, folder: Path, artifact: Path) -> Box:
     )
 
 
-def ask_all(job: Job, folder: Path, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any], Broken | None]:
+def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any], Broken | None]:
     """One predictor process answers all of `sitting`; the supervisor's last report, and the rule broken."""
     channel = Channel()
     broken: Broken | None = None
     try:
-        box = _box(job, folder, artifact)
+        box = _box(job, artifact)
         handles = [*channel.theirs.values(), job.lifeline]
         session = Session(request(box, job.isolation.tools, channel.theirs), handles)
         channel.give_away()
@@ -118,17 +117,30 @@ def ask_all(job: Job, folder: Path, artifact: Path, sitting: Sitting) -> tuple[d
     return final, broken
 
 
-def measure_seed(job: Job, index: int, run: TrainRun, place: Path, sitting: Sitting) -> SeedResult:
-    """Quantities of one seed, or why there are none."""
+def measure_seed(
+    job: Job, run: TrainRun, place: Path, asked: tuple[Sitting, ...]
+) -> tuple[SeedResult, tuple[Check, ...]]:
+    """Quantities of one seed, or why there are none, and its audits.
+
+    Every sitting must end well; of what they cost the larger figure counts, of their answers the worse, which
+    `asked[0].kept` then has.
+    """
     if run.artifact is None or run.cause is not None:
-        return SeedResult(seed=run.seed, cause=run.cause or "no_artifact", numbers=run.numbers)
-    final, broken = ask_all(job, job.folder / f"predict{index}", place, sitting)
-    facts = endings.facts(final, job.isolation.level)
-    cause, numbers = why(job, final, broken, sitting)
-    if cause is not None:
-        return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=facts)
-    quantities = {**sitting.asked.score(sitting.kept), **_costs(job, run, facts)}
-    return SeedResult(seed=run.seed, quantities=quantities, facts=facts)
+        return SeedResult(seed=run.seed, cause=run.cause or "no_artifact", numbers=run.numbers), ()
+    every: list[RunFacts] = []
+    for sitting in asked:
+        final, broken = ask_all(job, place, sitting)
+        every.append(endings.facts(final, job.isolation.level))
+        cause, numbers = why(job, final, broken, sitting)
+        if cause is not None:
+            return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), ()
+    checks: tuple[Check, ...] = ()
+    if len(asked) > 1:
+        checks = compare(job.spec, *asked)
+        asked[0].kept = merged(*asked)
+    facts = max(every, key=lambda one: one.cpu_s)
+    quantities = {**asked[0].asked.score(asked[0].kept), **_costs(job, run, every)}
+    return SeedResult(seed=run.seed, quantities=quantities, facts=facts), checks
 
 
 def why(
@@ -144,49 +156,34 @@ def why(
     return explained, numbers
 
 
-def audit(job: Job, asked: Questions, sittings: Sequence[Sitting | None]) -> tuple[Check, ...]:
-    """Ask a fresh predictor again, of the run whose answers were best: a leak in any run makes it that one."""
-    scores = {i: asked.score(sitting.kept) for i, sitting in enumerate(sittings) if sitting is not None}
-    if not scores or not job.spec.audits:
-        return ()
-    best = {_best(scores, name) for name in QUALITY if name in next(iter(scores.values()))}
-    checks: list[Check] = []
-    for index in sorted(best):
-        first = sittings[index]
-        assert first is not None
-        checks += _audit_run(job, asked, index, first)
-    return tuple(checks)
+def audits_of(seeds: Sequence[int], checks: Sequence[tuple[Check, ...]]) -> tuple[Check, ...]:
+    """One check per audit over all runs: the one that fails or, if none does, where the answers differ most."""
+
+    def worst(one: tuple[int, Check]) -> tuple[bool, float]:
+        return not one[1].passed, float(one[1].numbers["worst"])
+
+    found = []
+    for same in zip(*checks, strict=True):
+        seed, check = max(zip(seeds, same, strict=True), key=worst)
+        found.append(check.model_copy(update={"detail": f"{check.detail}, the run of seed {seed}"}))
+    return tuple(found)
 
 
-def _best(scores: dict[int, dict[str, float]], name: str) -> int:
-    return max(scores, key=lambda index: QUALITY[name] * scores[index][name])
-
-
-def _audit_run(job: Job, asked: Questions, index: int, first: Sitting) -> tuple[Check, ...]:
-    run, place = job.runs[index]
-    second = second_sitting(asked, first)
-    final, broken = ask_all(job, job.folder / f"audit{index}", place, second)
-    cause, numbers = why(job, final, broken, second)
-    if cause is not None:
-        detail = f"the predictor of seed {run.seed} failed when it was asked again: {cause}"
-        return (Check(name="audit", passed=False, numbers={**numbers, "cause": cause}, detail=detail),)
-    checks = compare(job.spec.audits, asked, first, second)
-    return tuple(c.model_copy(update={"detail": f"{c.detail}, the run of seed {run.seed}"}) for c in checks)
-
-
-def _costs(job: Job, run: TrainRun, facts: RunFacts) -> dict[str, float]:
+def _costs(job: Job, run: TrainRun, every: Sequence[RunFacts]) -> dict[str, float]:
     """Seconds and bytes of one seed; seconds run from data release, by the supervisor's clocks."""
     assert run.artifact is not None
     train = run.facts
+    cpu, wall = max(one.cpu_s for one in every), max(one.wall_s for one in every)
+    start = max(one.start_cpu_s for one in every)
     return {
-        "cpu_seconds": train.cpu_s + facts.cpu_s,
-        "wall_seconds": train.wall_s + facts.wall_s,
+        "cpu_seconds": train.cpu_s + cpu,
+        "wall_seconds": train.wall_s + wall,
         "train_cpu_seconds": train.cpu_s,
         "train_wall_seconds": train.wall_s,
-        "predict_cpu_seconds": facts.cpu_s,
-        "predict_wall_seconds": facts.wall_s,
-        "start_cpu_seconds": train.start_cpu_s + facts.start_cpu_s,
-        "peak_mb": max(train.peak_bytes, facts.peak_bytes) / MIB,
+        "predict_cpu_seconds": cpu,
+        "predict_wall_seconds": wall,
+        "start_cpu_seconds": train.start_cpu_s + start,
+        "peak_mb": max(train.peak_bytes, *(one.peak_bytes for one in every)) / MIB,
         "artifact_bytes": float(run.artifact.bytes),
         "source_bytes": float(job.source_bytes),
         "total_bytes": float(run.artifact.bytes + job.source_bytes),
@@ -203,20 +200,20 @@ def measure(job: Job) -> Measurement:
     identity.check_data(job.data, (f"{job.split}/", "fake/"))
     asked = questions(spec, job.data / job.split)
     results: list[SeedResult] = []
-    sittings: list[Sitting | None] = []
-    for index, (run, place) in enumerate(job.runs):
-        sitting = ordinary(asked)
-        results.append(measure_seed(job, index, run, place, sitting))
-        sittings.append(sitting if results[-1].cause is None else None)
+    seen: list[tuple[Check, ...]] = []
+    for run, place in job.runs:
+        result, checks = measure_seed(job, run, place, sittings(asked, spec.audits))
+        results.append(result)
+        seen.append(checks)
     whole = bool(results) and all(r.cause is None for r in results)
     quantities = means(results) if whole else {}
-    checks: tuple[Check, ...] = ()
+    gates: tuple[Check, ...] = ()
     if whole:
-        checks = tuple(
+        gates = tuple(
             judge_gate(g, [r.quantities.get(g.quantity, math.nan) for r in results]) for g in spec.gates
         )
     files = read_source(job.source)
-    audits = audit(job, asked, sittings) if whole else ()
+    audits = audits_of([r.seed for r in results], seen) if whole else ()
     if whole and not pays_for_bytes(spec):
         audits = (*audits, embedded_data(files))
     sizes = [run.artifact.bytes for run, _ in job.runs if run.artifact]
@@ -228,7 +225,7 @@ def measure(job: Job) -> Measurement:
         score=quantities.get(spec.score.metric),
         per_seed=tuple(results),
         quantities=quantities,
-        gates=checks,
+        gates=gates,
         audits=audits,
         artifact_bytes=max(sizes, default=0),
         source_bytes=job.source_bytes,

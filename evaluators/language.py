@@ -137,6 +137,16 @@ def score_items(items: list[Item], bits: Kept, hits: Kept) -> dict[str, float]:
     }
 
 
+def decided(items: list[Item], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Where the largest answer alone counts: the continuations of cloze items."""
+    found = np.zeros(shape, dtype=np.bool_)
+    for item in items:
+        if item.kind == "cloze":
+            option = item.options[0]
+            found[option.row, option.start : option.stop] = True
+    return found
+
+
 def language(spec: EnvironmentSpec, folder: Path) -> Questions:
     """Windows and items of one split. Raises DataMissing.
 
@@ -166,6 +176,10 @@ def language(spec: EnvironmentSpec, folder: Path) -> Questions:
         found = {"bits_per_byte": metrics.bits_per_byte(total, nbytes)}
         return found | (score_items(items, bits, hits) if items else {})
 
+    def worse(numbers: Ints, one: Kept, other: Kept) -> Kept:
+        bits, hits = np.maximum(one[:, 0], other[:, 0]), np.minimum(one[:, 1], other[:, 1])
+        return np.stack([bits, hits], axis=1)
+
     return Questions(
         rows=rows,
         shape=(task.context, task.outputs),
@@ -173,5 +187,7 @@ def language(spec: EnvironmentSpec, folder: Path) -> Questions:
         kept_shape=(2, task.context),
         reduce=reduce,
         score=score,
+        worse=worse,
         first=first,
+        decided=decided(items, rows.shape),
     )

@@ -31,7 +31,9 @@ Request = tuple[Array, tuple[int, ...], Callable[[Floats], None]]
 class Questions:
     """`rows` to ask, `shape` of one row's answer, `reduce(row numbers, answers)` to what is kept.
 
-    `first` is, for token rows, the first position whose answer counts; the audit cuts behind it.
+    `worse(row numbers, one, other)` merges two answers to the same rows into one that is right only where both are.
+    `first` is, for token rows, the first position whose answer counts; the audit cuts behind it. `decided` (rows,
+    positions) marks what is scored by its largest value alone; None where every row is.
     """
 
     rows: Array
@@ -40,17 +42,26 @@ class Questions:
     kept_shape: tuple[int, ...]
     reduce: Callable[[Ints, Floats], Kept]
     score: Callable[[Kept], dict[str, float]]
+    worse: Callable[[Ints, Kept, Kept], Kept]
     first: Ints | None = None
+    decided: npt.NDArray[np.bool_] | None = None
 
 
 class Sitting:
-    """One predictor process answering requests in a planned order."""
+    """One predictor process answering requests in a planned order.
 
-    def __init__(self, asked: Questions, plan: Sequence[Ints], rows: Array | None = None) -> None:
+    The rows of `asked` come first; row i asks about row `source[i]`, and behind `cut[i]` (-1: nowhere) it continues
+    as another one.
+    """
+
+    def __init__(
+        self, asked: Questions, plan: Sequence[Ints], rows: Array | None = None, source: Ints | None = None
+    ) -> None:
         self.asked, self.plan = asked, plan
         self.rows = asked.rows if rows is None else rows
         self.kept = np.full((len(self.rows), *asked.kept_shape), np.nan)
-        self.source: Ints = np.arange(len(asked.rows))
+        self.source: Ints = np.arange(len(asked.rows)) if source is None else source
+        self.cut: Ints = np.full(len(self.rows), -1, dtype=np.int64)
         self.answered = 0
 
     @property

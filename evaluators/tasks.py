@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluators import metrics
 from evaluators.language import language
-from evaluators.questions import Questions, load_array
+from evaluators.questions import Ints, Kept, Questions, load_array
 from lineage.errors import DataMissing
 from lineage.spec import EnvironmentSpec
 
@@ -22,6 +22,11 @@ def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:
     if len(inputs) != len(labels) or len(labels) == 0:
         raise DataMissing(f"{folder}: {len(inputs)} inputs but {len(labels)} labels; run prepare.py again")
     shape = (spec.task.outputs,)
+
+    def worse(numbers: Ints, one: Kept, other: Kept) -> Kept:
+        wrong = other.argmax(axis=1) != labels[numbers]
+        return np.where(wrong[:, None], other, one)
+
     return Questions(
         rows=inputs,
         shape=shape,
@@ -29,6 +34,7 @@ def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:
         kept_shape=shape,
         reduce=lambda numbers, answer: answer.astype(np.float64),
         score=lambda kept: {"accuracy": metrics.accuracy(kept, labels)},
+        worse=worse,
     )
 
 

@@ -94,6 +94,19 @@ class Evaluation(Spec):
     )
 
 
+class AuditBounds(Spec):
+    """How far two askings of the same row may lie apart. Fixed by the environment, never by a run.
+
+    Honest float32 networks differ by about 1e-6; half-precision kernels on an accelerator by up to 1e-2.
+    """
+
+    worst: float = Field(
+        1e-3, gt=0, description="one answer: bits of a token; for classification, share of the lead that decides"
+    )
+    mean: float = Field(2e-5, gt=0, description="mean bits of a token that the sight of what follows may gain")
+    flips: float = Field(0.001, ge=0, description="share of decisions that may differ; one always may")
+
+
 class Surface(Spec):
     """A named part of the recipe that one specialist may edit.
 
@@ -124,6 +137,7 @@ class EnvironmentSpec(Spec):
     surfaces: list[Surface] = Field(min_length=1)
     data: str = Field("", description="name of the data folder; defaults to the environment's name")
     audits: list[Literal["causality", "batch_invariance", "order_invariance"]] = []
+    audit: AuditBounds = AuditBounds()
     hardware: Literal["cpu", "cuda"] = "cpu"
     packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
     masked_packages: list[str] = Field([], description="hidden in the sandbox: they hold the labels")

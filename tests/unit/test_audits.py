@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import workbench as wb
 
-from evaluators.audits import Second, compare, second_sitting, splice
-from evaluators.questions import Questions, Sitting, ordinary
+from evaluators.audits import Second, compare, merged, sittings, splice
+from evaluators.questions import Questions, Sitting
 from evaluators.tasks import questions
 
 NAMES = ["causality", "batch_invariance", "order_invariance"]
+SPEC = wb.markov(audits=NAMES)
 Model = Callable[[np.ndarray], np.ndarray]
 
 
@@ -33,11 +34,10 @@ def table() -> np.ndarray:
 
 
 def failed(asked: Questions, model: Model) -> set[str]:
-    first = ordinary(asked)
+    first, second = sittings(asked, NAMES)
     sit(first, model)
-    second = second_sitting(asked, first)
     sit(second, model)
-    return {check.name for check in compare(NAMES, asked, first, second) if not check.passed}
+    return {check.name for check in compare(SPEC, first, second) if not check.passed}
 
 
 def test_an_honest_table_passes_with_float_noise(asked: Questions) -> None:
@@ -78,40 +78,52 @@ def test_noise_does_not_buy_a_wide_tolerance(asked: Questions) -> None:
     assert failed(asked, lambda x: weights[x] + rng.normal(0, 0.1, (*x.shape, 16))) == set(NAMES)
 
 
-def test_the_second_sitting_asks_for_everything_and_looks_ordinary(asked: Questions) -> None:
-    first = ordinary(asked)
-    second = second_sitting(asked, first)
-    sizes = [len(numbers) for numbers in second.plan]
-    assert max(sizes) <= asked.batch
-    body = second.rows[len(second.replay) + len(second.again) :]
-    assert len(body) == len(asked.rows)
-    assert sorted(np.concatenate(second.plan)) == list(range(len(second.rows)))
-    assert (second.rows[second.replay] == asked.rows[first.plan[-1]]).all()
-    cut = second.cut[second.cut >= 0]
-    assert len(cut) > 0.8 * len(asked.rows)
-    for number in range(len(second.rows)):
-        at = int(second.cut[number])
-        own = asked.rows[second.source[number]]
-        assert (second.rows[number, : at if at >= 0 else None] == own[: at if at >= 0 else None]).all()
+def test_the_sittings_look_alike_and_ask_for_everything(asked: Questions) -> None:
+    first, second = sittings(asked, NAMES)
+    assert isinstance(second, Second)
+    count = len(asked.rows)
+    assert sorted(len(numbers) for numbers in first.plan) == sorted(len(numbers) for numbers in second.plan)
+    assert max(len(numbers) for numbers in first.plan) <= asked.batch
+    for sitting in (first, second):
+        assert sorted(np.concatenate(sitting.plan)) == list(range(len(sitting.rows)))
+        assert (sitting.rows[:count] == asked.rows).all() and (sitting.cut[:count] == -1).all()
+        for number in range(count, len(sitting.rows)):
+            at = int(sitting.cut[number])
+            assert (sitting.rows[number, :at] == asked.rows[sitting.source[number], :at]).all()
+    assert not set(first.source[count:]) & set(second.source[count:])
+    assert any(np.array_equal(second.again, numbers) for numbers in first.plan)
+    assert second.plan[0] is second.again
 
 
 def test_a_splice_always_exchanges_the_tail_and_never_the_head() -> None:
     rng = np.random.default_rng(3)
     rows = rng.integers(0, 16, (200, 24))
-    spliced, cut = splice(rows, np.full(200, 5), rng)
+    spliced, cut = splice(rows, np.full(200, 6), np.full(200, 23), rng)
     assert cut.min() >= 6 and cut.max() <= 23
-    changed = 0
     for row, new, at in zip(rows, spliced, cut, strict=True):
         assert (row[:at] == new[:at]).all()
-        changed += bool((row[at:] != new[at:]).any())
-    assert changed == 200
-    seams = np.mean(
-        [
-            new[at - 1] == row[at - 1] and (rows[:, at - 1] == row[at - 1]).any()
-            for row, new, at in zip(rows, spliced, cut, strict=True)
-        ]
-    )
-    assert seams == 1.0
+        assert row[at] != new[at]
+
+
+def test_what_is_scored_is_the_worse_of_all_answers(asked: Questions) -> None:
+    weights, calls = table(), [0]
+
+    def model(x: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        ahead = np.concatenate([x[:, 1:], x[:, -1:]], axis=1)
+        return weights[x] + (9.0 if calls[0] <= half else 0.0) * np.eye(16)[ahead]
+
+    first, second = sittings(asked, NAMES)
+    half = len(first.plan)  # honest in the second sitting only
+    sit(first, model)
+    sit(second, model)
+    honest, _ = sittings(asked, NAMES)
+    sit(honest, lambda x: weights[x])
+    count = len(asked.rows)
+    peeked = asked.score(first.kept[:count])["bits_per_byte"]
+    fair = asked.score(honest.kept[:count])["bits_per_byte"]
+    assert peeked < 0.5 * fair
+    assert asked.score(merged(first, second))["bits_per_byte"] >= fair - 1e-6
 
 
 def test_rows_of_images_are_compared_relative_to_their_range(tmp_path: Path) -> None:
@@ -119,10 +131,17 @@ def test_rows_of_images_are_compared_relative_to_their_range(tmp_path: Path) -> 
     asked = questions(bench.spec, bench.data / "public")
     for scale in (1e-3, 1.0, 1e6):
         for drift, fails in ((1e-6, set()), (0.05, {"batch_invariance"})):
-            first = ordinary(asked)
-            sit(first, lambda x, s=scale: s * x[:, :3])  # type: ignore[misc]
-            second = second_sitting(asked, first)
+            first, second = sittings(asked, NAMES[1:])
             assert isinstance(second, Second)
-            sit(second, lambda x, s=scale, d=drift: s * (x[:, :3] + (d if len(x) == 50 else 0) * x[:, 1:4]))  # type: ignore[misc]
-            found = {c.name for c in compare(NAMES[1:], asked, first, second) if not c.passed}
+            sit(first, lambda x, s=scale: s * x[:, :3])  # type: ignore[misc]
+            kept = len(second.again)
+            seen = [0]
+
+            def later(x: np.ndarray, s: float = scale, d: float = drift) -> np.ndarray:
+                seen[0] += len(x)
+                return s * (x[:, :3] + (d if seen[0] > kept else 0) * x[:, 1:4])
+
+            sit(second, later)
+            spec = wb.blobs(audits=NAMES[1:])
+            found = {c.name for c in compare(spec, first, second) if not c.passed}
             assert found == fails
