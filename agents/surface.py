@@ -317,7 +317,7 @@ def check_surface(
     spec: EnvironmentSpec, role: Role, before: Mapping[str, bytes], after: Mapping[str, bytes]
 ) -> SurfaceReport:
     """The report, or `EditRefused`: outside_surface, syntax, bad_edit, oversize or duplicate."""
-    size = sum(len(data) for data in after.values())
+    size = sum(len(data) + len(path.encode("utf-8", "surrogateescape")) for path, data in after.items())
     if size > spec.budget.source_bytes:
         over = size - spec.budget.source_bytes
         message = f"the source is {size} bytes, {over} over the limit of {spec.budget.source_bytes}"

@@ -33,9 +33,13 @@ from evaluators.questions import Array, Ints, Kept, Questions, Sitting, ordinary
 from lineage.records import Check, Number
 from lineage.spec import AuditBounds, EnvironmentSpec
 
-FOREIGN_SHARE = 4  # of the rows that are not decided by a largest value, one in four of a sitting gets a foreign end
+FOREIGN_SHARE = (
+    4  # of the rows that are not decided by a largest value, one in four of a sitting gets a foreign end
+)
 DONOR_TRIES = 24
-LEAD_SHARE = 0.1  # of the split's median lead, added to every distance so that a near tie is no division by zero
+LEAD_SHARE = (
+    0.1  # of the split's median lead, added to every distance so that a near tie is no division by zero
+)
 
 
 class Second(Sitting):
@@ -96,7 +100,9 @@ def _size(asked: Questions) -> int:
 
 def _foreign(asked: Questions, rng: np.random.Generator) -> list[Ints]:
     """Rows that get a foreign end, by sitting: other ones in either, and in both what a largest value decides."""
-    decided = np.zeros(len(asked.rows), dtype=np.bool_) if asked.decided is None else asked.decided.any(axis=1)
+    decided = (
+        np.zeros(len(asked.rows), dtype=np.bool_) if asked.decided is None else asked.decided.any(axis=1)
+    )
     rest, always = rng.permutation(np.flatnonzero(~decided)), np.flatnonzero(decided)
     share = max(1, len(rest) // FOREIGN_SHARE)
     return [np.concatenate([always, part]) for part in (rest[:share], rest[share : 2 * share])]
@@ -153,7 +159,9 @@ def _difference(asked: Questions, one: Kept, other: Kept) -> Kept:
     return _distances(one, other)
 
 
-def _flips(asked: Questions, numbers: Ints, one: Kept, other: Kept, where: Array | None = None) -> tuple[int, int]:
+def _flips(
+    asked: Questions, numbers: Ints, one: Kept, other: Kept, where: Array | None = None
+) -> tuple[int, int]:
     """(decisions that differ, decisions compared) of these rows; `where` are the positions that count."""
     if asked.first is None:
         return int((one.argmax(axis=1) != other.argmax(axis=1)).sum()), len(one)
@@ -204,7 +212,10 @@ def _causality(bounds: AuditBounds, first: Sitting, second: Sitting) -> Check:
     source, cut, foreign, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
     before = _before(truth.shape[-1], cut)
     every = foreign[:, 0] - truth[:, 0]
-    gain, seam = every[before], every[np.arange(len(cut)), cut - 1]  # a peek at the next token alone shows there
+    gain, seam = (
+        every[before],
+        every[np.arange(len(cut)), cut - 1],
+    )  # a peek at the next token alone shows there
     worst = float(np.abs(gain).max(initial=0.0))
     mean = max(float(gain.mean()), float(seam.mean())) if gain.size else 0.0
     flips = _flips(first.asked, source, foreign, truth, before)
@@ -220,7 +231,9 @@ def _causality(bounds: AuditBounds, first: Sitting, second: Sitting) -> Check:
         "decisions": flips[1],
         "cause": "not_causal",
     }
-    detail = f"with the future exchanged, earlier answers differ by up to {worst:.3g} bits (mean gain {mean:.3g})"
+    detail = (
+        f"with the future exchanged, earlier answers differ by up to {worst:.3g} bits (mean gain {mean:.3g})"
+    )
     detail += f", {flips[0]} of {flips[1]} decisions" if flips[1] else ""
     return Check(name="causality", passed=passed, numbers=numbers, detail=detail)
 

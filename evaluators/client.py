@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,9 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from evaluators import endings, identity
+from evaluators.billing import Reference
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
+from evaluators.information import added_information, source_bytes
 from evaluators.leaks import redact
 from evaluators.literals import embedded_data, pays_for_bytes
 from evaluators.sandbox import session
@@ -58,13 +60,19 @@ SMOKE_ARTIFACT = 2
 
 @dataclass(frozen=True)
 class Bench:
-    """Where candidates are run: environment, prepared data, proven sandbox, scratch space, device."""
+    """Where candidates are run: environment, prepared data, proven sandbox, scratch space, device.
+
+    `start` are the files of the start recipe, against which what a source adds is measured; `reference` is what the
+    start needs outside the clock, None only while the start itself is measured.
+    """
 
     spec: EnvironmentSpec
     data: Path
     isolation: Isolation
     scratch: Path
     accelerator: str = ""
+    start: Mapping[str, bytes] | None = None
+    reference: Reference | None = None
 
 
 def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits) -> Box:
@@ -84,6 +92,11 @@ def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: 
     )
 
 
+def _as_text(files: Mapping[str, bytes] | None) -> dict[str, str] | None:
+    """Bytes do not go into JSON; latin-1 gives every one of them back."""
+    return None if files is None else {name: data.decode("latin-1") for name, data in files.items()}
+
+
 def _source(source: Path, folder: Path) -> tuple[Path, dict[str, bytes]]:
     files = read_source(source)
     return write_files(folder / "source", files), files
@@ -91,7 +104,7 @@ def _source(source: Path, folder: Path) -> tuple[Path, dict[str, bytes]]:
 
 def _source_fault(bench: Bench, files: dict[str, bytes]) -> Check | None:
     """The static rules of the source: its cap, and no data in it where its bytes have no price."""
-    size, cap = sum(len(data) for data in files.values()), bench.spec.budget.source_bytes
+    size, cap = source_bytes(files), bench.spec.budget.source_bytes
     if size > cap:
         numbers: dict[str, Number] = {
             "cause": "oversize",
@@ -100,8 +113,12 @@ def _source_fault(bench: Bench, files: dict[str, bytes]) -> Check | None:
             "over": size - cap,
         }
         return Check(name="source", passed=False, numbers=numbers, detail="source over its cap")
-    found = embedded_data(files)
-    return None if found.passed or pays_for_bytes(bench.spec) else found
+    if pays_for_bytes(bench.spec):
+        return None
+    found = [embedded_data(files)]
+    if bench.start is not None:
+        found.append(added_information(bench.spec, files, bench.start, bench.data))
+    return next((check for check in found if not check.passed), None)
 
 
 def train(
@@ -237,8 +254,8 @@ def judge(
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
-        size = sum(len(data) for data in files.values())
-        job = {
+        size = source_bytes(files)
+        job: dict[str, Any] = {
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
             "isolation": bench.isolation.model_dump(mode="json"),
@@ -246,10 +263,12 @@ def judge(
             "folder": str(folder),
             "source": str(copy),
             "source_bytes": size,
+            "start": _as_text(bench.start),
             "runs": [{"run": run.model_dump(mode="json"), "place": str(place)} for run, place in runs],
             "trial": trial,
             "purpose": purpose,
             "split": split,
+            "reference": bench.reference.model_dump(mode="json") if bench.reference else None,
         }
         answer = _ask_judge(job, cancel)
         if not answer:

@@ -25,11 +25,13 @@ HERE = Path(__file__).resolve().parent
 # What decides a score. Labels, statistics and promotion act on measurements and are not in it.
 JUDGE_CODE = (
     "audits.py",
+    "billing.py",
     "client.py",
     "endings.py",
     "exchange.py",
     "gates.py",
     "identity.py",
+    "information.py",
     "judge.py",
     "language.py",
     "leaks.py",

@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import Any
 
 from evaluators import endings, identity
 from evaluators.audits import compare, merged, sittings
+from evaluators.billing import Bill, Reference, bill, over_budget, start_seconds
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
+from evaluators.information import added_information
 from evaluators.literals import embedded_data, pays_for_bytes
 from evaluators.questions import Sitting
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
@@ -33,6 +35,7 @@ from evaluators.workplace import alike, read_source
 from lineage.ids import tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,6 +51,8 @@ class Job:
     purpose: Any
     split: Any
     lifeline: int
+    reference: Reference | None = None
+    start: Mapping[str, bytes] | None = None
 
 
 def read_job(raw: bytes) -> Job:
@@ -65,6 +70,8 @@ def read_job(raw: bytes) -> Job:
         purpose=job["purpose"],
         split=job["split"],
         lifeline=job["lifeline"],
+        start=None if job["start"] is None else {n: s.encode("latin-1") for n, s in job["start"].items()},
+        reference=Reference.model_validate(job["reference"]) if job["reference"] else None,
     )
 
 
@@ -134,12 +141,16 @@ def measure_seed(
         cause, numbers = why(job, final, broken, sitting)
         if cause is not None:
             return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), ()
+    facts = max(every, key=lambda one: one.cpu_s)
+    owed = bill(job.spec.budget, job.reference, run.facts, every)
+    beyond = over_budget(job.spec, owed, run.facts)
+    if beyond:
+        return SeedResult(seed=run.seed, cause=str(beyond.pop("cause")), numbers=beyond, facts=facts), ()
     checks: tuple[Check, ...] = ()
     if len(asked) > 1:
         checks = compare(job.spec, *asked)
         asked[0].kept = merged(*asked)
-    facts = max(every, key=lambda one: one.cpu_s)
-    quantities = {**asked[0].asked.score(asked[0].kept), **_costs(job, run, every)}
+    quantities = {**asked[0].asked.score(asked[0].kept), **_costs(job, run, every, owed)}
     return SeedResult(seed=run.seed, quantities=quantities, facts=facts), checks
 
 
@@ -169,20 +180,26 @@ def audits_of(seeds: Sequence[int], checks: Sequence[tuple[Check, ...]]) -> tupl
     return tuple(found)
 
 
-def _costs(job: Job, run: TrainRun, every: Sequence[RunFacts]) -> dict[str, float]:
-    """Seconds and bytes of one seed; seconds run from data release, by the supervisor's clocks."""
+def _costs(job: Job, run: TrainRun, every: Sequence[RunFacts], owed: Bill) -> dict[str, float]:
+    """Seconds and bytes of one seed; seconds run from data release, by the supervisor's clocks.
+
+    `cpu_seconds` and `wall_seconds` hold what start-up took beyond what is free.
+    """
     assert run.artifact is not None
     train = run.facts
     cpu, wall = max(one.cpu_s for one in every), max(one.wall_s for one in every)
     start = max(one.start_cpu_s for one in every)
     return {
-        "cpu_seconds": train.cpu_s + cpu,
-        "wall_seconds": train.wall_s + wall,
+        "cpu_seconds": train.cpu_s + cpu + owed.start_cpu,
+        "wall_seconds": train.wall_s + wall + owed.start_wall,
         "train_cpu_seconds": train.cpu_s,
         "train_wall_seconds": train.wall_s,
         "predict_cpu_seconds": cpu,
         "predict_wall_seconds": wall,
         "start_cpu_seconds": train.start_cpu_s + start,
+        **start_seconds(train, every),
+        "billed_cpu_seconds": owed.start_cpu,
+        "billed_wall_seconds": owed.start_wall,
         "peak_mb": max(train.peak_bytes, *(one.peak_bytes for one in every)) / MIB,
         "artifact_bytes": float(run.artifact.bytes),
         "source_bytes": float(job.source_bytes),
@@ -216,6 +233,8 @@ def measure(job: Job) -> Measurement:
     audits = audits_of([r.seed for r in results], seen) if whole else ()
     if whole and not pays_for_bytes(spec):
         audits = (*audits, embedded_data(files))
+        if job.start is not None:
+            audits = (*audits, added_information(spec, files, job.start, job.data))
     sizes = [run.artifact.bytes for run, _ in job.runs if run.artifact]
     return Measurement(
         trial=job.trial,

@@ -185,7 +185,8 @@ def _failed_run(
         cause = seed_cause(seed)
         if cause is not None and not (index < len(runs) and run_cause(spec, runs[index]) == cause):
             numbers, text = seed_numbers(spec, seed, cause)
-            found.append((cause, True, {**numbers, "run": index + 1, "runs": len(seeds)}, text))
+            predicting = "counted_s" not in seed.numbers  # what was beyond the start's counts as training
+            found.append((cause, predicting, {**numbers, "run": index + 1, "runs": len(seeds)}, text))
     if not found:
         return None
     for head in ("infra", "tamper", "illegal", ""):

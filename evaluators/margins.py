@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evaluators import billing
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec, Gate
 
@@ -255,6 +256,8 @@ def seed_numbers(spec: EnvironmentSpec, seed: SeedResult, cause: str) -> tuple[N
         told = {**_told(seed.numbers), "stage": "evaluate"}
         return told, _sentence("prediction", cause, None, seed.numbers)
     numbers = {**_told(seed.numbers), **_facts_numbers(facts, "evaluate")}
+    if "counted_s" in seed.numbers:
+        return numbers, billing.sentence(seed.numbers)
     if cause in ("cpu_cap", "wall_cap"):
         cap_s = spec.budget.predict_cpu_s if cause == "cpu_cap" else spec.budget.predict_wall_s
         seconds, text = _overrun("predict", cause, facts, cap_s, numbers.get("cap_s"))

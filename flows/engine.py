@@ -147,7 +147,12 @@ def open_engine(root: str, campaign: str) -> Engine:
     scratch.mkdir(parents=True, exist_ok=True)
     isolation = proven(config.settings.isolation, config.settings.trust_weak)
     bench = Bench(
-        spec=config.spec, data=data, isolation=isolation, scratch=scratch, accelerator=config.accelerator
+        spec=config.spec,
+        data=data,
+        isolation=isolation,
+        scratch=scratch,
+        accelerator=config.accelerator,
+        start=get_tree(store, config.start_sha256),
     )
     lineage = Lineage(store, campaign, config.spec.score.direction)
     view = lineage.refresh()

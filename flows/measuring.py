@@ -12,21 +12,24 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluators import client
+from evaluators import billing, client
 from evaluators.client import Bench
 from evaluators.workplace import write_files
-from flows.config import CampaignConfig
+from flows.config import BASELINE, CampaignConfig
 from flows.data import check_data
 from flows.environments import Environment
 from flows.home import home
 from flows.isolation import proven
 from flows.slots import slot
 from flows.words import Purpose
+from lineage.blobs import get_blob, get_tree
 from lineage.errors import InfraFault, UsageError
+from lineage.queries import View
 from lineage.records import Check, Measurement, TrainRun
+from lineage.store import Store
 
 INFRA_RETRIES = 2
 Told = Callable[[str], None]
@@ -59,7 +62,11 @@ def bench_for(
     scratch.chmod(0o711)  # candidates under another uid must reach their own files in it
     try:
         yield Bench(
-            spec=environment.spec, data=data, isolation=level, scratch=scratch, accelerator=accelerator
+            spec=environment.spec,
+            data=data,
+            isolation=level,
+            scratch=scratch,
+            accelerator=accelerator,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -74,6 +81,14 @@ def bench_of(config: CampaignConfig, trust_weak: bool) -> Iterator[Bench]:
     environment = Environment(spec=config.spec, folder=Path(config.folder), briefs={})
     with bench_for(environment, config.settings.isolation, trust_weak, config.accelerator) as bench:
         yield bench
+
+
+def beside_start(bench: Bench, store: Store, config: CampaignConfig, view: View) -> Bench:
+    """The bench as trials of a recorded campaign have it: with the start's source, and what the start needed."""
+    row = view.trial(BASELINE)
+    sha = row.measurement_sha256 if row is not None else None
+    start = Measurement.model_validate_json(get_blob(store, sha)) if sha else None
+    return replace(bench, start=get_tree(store, config.start_sha256), reference=billing.reference(start))
 
 
 def slot_kind(bench: Bench) -> str:

@@ -29,13 +29,14 @@ from dataclasses import dataclass
 from agents.edits import canonical_diff
 from agents.normal import ast_hash
 from evaluators.client import Bench
+from evaluators.information import source_bytes
 from evaluators.minimise import Subset, minimise
 from evaluators.noise import Noise
 from evaluators.promote import gates_hold
 from flows import measuring
 from flows.config import CampaignConfig, draw_seeds
 from flows.hunks import Hunk, assemble, split
-from flows.measuring import Told, check_world
+from flows.measuring import Told, beside_start, check_world
 from flows.standing import book
 from lineage.blobs import get_tree
 from lineage.errors import EditRefused, UsageError
@@ -243,6 +244,7 @@ def minimise_recorded(
     if row.source_sha256 is None:
         raise UsageError(f"{whose} never became a program ({row.status}, {row.cause}); choose another trial")
     check_world(bench, config.environment_sha256, config.evaluator_sha256, whose, config.bakeoff_version)
+    bench = beside_start(bench, store, config, view)
     noise = book(config, view).test_noise()
     if noise.df < 1:
         raise UsageError(f"{config.id} has no replicates to know its noise from; measure its start first")
@@ -278,7 +280,7 @@ def _measure_on(bench: Bench, slots: int, trial: str) -> Measure:
 
 def _preflight_on(bench: Bench, slots: int) -> Preflight:
     def run(files: Files) -> str:
-        size, cap = sum(map(len, files.values())), bench.spec.budget.source_bytes
+        size, cap = source_bytes(files), bench.spec.budget.source_bytes
         if size > cap:
             return f"source of {size} bytes, {size - cap} over its cap"
         check = measuring.smoke(bench, files, slots)

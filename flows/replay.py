@@ -18,7 +18,7 @@ from evaluators import client
 from evaluators.client import Bench
 from evaluators.replay import Figure, Replay, compare
 from flows.config import BASELINE, CampaignConfig
-from flows.measuring import Told, check_world, measure
+from flows.measuring import Told, beside_start, check_world, measure
 from lineage.blobs import get_blob, get_tree
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.queries import View
@@ -84,8 +84,9 @@ def replay_trial(
     version = row.bakeoff_version or ""
     check_world(bench, recorded.environment_sha256, recorded.evaluator_sha256, whose, version)
     files = get_tree(store, recorded.source_sha256)
+    known = bench if row.trial == BASELINE else beside_start(bench, store, config, view)
     again = measure(
-        bench,
+        known,
         files,
         [seed.seed for seed in recorded.per_seed],
         trial=recorded.trial,

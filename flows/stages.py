@@ -18,8 +18,10 @@ from agents.normal import ast_hash
 from agents.protocol import ProposalRequest
 from agents.surface import check_surface
 from evaluators import client
+from evaluators.information import source_bytes
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
+from flows.measuring import beside_start
 from flows.pruning import Watcher, pruning_rule
 from flows.rebase import base_of, moved
 from flows.slots import slot
@@ -162,7 +164,7 @@ def _patched(engine: Engine, ref: TrialRef, proposal: Proposal, base: str) -> Pa
         source_sha256=put_tree(engine.store, after),
         ast_sha256=program,
         diff_sha256=engine.blob(diff),
-        source_bytes=sum(len(data) for data in after.values()),
+        source_bytes=source_bytes(after),
         units=units,
         flags=flags,
         changed_lines=changed,
@@ -221,7 +223,7 @@ def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
                 )
                 return checks
     checks.append(Check(name="parse", passed=True, seconds=time.perf_counter() - started))
-    size, cap = sum(map(len, files.values())), engine.config.spec.budget.source_bytes
+    size, cap = source_bytes(files), engine.config.spec.budget.source_bytes
     numbers: dict[str, int | float | str] = {
         "source_bytes": size,
         "cap": cap,
@@ -325,7 +327,7 @@ def evaluate(
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
     with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
         measurement = client.judge(
-            engine.bench,
+            beside_start(engine.bench, engine.store, engine.config, engine.view()),
             source,
             runs,
             trial=ref.trial,

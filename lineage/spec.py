@@ -68,10 +68,23 @@ class Budget(Spec):
     memory_mb: int = Field(gt=0)
     artifact_bytes: int = Field(gt=0, description="cap on the sealed artifact as written by the recipe")
     source_bytes: int = Field(200_000, gt=0)
+    added_bytes: int = Field(
+        0,
+        ge=0,
+        description="compressed bytes that a source may add to the start's; 0: from the labels' entropy",
+    )
     tmp_mb: int = 256
     processes: int = 64
     threads: int = 1
     gpus: int = 0
+    start_factor: float = Field(
+        1.25, ge=1, description="start-up of a process is free up to so many times the start recipe's own"
+    )
+    predict_factor: float = Field(
+        2.0,
+        ge=1,
+        description="predictions beyond so many times the start's count as training, unless time is the score",
+    )
 
 
 class Evaluation(Spec):
@@ -101,9 +114,13 @@ class AuditBounds(Spec):
     """
 
     worst: float = Field(
-        1e-3, gt=0, description="one answer: bits of a token; for classification, share of the lead that decides"
+        1e-3,
+        gt=0,
+        description="one answer: bits of a token; for classification, share of the lead that decides",
     )
-    mean: float = Field(2e-5, gt=0, description="mean bits of a token that the sight of what follows may gain")
+    mean: float = Field(
+        2e-5, gt=0, description="mean bits of a token that the sight of what follows may gain"
+    )
     flips: float = Field(0.001, ge=0, description="share of decisions that may differ; one always may")
 
 

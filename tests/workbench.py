@@ -19,7 +19,9 @@ import numpy as np
 
 from evaluators import judge as judging
 from evaluators.client import Bench, train
+from evaluators.information import source_bytes
 from evaluators.sandbox.prove import Isolation, best
+from evaluators.workplace import read_source
 from lineage.records import Measurement, TrainRun
 from lineage.spec import EnvironmentSpec
 
@@ -224,12 +226,14 @@ def judge_here(bench: Bench, source: Path, run: TrainRun, place: Path, folder: P
                 accelerator="",
                 folder=folder,
                 source=source,
-                source_bytes=sum(path.stat().st_size for path in source.iterdir()),
+                source_bytes=source_bytes(read_source(source)),
                 runs=((run, place),),
                 trial="t1",
                 purpose="screen",
                 split="public",
                 lifeline=held,
+                reference=bench.reference,
+                start=bench.start,
             )
         )
     finally:

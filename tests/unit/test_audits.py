@@ -134,12 +134,13 @@ def test_rows_of_images_are_compared_relative_to_their_range(tmp_path: Path) -> 
             first, second = sittings(asked, NAMES[1:])
             assert isinstance(second, Second)
             sit(first, lambda x, s=scale: s * x[:, :3])  # type: ignore[misc]
-            kept = len(second.again)
-            seen = [0]
+            calls: list[int] = []
 
-            def later(x: np.ndarray, s: float = scale, d: float = drift) -> np.ndarray:
-                seen[0] += len(x)
-                return s * (x[:, :3] + (d if seen[0] > kept else 0) * x[:, 1:4])
+            def later(
+                x: np.ndarray, s: float = scale, d: float = drift, before: list[int] = calls
+            ) -> np.ndarray:
+                before.append(len(x))
+                return s * (x[:, :3] + (d if len(before) > 1 else 0) * x[:, 1:4])
 
             sit(second, later)
             spec = wb.blobs(audits=NAMES[1:])

@@ -38,7 +38,7 @@ def test_a_measurement_has_every_number_and_says_who_measured(trained) -> None: 
     assert found.gates[0].passed and all(a.passed for a in found.audits)
     assert [a.name for a in found.audits] == ["batch_invariance", "order_invariance", "embedded_data"]
     assert found.artifact_bytes == runs[0][0].artifact.bytes > 0
-    assert found.source_bytes == sum(p.stat().st_size for p in source.iterdir())
+    assert found.source_bytes == sum(p.stat().st_size + len(p.name) for p in source.iterdir())
     assert found.quantities["total_bytes"] == found.artifact_bytes + found.source_bytes
     assert found.quantities["cpu_seconds"] == pytest.approx(
         found.quantities["train_cpu_seconds"] + found.quantities["predict_cpu_seconds"]
