@@ -286,7 +286,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
         # an import lists the folder it looks into
         wanted["landlock"] = {"read": read, "write": write, "names": list(seen.site)}
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
-        wanted["seccomp"] = {"alone": True}
+        wanted["seccomp"] = {"alone": True, "forks": layers.counts_cpu}
     return wanted
 
 
@@ -314,7 +314,7 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         arguments = bwrap_arguments(box, env)
         if layers.seccomp:
             arguments += ["--seccomp", "10"]
-            files[10] = kernel.seccomp_code(alone=False)
+            files[10] = kernel.seccomp_code(alone=False, forks=layers.counts_cpu)
         # not on the command line: pid 1 of the sandbox shows that to the candidate
         files[9] = "\0".join(arguments).encode()
         command = [layers.bwrap, "--args", "9", "--", *command]

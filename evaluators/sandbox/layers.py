@@ -33,6 +33,18 @@ class Layers(Record):
     seccomp: bool = False
     cgroup: dict[str, str] = {}
 
+    @property
+    def counts_cpu(self) -> bool:
+        """Does a control group count CPU time? It misses nothing; /proc misses children that nobody reaps."""
+        return "cpu" in self.cgroup
+
+    @property
+    def clock(self) -> str:
+        """Where CPU time is read, and what was done about what that clock would miss."""
+        if self.counts_cpu:
+            return "control group"
+        return "/proc, new processes refused" if self.seccomp else "/proc, unreaped children are missed"
+
     def names(self) -> tuple[str, ...]:
         shown = []
         if self.bwrap:

@@ -235,16 +235,24 @@ def leave_daemons() -> None:
 
 
 def fill_memory(size: int) -> None:
-    """Touch `size` bytes in a child and say in the log whether that went well."""
-    pid = os.fork()
+    """Touch `size` bytes in a child, where there may be one, and say in the log whether that went well."""
+    try:
+        pid = os.fork()
+    except PermissionError:  # no new process is allowed: in this one then
+        print("FILLED" if _fill(size) else "REFUSED", flush=True)
+        return
     if pid == 0:
-        held = bytearray()
-        with contextlib.suppress(MemoryError):
-            held = bytearray(size)
-            held[::4096] = b"\1" * len(held[::4096])
-        os._exit(0 if held else 1)
+        os._exit(0 if _fill(size) else 1)
     _, status = os.waitpid(pid, 0)
     print("FILLED" if status == 0 else "REFUSED", flush=True)
+
+
+def _fill(size: int) -> bool:
+    held = bytearray()
+    with contextlib.suppress(MemoryError):
+        held = bytearray(size)
+        held[::4096] = b"\1" * len(held[::4096])
+    return bool(held)
 
 
 def train(data: Path, out: Path, seed: int) -> None:
@@ -260,5 +268,6 @@ def train(data: Path, out: Path, seed: int) -> None:
         except BaseException as error:
             worked[name] = False
             worked[f"{name}_error"] = f"{type(error).__name__}: {error}"[:120]
-    leave_daemons()
+    with contextlib.suppress(PermissionError):  # where no new process is allowed none can be left
+        leave_daemons()
     (out / "worked.json").write_text(json.dumps(worked))

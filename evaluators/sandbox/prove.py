@@ -69,6 +69,7 @@ class Isolation(Record):
     def text(self) -> str:
         lines = [
             f"isolation: {self.level.upper()} ({' + '.join(self.layers)})",
+            f"  CPU time: {self.tools.clock}",
             f"  holds: {', '.join(self.holds)}",
         ]
         if self.not_held:
@@ -170,6 +171,8 @@ def _advice(level: Level, fault: str, tools: Layers) -> tuple[str, ...]:
             "no writable control group with memory and pids: start the engine with "
             "`systemd-run --user --scope -p Delegate=yes`, or as a user that may make one"
         )
+    if not tools.counts_cpu:
+        lines.append("no control group counts CPU time: programs that start processes fail here")
     return tuple(lines)
 
 
@@ -219,5 +222,6 @@ def doctor_report() -> dict[str, Any]:
         "holds": list(found.holds),
         "not_held": list(found.not_held),
         "layers": list(found.layers),
+        "clock": found.tools.clock,
         "advice": list(found.advice),
     }
