@@ -332,6 +332,7 @@ def evaluate(
             purpose=trained.purpose_word,
             split="sealed" if split == "sealed" else "public",
             cancel=engine.cancel,
+            keep=engine.blob,
         )
     engine.raise_if_cancelled()
     faulty = next((seed for seed in measurement.per_seed if (seed.cause or "").startswith("infra")), None)
