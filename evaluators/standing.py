@@ -95,8 +95,9 @@ class Book:
         if self.plan.is_paired:
             pairs = zip(row.scores, new, strict=False)
             self._differences.append([ours - theirs for ours, theirs in pairs])
-        if self.incumbent is not None:
-            self._fresh.setdefault(self.incumbent, []).extend(new)
+        beaten = row.incumbent or self.incumbent  # named, as a veto may have come in the meantime
+        if beaten is not None:
+            self._fresh.setdefault(beaten, []).extend(new)
         self._fresh.setdefault(trial, []).extend(row.scores)
         if row.verdict == "confirmed" and trial not in self.vetoed:
             self.champions.append(trial)
@@ -105,10 +106,11 @@ class Book:
         else:
             self._standing.pop(trial, None)
 
-    def pool(self) -> tuple[float, ...]:
-        """All fresh replicates of the incumbent, oldest first."""
-        own = self._fresh.get(self.incumbent, []) if self.incumbent else []
-        return tuple(self._calibrated + own) if self.incumbent == self.start else tuple(own)
+    def pool(self, incumbent: str | None = None) -> tuple[float, ...]:
+        """All fresh replicates of the incumbent, or of the one named, oldest first."""
+        trial = incumbent or self.incumbent
+        own = self._fresh.get(trial, []) if trial else []
+        return tuple(self._calibrated + own) if trial == self.start else tuple(own)
 
     def noise(self) -> Noise:
         """Spread of one replicate, within programs."""
@@ -144,9 +146,12 @@ class Book:
         seen = self.trials if trials is None else trials
         return float(alpha_for(self.plan, self.alpha_left, self.attempts, seen))
 
-    def open(self, trials: int | None = None) -> Attempt:
-        """A new attempt: everything that the first look may know from before."""
-        pool = () if self.plan.is_paired else self.pool()
+    def open(self, trials: int | None = None, incumbent: str | None = None) -> Attempt:
+        """An attempt opened now, or earlier: at `trials` outcomes, against an `incumbent` that led then.
+
+        Everything that the first look may know from before.
+        """
+        pool = () if self.plan.is_paired else self.pool(incumbent)
         return Attempt(alpha=self.alpha(trials), noise=self.test_noise(), pool=pool)
 
 
@@ -156,6 +161,27 @@ def book_of(rows: Iterable[Row], plan: ConfirmPlan) -> Book:
     for row in rows:
         book.read(row)
     return book
+
+
+def unsealed(rows: Iterable[Row]) -> list[tuple[int, str]]:
+    """Number of the attempt and trial of each champion whose sealed score is not recorded, oldest first.
+
+    `rows`: confirmations, sealed events and interventions in the order recorded. A vetoed champion needs none.
+    """
+    waiting: dict[str, int] = {}
+    vetoed: set[str] = set()
+    number = 0
+    for row in rows:
+        trial = row.trial or ""
+        if row.event == "confirmation":
+            if row.verdict == "confirmed":
+                waiting[trial] = number
+            number += 1
+        elif row.event == "sealed":
+            waiting.pop(trial, None)
+        elif row.event == "intervention" and row.operator == "veto":
+            vetoed.add(trial)
+    return sorted((number, trial) for trial, number in waiting.items() if trial not in vetoed)
 
 
 def row_fields(attempt: Attempt, step: Step, trials: int) -> dict[str, Any]:

@@ -194,6 +194,10 @@ class View:
         others = frame.events("confirmation", "calibration", "intervention")
         return self._build(np.sort(np.concatenate([positions, others])))
 
+    def promotions(self) -> list[Row]:
+        """Confirmations, sealed scores and what people did, as recorded and in order."""
+        return self._build(np.sort(self._frame.events("confirmation", "sealed", "intervention")))
+
     def rows(self) -> list[Row]:
         """Every event as it was recorded, in lineage order, nothing folded; one outcome per trial."""
         frame = self._frame
