@@ -87,7 +87,9 @@ def unpack(data: bytes) -> tuple[tuple[int, ...], dict[str, Items]]:
             seeds = tuple(int(seed) for seed in held["seeds"])
             names = sorted(name.removesuffix(".values") for name in held.files if name.endswith(".values"))
             found = {
-                name: Items(held[f"{name}.weights"].astype(np.float64), held[f"{name}.values"].astype(np.float64))
+                name: Items(
+                    held[f"{name}.weights"].astype(np.float64), held[f"{name}.values"].astype(np.float64)
+                )
                 for name in names
             }
     except (OSError, ValueError, KeyError, EOFError) as error:

@@ -165,7 +165,9 @@ def write_items(job: Job, asked: Questions, sittings: Sequence[Sitting | None]) 
     if not answered or len(answered) != len(job.runs):
         return ""
     given = [asked.items(sitting.kept) for sitting in answered]
-    data = pack([run.seed for run, _ in job.runs], {name: stacked([one[name] for one in given]) for name in given[0]})
+    data = pack(
+        [run.seed for run, _ in job.runs], {name: stacked([one[name] for one in given]) for name in given[0]}
+    )
     (job.folder / ITEMS).write_bytes(data)
     return sha256(data)
 

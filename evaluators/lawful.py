@@ -114,7 +114,12 @@ def _frozen(results: Sequence[SeedResult]) -> Fault | None:
     pair = same_pair(results)
     if pair is None:
         return None
-    numbers: Numbers = {"stage": "evaluate", "seed_a": pair[0].seed, "seed_b": pair[1].seed, "runs": len(results)}
+    numbers: Numbers = {
+        "stage": "evaluate",
+        "seed_a": pair[0].seed,
+        "seed_b": pair[1].seed,
+        "runs": len(results),
+    }
     return Fault("illegal:seed", numbers, SEED_TEXT, "seed")
 
 

@@ -84,7 +84,9 @@ class ConfirmPlan:
     min_units: float = 0.0
     gate_looks: int = 1  # looks that share a gate's risk; 1 in campaigns begun before it was shared
     gate_futility: float = 0.0  # confidence that a rule is out of reach; 0, in older campaigns: never asked
-    rules: int = 1  # 2: items count as chance, the sealed gain decides, frozen seeds and failed runs are results
+    rules: int = (
+        1  # 2: items count as chance, the sealed gain decides, frozen seeds and failed runs are results
+    )
     quality: str = ""  # quantity whose items are tested; empty for time scores
 
     @property

@@ -33,7 +33,17 @@ VALID = ("keep", "discard")
 # What a later event adds to the trial row it speaks of.
 FOLDED = {
     "confirmation": ("verdict", "p_value", "alpha_spent", "gain", "gain_low", "gain_high"),
-    "sealed": ("sealed_score", "public_score"),
+    "sealed": (
+        "sealed_score",
+        "public_score",
+        "sealed_gain",
+        "sealed_low",
+        "sealed_high",
+        "sealed_p",
+        "sealed_level",
+        "sealed_looks",
+        "sealed_verdict",
+    ),
 }
 ROW_CACHE = 20_000
 
@@ -187,11 +197,11 @@ class View:
         return self._build(self._frame.events(kind))
 
     def milestones(self) -> list[Row]:
-        """What decides promotions, as recorded and in order: starts, keeps, confirmations, calibrations, interventions."""
+        """What decides promotions, as recorded and in order: starts, keeps, confirmations, sealed scores, calibrations, interventions."""
         frame = self._frame
         tried = np.flatnonzero(frame.mask("status", "keep", "baseline"))
         positions = np.array([frame.position(int(index)) for index in tried], dtype=np.int64)
-        others = frame.events("confirmation", "calibration", "intervention")
+        others = frame.events("confirmation", "sealed", "calibration", "intervention")
         return self._build(np.sort(np.concatenate([positions, others])))
 
     def promotions(self) -> list[Row]:

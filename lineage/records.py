@@ -10,7 +10,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 
 class Status(StrEnum):
@@ -341,3 +348,16 @@ class Row(Record):
     t_started: datetime | None = None
     t_finished: datetime | None = None
     detail_json: str = Field("{}", description="event-specific facts that have no column")
+
+    deterministic: bool | None = Field(
+        None, description="every seed gave the same result; None where fewer than two runs can say"
+    )
+    sealed_gain: Finite | None = Field(
+        None, description="over the start on the sealed split, positive is better"
+    )
+    sealed_low: Finite | None = None
+    sealed_high: Finite | None = None
+    sealed_p: Finite | None = None
+    sealed_level: Finite | None = Field(None, description="of this look at the sealed split, one-sided")
+    sealed_looks: int | None = Field(None, description="looks at the sealed split up to this one")
+    sealed_verdict: Literal["generalises", "not shown", "reversed"] | None = None

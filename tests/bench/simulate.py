@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
 from scipy.special import stdtr
 
 from evaluators.crossed import combined
