@@ -50,7 +50,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
 
 from evaluators.crossed import ItemChance, compare, items_needed, shown_gain
 from evaluators.gates import judge_gate, out_of_reach
@@ -116,7 +116,8 @@ class Attempt:
     `pool` are the incumbent's replicates from before (unused in pairs), `incumbent` the new ones.
     `gates`: after each look, do the candidate's replicates pass every hard rule? Not said is yes.
     `hopeless`: after each look, is a hard rule out of reach? Not said is no.
-    `items`: at each look, the chance of the test items (plans with items). `fixed`: after each look, did every run
+    `items`: at each look, the chance of the test items (plans with items); then `share` is the share of trials that are
+    tried and `runs` the seeds of the candidate's first measurement. `fixed`: after each look, did every run
     of either program give the same result? Then further ones would only repeat it. Not said is no.
     """
 
@@ -129,6 +130,8 @@ class Attempt:
     hopeless: tuple[bool, ...] = ()
     items: tuple[ItemChance, ...] = ()
     fixed: tuple[bool, ...] = ()
+    share: float = 0.0
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -218,10 +221,31 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
     arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
     and learns from the campaign.
     """
-    chance = ndtr(-plan.screen_z)
-    share = (attempts + PRIOR_TRIALS * chance) / (trials + PRIOR_TRIALS)
+    share = expected_share(plan, attempts, trials)
     to_come = np.maximum(plan.horizon - trials, TAIL * plan.horizon)
     return left / (1 + share * to_come)
+
+
+def expected_share(plan: ConfirmPlan, attempts: Any, trials: Any) -> Any:
+    """Share of the trials that ask for a confirmation: what pure noise gives, and what the campaign showed since."""
+    return (attempts + PRIOR_TRIALS * ndtr(-plan.screen_z)) / (trials + PRIOR_TRIALS)
+
+
+def fairness(plan: ConfirmPlan, level: Any, share: Any, screened: Any, total: Any, by_items: Any) -> Any:
+    """Factor on the level of a look for luck with the items, which chose the candidate and is there again.
+
+    Levels are spent over attempts, as seeds are fresh in each. Items are not: of the trials without a gain that would
+    pass, nearly all are tried. With r the correlation of screening and test (variances `screened` and `total` of the
+    two gains, `by_items` of both) a trial that passes was tried with chance q = P(screened gain > z sd | it passes)
+    instead of the share that is tried anyway, and the level is smaller by as much. r = 0 changes nothing, r = 1
+    spends over trials. Numbers or arrays.
+    """
+    r = np.clip(
+        np.asarray(by_items) / np.sqrt(np.maximum(np.asarray(screened) * total, 1e-300)), 0.0, 1.0 - 1e-9
+    )
+    again = ndtr((r * ndtri(1 - np.asarray(level)) - plan.screen_z) / np.sqrt(1 - r**2))
+    anyway = np.maximum(share, ndtr(-plan.screen_z))
+    return anyway / np.maximum(anyway, again)
 
 
 def screening_bar(plan: ConfirmPlan, noise_sd: Any, runs: Any, mean: Any, pool: Any) -> Any:
@@ -264,6 +288,8 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
         test = compare(gain, se**2, df, chance)
         low, high = test.interval(0.05)
         by_items = math.sqrt(chance.variance)
+        before = attempt.noise.variance * (1 / attempt.runs + 1 / max(1, len(attempt.pool))) + chance.variance
+        level *= float(fairness(plan, level, attempt.share, before, test.se**2, chance.variance))
         return Look(n, count, gain, low, high, test.p_better, level, se, by_items, chance.items)
     p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
     half = float(stdtrit(max(df, 1.0), 0.95)) * se

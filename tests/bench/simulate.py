@@ -33,6 +33,8 @@ from evaluators.promote import (
     INCUMBENT_RATE,
     ConfirmPlan,
     alpha_for,
+    expected_share,
+    fairness,
     p_value,
     screening_bar,
     standard_error,
@@ -203,11 +205,13 @@ def simulate(plan: ConfirmPlan, scenario: Scenario) -> Outcome:
         screened = screened + sd * noise.draw(scenario.campaigns, scenario.runs).mean(1)
         go = _worth(plan, scenario, state, screened)
         level = alpha_for(plan, state.left, state.attempts, trial + 2)
+        share = expected_share(plan, state.attempts, np.asarray(trial + 2))
         state.left[go] -= level[go]
         state.attempts[go] += 1
         state.tried += int((go & real[:, trial]).sum())
         if go.any():
-            _confirm(plan, state, noise, np.flatnonzero(go), gain, sd, level)
+            at = np.flatnonzero(go)
+            _confirm(plan, state, noise, at, gain, sd, level, share, scenario.runs)
     attempts = float(state.attempts.mean())
     return Outcome(
         false_champion=float(state.false.mean()),
@@ -254,10 +258,20 @@ class _Attempts:
     theirs: Floats
     pool: Floats
     by_items: Floats
+    share: Floats
+    runs: int
 
 
 def _confirm(
-    plan: ConfirmPlan, state: _State, noise: _Noise, at: Any, gain: Floats, sd: Floats, level: Floats
+    plan: ConfirmPlan,
+    state: _State,
+    noise: _Noise,
+    at: Any,
+    gain: Floats,
+    sd: Floats,
+    level: Floats,
+    share: Floats,
+    runs: int,
 ) -> None:
     """Run the attempts of the campaigns `at` to their end and book what they showed."""
     most = plan.looks[-1]
@@ -265,14 +279,14 @@ def _confirm(
     ours = here + (gain + state.items.public)[at, None] + sd[at, None] * noise.draw(len(at), most)
     theirs = here + noise.draw(len(at), plan.incumbent_runs(0, most))
     by_items = state.items.variance(len(at)) if plan.has_items else np.zeros(len(at))
-    attempts = _Attempts(at, gain[at], level[at], ours, theirs, state.count[at], by_items)
+    attempts = _Attempts(at, gain[at], level[at], ours, theirs, state.count[at], by_items, share[at], runs)
     fixed = noise.sd == 0 and plan.rules >= 2
     under_way, passed = np.ones(len(at), bool), np.zeros(len(at), bool)
     used = np.zeros(len(at), int)
     for index, n in enumerate(plan.looks):
-        p = _look(plan, state, attempts, n)
+        p, factor = _look(plan, state, attempts, n, 1.0 if fixed else plan.shares[index])
         used[under_way] = n
-        hit = under_way & (p <= attempts.level * (1.0 if fixed else plan.shares[index]))
+        hit = under_way & (p <= attempts.level * factor)
         passed |= hit
         under_way &= ~hit & (not fixed)
         if n < most:
@@ -289,21 +303,25 @@ def new_runs(plan: ConfirmPlan, pool: Floats, n: Any) -> Any:
     return wanted if plan.rules < 2 else np.maximum(wanted, np.minimum(n, plan.looks[0]))
 
 
-def _look(plan: ConfirmPlan, state: _State, attempts: _Attempts, n: int) -> Any:
+def _look(plan: ConfirmPlan, state: _State, attempts: _Attempts, n: int, share: float) -> Any:
+    """p-values, and the part of the attempt's level that this look has."""
     at, ours, theirs = attempts.at, attempts.ours[:, :n], attempts.theirs
     if plan.is_paired:
         pairs = ours - theirs[:, :n]
         variance, df = state.pair_squares[at] / state.pair_df[at], state.pair_df[at]
-        return p_value(pairs.mean(1), pairs.var(1, ddof=1), n, variance, df, np.inf)
+        return p_value(pairs.mean(1), pairs.var(1, ddof=1), n, variance, df, np.inf), share
     new = new_runs(plan, attempts.pool, n)
     inside = np.arange(theirs.shape[1]) < new[:, None]
     mean = (state.mean[at] * attempts.pool + (theirs * inside).sum(1)) / (attempts.pool + new)
     gain, own = ours.mean(1) - mean, ours.var(1, ddof=1)
     variance, df = state.squares[at] / state.df[at], state.df[at]
     if not plan.has_items:
-        return p_value(gain, own, n, variance, df, attempts.pool + new)
+        return p_value(gain, own, n, variance, df, attempts.pool + new), share
     by_seeds = standard_error(own, n, variance, attempts.pool + new) ** 2
-    return _p_of(gain, *combined(by_seeds, df, attempts.by_items, state.items.public_df))
+    total, both = combined(by_seeds, df, attempts.by_items, state.items.public_df)
+    screened = variance * (1 / attempts.runs + 1 / attempts.pool) + attempts.by_items
+    factor = fairness(plan, attempts.level * share, attempts.share, screened, total, attempts.by_items)
+    return _p_of(gain, total, both), share * factor
 
 
 def _p_of(gain: Any, variance: Any, df: Any) -> Any:
