@@ -76,7 +76,7 @@ def pack(seeds: Sequence[int], quantities: Mapping[str, Items]) -> bytes:
             values = values.astype(np.uint8)
         arrays[f"{name}.weights"], arrays[f"{name}.values"] = items.weights, values
     sink = io.BytesIO()
-    np.savez(sink, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # zip entries carry no time
+    np.savez(sink, allow_pickle=False, **arrays)  # zip entries carry no time
     return sink.getvalue()
 
 

@@ -142,9 +142,11 @@ def same_result(one: SeedResult, other: SeedResult) -> bool:
     return all(abs(a - b) <= SAME for a, b in zip(one.sketch, other.sketch, strict=True))
 
 
-def is_seeded(results: Sequence[SeedResult]) -> bool | None:
-    """Do runs of different seeds differ? None with fewer than two that say anything (older records say nothing)."""
-    known = {result.seed: result for result in results if result.sketch or result.artifact_sha256}
+def deterministic(results: Sequence[SeedResult]) -> bool | None:
+    """Did every seed give one result (True), or each its own (False)? None where too few runs, or mixed ones, can say."""
+    known = list({r.seed: r for r in results if r.sketch or r.artifact_sha256}.values())
     if len(known) < 2:
         return None
-    return same_pair(list(known.values())) is None
+    if all(same_result(known[0], other) for other in known[1:]):
+        return True
+    return False if same_pair(known) is None else None

@@ -116,8 +116,8 @@ def mean_gain(ours: Side, theirs: Side, sign: int, level: float) -> Gain:
     gain, reference = sign * float(a.mean() - b.mean()), abs(float(b.mean()))
     test = compare(gain, by_seeds, df, chance)
     low, high = test.interval(level)
-    relative = [value / reference if reference else 0.0 for value in (gain, low, high)]
-    return Gain(gain, low, high, *relative, test.p_better, test.p_worse)
+    of = 1 / reference if reference else 0.0
+    return Gain(gain, low, high, gain * of, low * of, high * of, test.p_better, test.p_worse)
 
 
 def step_of(ours: Side, theirs: Side) -> Step:
@@ -140,8 +140,8 @@ def time_gain(steps: Sequence[Step], sign: int, level: float, reference: float) 
     t = sign * mean / se if se > 0 else math.copysign(math.inf, sign * mean)
     ends = sorted(sign * (math.exp(min(value, 700.0)) - 1) for value in (mean - half, mean, mean + half))
     low, gain, high = ends[0], sign * (math.exp(mean) - 1), ends[-1]
-    units = [value * reference for value in (gain, low, high)]
-    return Gain(*units, gain, low, high, float(stdtr(df, -t)), float(stdtr(df, t)))
+    better, worse = float(stdtr(df, -t)), float(stdtr(df, t))
+    return Gain(gain * reference, low * reference, high * reference, gain, low, high, better, worse)
 
 
 def contradicted(public: Gain, sealed: Gain) -> bool:

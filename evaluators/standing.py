@@ -6,8 +6,8 @@ records. `bakeoff verify` folds the same rows again (`evaluators.recompute`), so
 influence a promotion.
 
 What is read from rows: `trial` (status, score, scores), `confirmation` (verdict, scores, and in `detail_json`
-`incumbent_scores`, `gates`, `trials`), `calibration` (scores of the start), `intervention` with operator
-`veto`. Fresh replicates are kept per program; a program's screening scores are never among them, the
+`incumbent_scores`, `gates`, `trials`, `reason`, `incumbent_failures`), `sealed` (verdict), `calibration` (scores of the
+start), `intervention` with operator `veto`. What only plans with `rules` 2 record is absent from older rows. Fresh replicates are kept per program; a program's screening scores are never among them, the
 start's are, because nothing was chosen by them.
 
 Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score
@@ -33,6 +33,7 @@ from evaluators.promote import (
     Step,
     Unconfirmed,
     alpha_for,
+    expected_share,
     worth_confirming,
 )
 from lineage.records import Row, Status
@@ -49,6 +50,10 @@ class Book:
         self.start: str | None = None
         self.champions: list[str] = []
         self.vetoed: set[str] = set()
+        self.fallen: dict[str, str] = {}
+        self.deterministic: dict[str, bool | None] = {}
+        self.failures: dict[str, int] = {}
+        self._evidence: dict[str, list[str]] = {}
         self._standing: dict[str, float] = {}
         self._runs: dict[str, int] = {}
         self._fresh: dict[str, list[float]] = {}
@@ -58,8 +63,9 @@ class Book:
 
     @property
     def incumbent(self) -> str | None:
-        """The last confirmed trial that nobody vetoed; the start while there is none."""
-        return next((t for t in reversed(self.champions) if t not in self.vetoed), self.start)
+        """The last confirmed trial that nobody vetoed and that kept its title; the start while there is none."""
+        gone = self.vetoed | set(self.fallen)
+        return next((t for t in reversed(self.champions) if t not in gone), self.start)
 
     def read(self, row: Row) -> None:
         """Take one row in; events that say nothing about promotions are passed over."""
@@ -69,18 +75,30 @@ class Book:
             self._read_confirmation(row)
         elif row.event == "calibration":
             self._calibrated += row.scores
+        elif row.event == "sealed" and row.sealed_verdict == "reversed" and row.trial:
+            self._fall(row.trial, "reversed")
         elif row.event == "intervention" and row.operator == "veto" and row.trial:
             self.vetoed.add(row.trial)
             self._standing.pop(row.trial, None)
 
+    def _fall(self, trial: str, why: str) -> None:
+        """A champion loses its title: the sealed split reversed its gain, or it failed on a fresh seed."""
+        self.fallen[trial] = why
+        self._standing.pop(trial, None)
+
     def _read_trial(self, row: Row) -> None:
         self.trials += 1
+        if row.trial is not None:
+            self.deterministic[row.trial] = row.deterministic
         if row.trial is None or row.score is None or row.trial in self.vetoed:
             return
         if row.status is Status.BASELINE and self.start is None:
             self.start = row.trial
             self._in_a_row = list(row.scores)
-            self._fresh[row.trial] = list(row.scores) or [row.score]
+            self._fresh[row.trial] = (
+                [row.score] if self._is_one_run(row.trial) else list(row.scores) or [row.score]
+            )
+            self._evidence[row.trial] = [row.measurement_sha256] if row.measurement_sha256 else []
             self._standing[row.trial] = row.score
         elif row.status is Status.KEEP:
             self._standing[row.trial] = row.score
@@ -92,29 +110,60 @@ class Book:
         trial = row.trial or ""
         self.attempts += 1
         self.alpha_left = max(0.0, self.alpha_left - (row.alpha_spent or 0.0))
+        reason, ours = str(detail.get("reason", "")), list(row.scores)
+        if reason == "unlawful":  # nothing of a program that broke a rule says how programs scatter
+            ours = []
         if self.plan.is_paired:
-            pairs = zip(row.scores, new, strict=False)
-            self._differences.append([ours - theirs for ours, theirs in pairs])
+            pairs = zip(ours, new, strict=False)
+            self._differences.append([mine - theirs for mine, theirs in pairs])
         beaten = row.incumbent or self.incumbent  # named, as a veto may have come in the meantime
         if beaten is not None:
-            self._fresh.setdefault(beaten, []).extend(new)
-        self._fresh.setdefault(trial, []).extend(row.scores)
-        if row.verdict == "confirmed" and trial not in self.vetoed:
+            self._add(beaten, new, detail.get("incumbent_measurements", []))
+            self.failures[beaten] = self.failures.get(beaten, 0) + len(detail.get("incumbent_failures", []))
+        if row.deterministic is not None:
+            self.deterministic[trial] = row.deterministic
+        self._add(trial, ours, detail.get("measurements", []) if ours else [])
+        if reason == "incumbent_failed" and beaten is not None and beaten != self.start:
+            self._fall(beaten, "failed")  # the candidate stays what it was: a leader to confirm
+        elif row.verdict == "confirmed" and trial not in self.vetoed:
             self.champions.append(trial)
             self.alpha_left = self.plan.alpha
             self._standing[trial] = math.fsum(self._fresh[trial]) / len(self._fresh[trial])
         else:
             self._standing.pop(trial, None)
 
+    def _add(self, trial: str, scores: list[float], measurements: list[str]) -> None:
+        """Fresh replicates of a program; one whose runs do not depend on the seed has one run, however often it ran."""
+        held = self._fresh.setdefault(trial, [])
+        held.extend(scores[: max(0, 1 - len(held))] if self._is_one_run(trial) else scores)
+        self._evidence.setdefault(trial, []).extend(measurements)
+
+    def evidence(self, incumbent: str | None = None) -> tuple[str, ...]:
+        """Hashes of the measurements that hold the incumbent's fresh replicates, oldest first, the start's first too."""
+        return tuple(self._evidence.get(incumbent or self.incumbent or "", ()))
+
+    def must_depend(self, *parents: str | None) -> bool:
+        """Must the runs of a program depend on the seed, because those of the start or of one of these do?"""
+        said = [self.deterministic.get(trial) for trial in (self.start, *parents) if trial]
+        return self.plan.rules >= 2 and False in said
+
     def pool(self, incumbent: str | None = None) -> tuple[float, ...]:
         """All fresh replicates of the incumbent, or of the one named, oldest first."""
         trial = incumbent or self.incumbent
         own = self._fresh.get(trial, []) if trial else []
-        return tuple(self._calibrated + own) if trial == self.start else tuple(own)
+        return tuple(self._before() + own) if trial == self.start else tuple(own)
+
+    def _before(self) -> list[float]:
+        """The start's scores from a calibration; none where its runs do not depend on the seed and all are one."""
+        return [] if self._is_one_run(self.start or "") else self._calibrated
+
+    def _is_one_run(self, trial: str) -> bool:
+        """Times scatter from run to run even where answers do not."""
+        return bool(self.plan.quality) and self.deterministic.get(trial) is True
 
     def noise(self) -> Noise:
         """Spread of one replicate, within programs."""
-        start = self._calibrated + self._fresh.get(self.start or "", [])
+        start = self._before() + self._fresh.get(self.start or "", [])
         others = [values for trial, values in self._fresh.items() if trial != self.start]
         return pooled([start, *others])
 
@@ -146,13 +195,22 @@ class Book:
         seen = self.trials if trials is None else trials
         return float(alpha_for(self.plan, self.alpha_left, self.attempts, seen))
 
-    def open(self, trials: int | None = None, incumbent: str | None = None) -> Attempt:
+    def open(
+        self, trials: int | None = None, incumbent: str | None = None, candidate: str | None = None
+    ) -> Attempt:
         """An attempt opened now, or earlier: at `trials` outcomes, against an `incumbent` that led then.
 
         Everything that the first look may know from before.
         """
         pool = () if self.plan.is_paired else self.pool(incumbent)
-        return Attempt(alpha=self.alpha(trials), noise=self.test_noise(), pool=pool)
+        seen = self.trials if trials is None else trials
+        return Attempt(
+            alpha=self.alpha(trials),
+            noise=self.test_noise(),
+            pool=pool,
+            share=float(expected_share(self.plan, self.attempts, seen)),
+            runs=self._runs.get(candidate or "", 1),
+        )
 
 
 def book_of(rows: Iterable[Row], plan: ConfirmPlan) -> Book:
@@ -213,8 +271,16 @@ def row_fields(attempt: Attempt, step: Step, trials: int) -> dict[str, Any]:
             "gates": list(attempt.gates),
             "hopeless": list(attempt.hopeless),
             "looks": [
-                {"n": look.n, "incumbent_n": look.incumbent_n, "p_value": look.p_value, "level": look.level}
+                {
+                    "n": look.n,
+                    "incumbent_n": look.incumbent_n,
+                    "p_value": look.p_value,
+                    "level": look.level,
+                    **({"se_seeds": look.se_seeds, "se_items": look.se_items} if look.items else {}),
+                }
                 for look in step.looks
             ],
+            **({"items": [chance.as_json() for chance in attempt.items]} if attempt.items else {}),
+            **({"fixed": list(attempt.fixed)} if any(attempt.fixed) else {}),
         },
     }

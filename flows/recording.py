@@ -14,10 +14,11 @@ from typing import Any
 
 from evaluators import client
 from evaluators.label import label, label_infra, label_refusal
+from evaluators.lawful import deterministic
 from flows.config import BASELINE, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
-from flows.standing import book
+from flows.standing import book, must_depend
 from flows.words import Patched, TrialRef
 from lineage.errors import EditRefused
 from lineage.queries import View
@@ -65,6 +66,7 @@ def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple
         measurement=progress.measurement,
         leader_score=leader[1] if leader is not None else None,
         is_baseline=progress.ref.trial == BASELINE,
+        seeded=must_depend(engine.config, view, _parent(progress)),
     )
     return decided, leader
 
@@ -217,6 +219,7 @@ def _measurement_fields(measurement: Measurement | None) -> dict[str, Any]:
         "gate_ok": all(gate.passed for gate in measurement.gates),
         "artifact_bytes": measurement.artifact_bytes or None,
         "measurement_sha256": measurement_sha(measurement),
+        "deterministic": deterministic(measurement.per_seed),
     }
 
 
