@@ -32,6 +32,7 @@ JUDGE_CODE = (
     "gates.py",
     "identity.py",
     "information.py",
+    "items.py",
     "judge.py",
     "language.py",
     "leaks.py",

@@ -19,22 +19,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluators import endings, identity
 from evaluators.audits import compare, merged, sittings
 from evaluators.billing import Bill, Reference, bill, over_budget, start_seconds
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.information import added_information
+from evaluators.items import NAME as ITEMS
+from evaluators.items import pack, stacked
 from evaluators.literals import embedded_data, pays_for_bytes
-from evaluators.questions import Sitting
+from evaluators.questions import Kept, Questions, Sitting
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
 from evaluators.tasks import questions
 from evaluators.workplace import alike, read_source
-from lineage.ids import tree_hash
+from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
+
+SKETCH, SKETCH_SEED = 4, 20_261_128
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,45 @@ def measure_seed(
     if len(asked) > 1:
         checks = compare(job.spec, *asked)
         asked[0].kept = merged(*asked)
-    quantities = {**asked[0].asked.score(asked[0].kept), **_costs(job, run, every, owed)}
-    return SeedResult(seed=run.seed, quantities=quantities, facts=facts), checks
+    kept = asked[0].kept
+    result = SeedResult(
+        seed=run.seed,
+        quantities={**asked[0].asked.score(kept), **_costs(job, run, every, owed)},
+        facts=facts,
+        answers_sha256=sha256(np.ascontiguousarray(kept).tobytes()),
+        sketch=sketch(kept),
+        artifact_sha256=run.artifact.sha256,
+    )
+    return result, checks
+
+
+def sketch(kept: Kept) -> tuple[float, ...]:
+    """A few fixed projections of the answers, each divided by their root mean square.
+
+    Two runs that gave the same answers up to rounding have the same sketch up to rounding; of two that did not,
+    all of them agree by chance about never. Signs come from a fixed generator: they hide nothing.
+    """
+    flat = kept.reshape(-1)
+    scale = math.sqrt(float(np.mean(flat**2))) or 1.0
+    signs = np.random.default_rng(SKETCH_SEED)
+    return tuple(
+        float(np.sum(np.where(signs.integers(0, 2, flat.size, dtype=np.int8), flat, -flat)))
+        / (scale * math.sqrt(flat.size))
+        for _ in range(SKETCH)
+    )
+
+
+def write_items(job: Job, asked: Questions, runs: Sequence[Sitting | None]) -> str:
+    """Leave the artifact of the test items in the job's folder and return its hash; empty unless every run counts."""
+    answered = [sitting for sitting in runs if sitting is not None]
+    if not answered or len(answered) != len(job.runs):
+        return ""
+    given = [asked.items(sitting.kept) for sitting in answered]
+    data = pack(
+        [run.seed for run, _ in job.runs], {name: stacked([one[name] for one in given]) for name in given[0]}
+    )
+    (job.folder / ITEMS).write_bytes(data)
+    return sha256(data)
 
 
 def why(
@@ -218,10 +261,13 @@ def measure(job: Job) -> Measurement:
     asked = questions(spec, job.data / job.split)
     results: list[SeedResult] = []
     seen: list[tuple[Check, ...]] = []
+    answered: list[Sitting | None] = []
     for run, place in job.runs:
-        result, checks = measure_seed(job, run, place, sittings(asked, spec.audits))
+        pair = sittings(asked, spec.audits)
+        result, checks = measure_seed(job, run, place, pair)
         results.append(result)
         seen.append(checks)
+        answered.append(pair[0] if result.cause is None else None)
     whole = bool(results) and all(r.cause is None for r in results)
     quantities = means(results) if whole else {}
     gates: tuple[Check, ...] = ()
@@ -257,6 +303,7 @@ def measure(job: Job) -> Measurement:
         load_start=load,
         load_end=os.getloadavg()[0],
         measured_at=datetime.now(UTC),
+        items_sha256=write_items(job, asked, answered),
     )
 
 
