@@ -15,6 +15,7 @@ from flows.engine import Engine
 from flows.names import percent, relative_delta
 from lineage.blobs import get_blob
 from lineage.errors import StoreError
+from lineage.queries import View
 from lineage.records import Row
 
 DIFF_LIMIT = 4000
@@ -72,9 +73,8 @@ def _diff(engine: Engine, sha: str) -> str:
     )
 
 
-async def publish_campaign(engine: Engine, why: str) -> None:
-    """The campaign's table of trials, and how it ended."""
-    view = engine.view()
+def campaign_markdown(engine: Engine, view: View, why: str) -> str:
+    """The campaign's table of trials, who leads, and how it ended."""
     spec = engine.config.spec
     lines = [f"# {engine.config.id}", "", f"Ended: {why}. Store: {engine.root}", ""]
     standing = view.standing
@@ -87,10 +87,15 @@ async def publish_campaign(engine: Engine, why: str) -> None:
         outcome = f"{row.status}" + (f" ({row.cause})" if row.cause else "")
         hypothesis = (row.hypothesis or "").replace("|", "\\|")[:120]
         lines.append(f"| {row.trial} | {row.role} | {outcome} | {score} | {hypothesis} |")
+    return "\n".join(lines)
+
+
+async def publish_campaign(engine: Engine, why: str) -> None:
+    view = engine.view()
     try:
         await acreate_markdown_artifact(
             key=key("campaign", engine.config.id),
-            markdown="\n".join(lines),
+            markdown=campaign_markdown(engine, view, why),
             description=f"{view.count()} trials",
         )
     except Exception as error:  # display only

@@ -24,13 +24,14 @@ Progress = Callable[[int, int], None]
 def verify_run(
     root: str, campaign: str | None = None, anchor: str | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Everything that is wrong with a record, as sentences. Keys: ok, problems, notes, objects, rows, anchors, text."""
+    """Everything that is wrong with a record, as sentences. Keys: ok, problems, notes, unfinished, objects, rows, anchors, text."""
     store = open_store(root)
     report = verify(store, campaign, relabel=relabel, anchor=anchor, progress=progress)
     return {
         "ok": report.ok,
         "problems": [str(finding) for finding in report.problems],
         "notes": [str(finding) for finding in report.notes],
+        "unfinished": [str(finding) for finding in report.notes if finding.kind == "unfinished"],
         "objects": report.objects,
         "rows": report.rows,
         "anchors": report.anchors,

@@ -181,7 +181,7 @@ def verify(
     if as_json:
         print_json(found)
     else:
-        for line in found["problems"]:
+        for line in (*found["problems"], *found["unfinished"]):
             print(line)
         print(found["text"])
     if found["problems"]:

@@ -110,3 +110,20 @@ def test_a_keep_that_does_not_lead_moves_nothing(engine: Engine) -> None:
         source_sha256=put_tree(engine.store, start),
     )
     assert patched(engine, "t0003", "STEPS = 300", "STEPS = 100", parent="t0001").parent == "t0001"
+
+
+def test_a_confirmation_has_no_times_so_the_order_of_events_decides(engine: Engine) -> None:
+    """t0005 is written on t0004, which then fails its confirmation; t0006 leads by the time that t0005 is ready."""
+    program = put_tree(engine.store, {**engine.files_of("t0001"), "note.py": b"# t0006\n"})
+    lead = {"status": Status.KEEP, "parent": "t0001"}
+    add(engine, "trial", "t0004", 20, score=0.88, source_sha256=put_tree(engine.store, {}), **lead)
+    add(engine, "submitted", "t0005", 21)
+    verdict = {"verdict": "unconfirmed", "scores": [0.84, 0.84], "incumbent": "t0000"}
+    engine.append(
+        Row.model_validate(
+            {"event": "confirmation", "campaign": engine.config.id, "trial": "t0004", **verdict}
+        )
+    )
+    add(engine, "trial", "t0006", 23, score=0.90, source_sha256=program, **lead)
+    row = patched(engine, "t0005", "STEPS = 300", "STEPS = 200", parent="t0004")
+    assert row.parent == "t0006" and '"rebased_from": "t0004"' in row.detail_json
