@@ -266,6 +266,16 @@ def _owned(spec: EnvironmentSpec, role: Role, path: str) -> _Owned:
     return _Owned(listed, new)
 
 
+def owns(spec: EnvironmentSpec, role: Role, path: str, key: str) -> bool:
+    """May the role change this definition (`Net.forward`, `LR`; empty: the file as a whole)?"""
+    created = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]
+    owned = _owned(spec, role, path)
+    if not key:
+        return "*" in owned.units or any(fnmatchcase(path, pattern) for pattern in created)
+    unit = ".".join(key.split(".")[:2])
+    return owned.owns(unit) or owned.may_add(unit) or any(fnmatchcase(path, p) for p in created)
+
+
 def _file_faults(spec: EnvironmentSpec, role: Role, path: str) -> list[str]:
     """Faults of a file that the edit creates."""
     patterns = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]

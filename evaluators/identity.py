@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 JUDGE_CODE = (
     "audits.py",
     "client.py",
+    "effects.py",
     "endings.py",
     "exchange.py",
     "gates.py",

@@ -163,6 +163,9 @@ class RunFacts(Record):
     isolation: str = ""
     load_start: Finite = 0.0
     load_end: Finite = 0.0
+    effects: dict[str, tuple[str, ...]] = Field(
+        {}, description="look -> definitions that were no longer what their files define; untrusted"
+    )
 
 
 class Artifact(Record):
