@@ -44,7 +44,7 @@ def libraries(files: Mapping[str, bytes], entry: str) -> tuple[str, ...]:
 def _imports(source: bytes) -> list[str]:
     try:
         tree = parse(source, "")
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names: list[str] = []
     for node in tree.body:

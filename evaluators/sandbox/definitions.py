@@ -37,9 +37,10 @@ COMPARED = _words(
     "numpy.linalg numpy.fft numpy.lib numpy.core numpy._core torch torch.functional torch._tensor torch.random "
     "torch.serialization torch.autograd torch.autograd.function torch.autograd.grad_mode torch.amp "
     "torch.amp.autocast_mode torch.utils torch.utils.data torch.utils.data.dataloader torch.cuda "
-    "torch.cuda.random torch.backends torch.overrides"
+    "torch.cuda.random torch.backends torch.overrides torch.nn torch.nn.functional torch.nn.init "
+    "torch.nn.parameter torch.nn.utils torch.nn.attention torch.optim"
 )
-FAMILIES = ("torch.nn.", "torch.optim.")
+FAMILIES = ("torch.nn.modules.", "torch.optim.")
 # what Python itself writes into modules and classes
 MODULE_OWN = _words("__warningregistry__ __annotations__ __path__ __cached__ __builtins__")
 CLASS_OWN = _words("__abstractmethods__ _abc_impl __slotnames__ __doc__ __parameters__")
@@ -273,7 +274,9 @@ class Definitions:
         self.modules: list[_Module] = []
         self.twice: list[str] = []
         self.spaces: list[_Space] = []
-        self.functions: list[tuple[str, _Function]] = []
+        # two plain lists: an object for each of these thousands would cost more than the comparison
+        self.functions: list[FunctionType] = []
+        self.facts: list[object] = []
         self.hooks: list[tuple[str, Any, int]] = []
         self.probes: list[tuple[str, Callable[[], object], object]] = []
         self.seed: Callable[[], object] | None = None
@@ -294,6 +297,7 @@ class Definitions:
         for key, kind in list(globals().items()):
             if isinstance(kind, type) and kind.__module__ == __name__:
                 self._class(f"bakeoff.{key}", kind)
+        self.facts = self._facts()
         self._torch()
         sys.meta_path.insert(0, _Finder(self, self.root))
         self._interpreter()
@@ -305,10 +309,9 @@ class Definitions:
     def _library(self, name: str, module: ModuleType) -> None:
         space = _Space(name, _namespace(module))
         self.spaces.append(space)
+        self.functions += [value for value in space.was.values() if type(value) is FunctionType]
         for key, value in space.was.items():
-            if type(value) is FunctionType:
-                self.functions.append((f"{name}.{key}", _Function(value)))
-            elif isinstance(value, type) and value.__module__ == name:
+            if isinstance(value, type) and value.__module__ == name:
                 self._class(f"{name}.{key}", value)
             elif "hook" in key and isinstance(value, dict | list):
                 self.hooks.append((f"{name}.{key}", value, len(value)))
@@ -316,11 +319,10 @@ class Definitions:
     def _class(self, name: str, kind: type) -> None:
         space = _Space(name, _namespace(kind))
         self.spaces.append(space)
-        self.functions += [
-            (f"{name}.{key}", _Function(value))
-            for key, value in space.was.items()
-            if type(value) is FunctionType
-        ]
+        self.functions += [value for value in space.was.values() if type(value) is FunctionType]
+
+    def _facts(self) -> list[object]:
+        return [f.__code__ for f in self.functions] + [f.__defaults__ for f in self.functions]
 
     def _probe(self, name: str, ask: Callable[[], object]) -> None:
         self.probes.append((name, ask, ask()))
@@ -365,7 +367,10 @@ class Definitions:
                 for key, was, now in space.changes()
                 if self._foreign(space, key, was, now)
             ]
-        found += [name for name, function in self.functions if function.changed()]
+        if any(map(is_not, now := self._facts(), self.facts)):
+            twice = self.functions * 2
+            changed = [f for f, a, b in zip(twice, now, self.facts, strict=True) if a is not b]
+            found += [f"{f.__module__}.{f.__qualname__}" for f in changed]
         found += [name for name, value, count in self.hooks if len(value) != count]
         found += [name for name, ask, was in self.probes if ask() != was]
         return list(dict.fromkeys(found))
