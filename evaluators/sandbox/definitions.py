@@ -46,6 +46,8 @@ MODULE_OWN = _words("__warningregistry__ __annotations__ __path__ __cached__ __b
 CLASS_OWN = _words("__abstractmethods__ _abc_impl __slotnames__ __doc__ __parameters__")
 DUNDERS = _words("__name__ __doc__ __package__ __loader__ __spec__ __file__")
 CONTAINERS = (list, dict, set, bytearray)
+# what torch.compile puts into the module of a compiled function, for its own code to read
+COMPILER_OWN = ("__compiled_fn_", "__import_", "__builtins_dict__", "__resume_at_", "___")
 MOST_ITEMS = 4000  # a longer container is a table of data
 _namespace: Callable[[object], Any] = vars
 _bases = type.__dict__["__bases__"].__get__
@@ -72,11 +74,8 @@ def _functions(value: object, depth: int = 0) -> Iterable[FunctionType]:
         return
     if isinstance(value, FunctionType):
         yield value
-        for cell in value.__closure__ or ():
-            try:
-                yield from _functions(cell.cell_contents, depth + 1)
-            except ValueError:  # an empty cell
-                continue
+        for inner in _cells(value):
+            yield from _functions(inner, depth + 1)
     for name in ("__func__", "__wrapped__", "fget", "fset", "func"):
         if not isinstance(value, FunctionType | type | ModuleType):
             inner = (
@@ -84,6 +83,17 @@ def _functions(value: object, depth: int = 0) -> Iterable[FunctionType]:
             )
             if inner is not None:
                 yield from _functions(inner, depth + 1)
+
+
+def _cells(function: object) -> list[object]:
+    """What a function closes over."""
+    found = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # an empty cell
+            continue
+    return found
 
 
 class _Space:
@@ -186,7 +196,10 @@ class _Module:
         found = [(key, "") for key in self.extra]
         if sys.modules.get(self.name) is not self.module:
             found.append(("", ""))
-        found += [(key, "") for key, was, now in self.space.changes() if not _ordinary(self.name, key, now)]
+        for key, was, now in self.space.changes():
+            of_compiler = was is _Space and key.startswith(COMPILER_OWN)
+            if not of_compiler and not _ordinary(self.name, key, now):
+                found.append((key, ""))
         for space, kind, bases in self.classes.values():
             found += [
                 (space.name, key)
@@ -387,12 +400,13 @@ class Definitions:
 
 
 def _library_wrap(was: object, now: object) -> bool:
-    """torch wraps an optimizer's `step` for its profiler, and functions that its compiler must keep out of."""
+    """torch wraps an optimizer's `step` for its profiler, and functions that its compiler watches or leaves out."""
     code = getattr(now, "__code__", None)
     if code is None or os.path.join("torch", "") not in code.co_filename.split("packages", 1)[-1]:
         return False
-    inner = getattr(now, "_torchdynamo_orig_callable", None) or getattr(now, "__wrapped__", None)
-    return inner is was or (was is _Space and callable(inner))
+    inner = [getattr(now, "_torchdynamo_orig_callable", None), getattr(now, "__wrapped__", None)]
+    inner += _cells(now)
+    return any(value is was for value in inner) or (was is _Space and any(map(callable, inner)))
 
 
 def _compared(name: str) -> bool:

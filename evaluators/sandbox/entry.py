@@ -71,7 +71,10 @@ def _looker(config: dict[str, Any]) -> Callable[..., None]:
     tell, most = say, MOST_NAMES
 
     def look(stage: str, seed: int | None = None) -> None:
-        names = table.differences() + (table.reseeded(seed) if stage == "trained" else [])
+        try:
+            names = table.differences() + (table.reseeded(seed) if stage == "trained" else [])
+        except Exception as error:  # an object of the candidate in a table that is compared
+            names = [f"bakeoff.report ({type(error).__name__})"]
         for start in range(0, len(names[:most]), 6):
             tell("effects", stage, *(name[:200] for name in names[start : min(start + 6, most)]))
         tell("effects", stage)
