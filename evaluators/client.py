@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators import effects, endings, identity
+from evaluators import effects, endings, identity, items
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.leaks import redact
 from evaluators.literals import embedded_data, pays_for_bytes
@@ -34,7 +34,7 @@ from evaluators.sandbox.layers import CLEAN_ENV
 from evaluators.sandbox.prove import Isolation
 from evaluators.workplace import read_source, stage, workplace, write_files
 from lineage.errors import DataMissing, InfraFault
-from lineage.ids import tree_hash
+from lineage.ids import sha256, tree_hash
 from lineage.records import Artifact, Check, Measurement, Number, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
@@ -254,8 +254,12 @@ def judge(
     purpose: Purpose,
     split: Literal["public", "sealed"] = "public",
     cancel: threading.Event | None = None,
+    keep: Callable[[bytes], object] | None = None,
 ) -> Measurement:
-    """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers."""
+    """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers.
+
+    `keep` takes the artifact of the test items (`evaluators.items`) that the measurement names.
+    """
     for run, place in runs:
         if run.artifact is not None and not artifact_matches(place, run.artifact):
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
@@ -278,7 +282,17 @@ def judge(
         answer = _ask_judge(job, cancel)
         if not answer:
             return _abandoned(bench, copy, size, runs, trial, purpose, split)
-    return Measurement.model_validate_json(answer)
+        measured = Measurement.model_validate_json(answer)
+        if keep is not None and measured.items_sha256:
+            keep(_items(folder, measured.items_sha256))
+    return measured
+
+
+def _items(folder: Path, wanted: str) -> bytes:
+    data = (folder / items.NAME).read_bytes()
+    if sha256(data) != wanted:
+        raise InfraFault("judge", f"{folder / items.NAME} is not what the judge wrote ({wanted[:12]})")
+    return data
 
 
 def _abandoned(

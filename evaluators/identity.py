@@ -31,6 +31,7 @@ JUDGE_CODE = (
     "exchange.py",
     "gates.py",
     "identity.py",
+    "items.py",
     "judge.py",
     "language.py",
     "leaks.py",

@@ -18,21 +18,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluators import endings, identity
 from evaluators.audits import compare, second_sitting
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
+from evaluators.items import NAME as ITEMS
+from evaluators.items import pack, stacked
 from evaluators.literals import embedded_data, pays_for_bytes
-from evaluators.questions import Questions, Sitting, ordinary
+from evaluators.questions import Kept, Questions, Sitting, ordinary
 from evaluators.sandbox.box import MIB, Box, Limits, limits_for, request
 from evaluators.sandbox.prove import Isolation
 from evaluators.sandbox.session import Session
 from evaluators.tasks import questions
 from evaluators.workplace import read_source, stage
-from lineage.ids import tree_hash
+from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
+SKETCH, SKETCH_SEED = 4, 20_261_128
 QUALITY = {"accuracy": 1, "bits_per_byte": -1, "centered_accuracy": 1}  # +1: higher is better
 
 
@@ -128,7 +133,43 @@ def measure_seed(job: Job, index: int, run: TrainRun, place: Path, sitting: Sitt
     if cause is not None:
         return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=facts)
     quantities = {**sitting.asked.score(sitting.kept), **_costs(job, run, facts)}
-    return SeedResult(seed=run.seed, quantities=quantities, facts=facts)
+    return SeedResult(
+        seed=run.seed,
+        quantities=quantities,
+        facts=facts,
+        answers_sha256=sha256(np.ascontiguousarray(sitting.kept).tobytes()),
+        sketch=sketch(sitting.kept),
+        artifact_sha256=run.artifact.sha256,
+    )
+
+
+def sketch(kept: Kept) -> tuple[float, ...]:
+    """A few fixed projections of the answers, each divided by their root mean square.
+
+    Two runs that gave the same answers up to rounding have the same sketch up to rounding; of two that did not,
+    all of them agree by chance about never. Signs come from a fixed generator: they hide nothing.
+    """
+    flat = kept.reshape(-1)
+    scale = math.sqrt(float(np.mean(flat**2))) or 1.0
+    signs = np.random.default_rng(SKETCH_SEED)
+    return tuple(
+        float(np.sum(np.where(signs.integers(0, 2, flat.size, dtype=np.int8), flat, -flat)))
+        / (scale * math.sqrt(flat.size))
+        for _ in range(SKETCH)
+    )
+
+
+def write_items(job: Job, asked: Questions, sittings: Sequence[Sitting | None]) -> str:
+    """Leave the artifact of the test items in the job's folder and return its hash; empty unless every run counts."""
+    answered = [sitting for sitting in sittings if sitting is not None]
+    if not answered or len(answered) != len(job.runs):
+        return ""
+    given = [asked.items(sitting.kept) for sitting in answered]
+    data = pack(
+        [run.seed for run, _ in job.runs], {name: stacked([one[name] for one in given]) for name in given[0]}
+    )
+    (job.folder / ITEMS).write_bytes(data)
+    return sha256(data)
 
 
 def why(
@@ -241,6 +282,7 @@ def measure(job: Job) -> Measurement:
         load_start=load,
         load_end=os.getloadavg()[0],
         measured_at=datetime.now(UTC),
+        items_sha256=write_items(job, asked, sittings),
     )
 
 

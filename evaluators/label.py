@@ -11,8 +11,9 @@ The first rule that fits decides:
    because a sick machine makes candidates fail; the trial is run again
 3. an attempt on the judge, then a broken protocol rule, in any run
 4. the first training run that failed, then the first prediction run that failed
-5. a failed audit (causality)
+5. a failed audit (causality), then equal results of different seeds where the start's or parent's differ
 6. a missed gate: size first, then the others in the environment's order
+   (5 and 6 are `evaluators.lawful`, which confirmation, seal, replay and verify ask too)
 7. no score although nothing failed: ours, `infra:no_score`
 8. the start: `baseline`; strictly better than the leader: `keep`; else `discard`
 
@@ -47,11 +48,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from evaluators.lawful import fault_of, is_cause
 from evaluators.margins import (
     Numbers,
     clean,
-    failing_gate,
-    gate_numbers,
     preflight_numbers,
     run_cause,
     run_numbers,
@@ -135,23 +135,26 @@ def label(
     measurement: Measurement | None = None,
     leader_score: float | None = None,
     is_baseline: bool = False,
+    seeded: bool = False,
 ) -> Label:
-    """Label of a trial that became a program. Total: any combination of records gets a label."""
+    """Label of a trial that became a program. Total: any combination of records gets a label.
+
+    `seeded`: runs of the start or of the parent depend on the seed, so those of this program must.
+    """
     failed = next((check for check in build if not check.passed), None)
     if failed is not None:
         return _preflight(failed)
     spare = spare_numbers(spec, runs, measurement)
     return (
         _failed_run(spec, runs, measurement, spare)
-        or _failed_audit(measurement, spare)
-        or _failed_gate(spec, measurement, spare)
+        or _unlawful(spec, measurement, seeded, spare)
         or _scored(spec, measurement, leader_score, is_baseline, spare)
     )
 
 
 def _preflight(check: Check) -> Label:
     told = str(check.numbers.get("cause", ""))
-    cause = told if _is_cause(told) else CAUSE_OF_CHECK.get(check.name, "smoke")
+    cause = told if is_cause(told) else CAUSE_OF_CHECK.get(check.name, "smoke")
     status = status_of(cause)
     if status in (Status.CRASH, Status.TRAIN_BUDGET_OVERRUN, Status.DISCARD):
         # A crash or overrun on the tiny run is still a preflight crash: no real run was spent on it.
@@ -161,13 +164,6 @@ def _preflight(check: Check) -> Label:
     numbers = stated(preflight_numbers(check, cause))
     detail = clean(check.detail, 300) or "no detail was given"
     return Label(status=status, cause=cause, numbers=numbers, text=f"{check.name} check failed: {detail}")
-
-
-def _is_cause(text: str) -> bool:
-    try:
-        return bool(text) and check_cause(text) is not None
-    except ValueError:
-        return False
 
 
 def _failed_run(
@@ -203,27 +199,15 @@ def _without_spare(spare: Numbers, numbers: Numbers) -> Numbers:
     return {key: value for key, value in spare.items() if key not in gone}
 
 
-def _failed_audit(measurement: Measurement | None, spare: Numbers) -> Label | None:
-    failed = next((a for a in measurement.audits if not a.passed), None) if measurement else None
-    if failed is None:
+def _unlawful(
+    spec: EnvironmentSpec, measurement: Measurement | None, seeded: bool, spare: Numbers
+) -> Label | None:
+    """Rules 5 and 6: what `lawful.fault_of` says of a measurement in which every run has a result."""
+    fault = fault_of(measurement, spec, seeded=seeded) if measurement is not None else None
+    if fault is None:
         return None
-    told = str(failed.numbers.get("cause", ""))
-    cause = told if _is_cause(told) else "not_causal"
-    numbers = stated({**spare, "stage": "evaluate", "audit": failed.name, **failed.numbers})
-    text = clean(failed.detail, 300) or "outputs depend on inputs that they must not see"
-    return Label(status=status_of(cause), cause=cause, numbers=numbers, text=f"{failed.name} audit: {text}")
-
-
-def _failed_gate(spec: EnvironmentSpec, measurement: Measurement | None, spare: Numbers) -> Label | None:
-    if measurement is None:
-        return None
-    found = failing_gate(spec, measurement)
-    if found is None:
-        return None
-    cause = "oversize" if found.is_size else "gate_missed"
-    numbers, text = gate_numbers(spec, found, measurement)
-    merged = stated({**spare, "stage": "evaluate", **numbers})
-    return Label(status=status_of(cause), cause=cause, numbers=merged, text=text)
+    numbers = stated({**spare, **fault.numbers})
+    return Label(status=status_of(fault.cause), cause=fault.cause, numbers=numbers, text=fault.text)
 
 
 def _scored(

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from evaluators import metrics
 from evaluators.exchange import Floats
+from evaluators.items import Items, one_run
 from evaluators.questions import Ints, Kept, Questions, load_array
 from lineage.errors import DataMissing
 from lineage.spec import EnvironmentSpec
@@ -47,6 +48,41 @@ def windows(tokens: Ints, context: int) -> tuple[Ints, Ints, npt.NDArray[np.bool
     if len(starts) > 1:
         scored[-1] = index[-1] >= starts[-2] + context
     return tokens[index], tokens[index + 1], scored
+
+
+def documents(tokens: Ints, context: int, scored: npt.NDArray[np.bool_], separator: int | None) -> Ints:
+    """The document, from 0, of every scored target, in the order of `windows`.
+
+    Text without marks, or with only one document, is cut at the windows that it is asked in.
+    """
+    marks = np.flatnonzero(tokens == separator) if separator is not None else np.zeros(0, dtype=np.int64)
+    marks = marks[marks > 0]
+    if not len(marks):
+        return np.asarray(np.nonzero(scored)[0], dtype=np.int64)
+    targets = np.arange(1, len(tokens))  # windows score every token but the first, once, in this order
+    return np.searchsorted(marks, targets, side="right").astype(np.int64)
+
+
+def document_bits(bits: Kept, parts: Ints, outputs: int, nbytes: int) -> Items:
+    """Bits per byte of every document; the first also pays for the first token, which has no history."""
+    size = int(parts.max()) + 1
+    tokens = np.bincount(parts, minlength=size).astype(np.float64)
+    total = np.bincount(parts, weights=bits, minlength=size)
+    tokens[0] += 1
+    total[0] += math.log2(outputs)
+    weights = nbytes * tokens / tokens.sum()
+    return one_run(total / weights, weights)
+
+
+def question_scores(items: list[Item], bits: Kept, hits: Kept) -> Items:
+    """What every question gives to `centered_accuracy`: the weighted mean over these is the score."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        by_task[item.task].append(item.chance)
+    guess = {task: math.fsum(chances) / len(chances) for task, chances in by_task.items()}
+    values = [(is_right(item, bits, hits) - guess[item.task]) / (1 - guess[item.task]) for item in items]
+    weights = [1 / (len(by_task) * len(by_task[item.task])) for item in items]
+    return one_run(np.array(values), np.array(weights))
 
 
 @dataclass(frozen=True)
@@ -146,8 +182,10 @@ def language(spec: EnvironmentSpec, folder: Path) -> Questions:
     tokens = load_array(folder / "tokens.npy").astype(np.int64)
     if tokens.ndim != 1 or tokens.min(initial=0) < 0 or tokens.max(initial=0) >= task.outputs:
         raise DataMissing(f"{folder}/tokens.npy: need one axis of numbers below {task.outputs}")
-    nbytes = int(json.loads((folder / "meta.json").read_bytes())["bytes"])
+    meta = json.loads((folder / "meta.json").read_bytes())
+    nbytes = int(meta["bytes"])
     rows, targets, scored = windows(tokens, task.context)
+    parts = documents(tokens, task.context, scored, meta.get("separator"))
     items: list[Item] = []
     first = np.zeros(len(rows), dtype=np.int64)
     if (folder / "items.jsonl").exists():
@@ -166,6 +204,11 @@ def language(spec: EnvironmentSpec, folder: Path) -> Questions:
         found = {"bits_per_byte": metrics.bits_per_byte(total, nbytes)}
         return found | (score_items(items, bits, hits) if items else {})
 
+    def contributions(kept: Kept) -> dict[str, Items]:
+        bits, hits = kept[:, 0], kept[:, 1]
+        found = {"bits_per_byte": document_bits(bits[:count][scored], parts, task.outputs, nbytes)}
+        return found | ({"centered_accuracy": question_scores(items, bits, hits)} if items else {})
+
     return Questions(
         rows=rows,
         shape=(task.context, task.outputs),
@@ -173,5 +216,6 @@ def language(spec: EnvironmentSpec, folder: Path) -> Questions:
         kept_shape=(2, task.context),
         reduce=reduce,
         score=score,
+        items=contributions,
         first=first,
     )

@@ -29,7 +29,12 @@ def finite(answer: Floats) -> Floats:
 
 def accuracy(answers: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> float:
     """Share of rows (0 to 1) whose largest answer is at the label; the first of equals counts."""
-    return float(np.count_nonzero(answers.argmax(axis=1) == labels)) / len(labels)
+    return float(np.count_nonzero(hits(answers, labels))) / len(labels)
+
+
+def hits(answers: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which rows are right, by the rule of `accuracy`."""
+    return np.asarray(answers.argmax(axis=1) == labels)
 
 
 def token_bits(answers: Floats, targets: npt.NDArray[np.int64]) -> Bits:

@@ -9,6 +9,10 @@ The test at a look with n fresh candidate replicates, on seeds that chose nothin
 
     t = gain / sqrt(max(s_own^2, s^2) / n + s^2 / m),   p = P(T_df > t)
 
+and where the score is a mean over test items (plans with `rules` 2), the chance of the items joins that of the
+seeds in the standard error (`evaluators.crossed`): a gain of three images has the p-value that it deserves, and a
+program without any randomness can be judged at all.
+
 s^2 with df degrees of freedom is the pooled variance of everything measured before this attempt
 (`evaluators.noise`), m the incumbent's replicates. Where noise is equal for all programs the maximum can
 only lower t, so p is valid at every n; where a candidate is noisier than the rest its own spread counts.
@@ -46,8 +50,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
 
+from evaluators.crossed import ItemChance, compare, items_needed, shown_gain
 from evaluators.gates import judge_gate, out_of_reach
 from evaluators.noise import Noise
 from lineage.records import SeedResult
@@ -79,16 +84,29 @@ class ConfirmPlan:
     min_units: float = 0.0
     gate_looks: int = 1  # looks that share a gate's risk; 1 in campaigns begun before it was shared
     gate_futility: float = 0.0  # confidence that a rule is out of reach; 0, in older campaigns: never asked
+    rules: int = (
+        1  # 2: items count as chance, the sealed gain decides, frozen seeds and failed runs are results
+    )
+    quality: str = ""  # quantity whose items are tested; empty for time scores
 
     @property
     def incumbent_target(self) -> int:
         return INCUMBENT_FACTOR * self.looks[-1]
 
     def incumbent_runs(self, pool: int, candidate: int) -> int:
-        """New incumbent runs that belong to the first `candidate` runs of an attempt begun with `pool`."""
+        """New incumbent runs that belong to the first `candidate` runs of an attempt begun with `pool`.
+
+        With `rules` 2 at least as many as the candidate has at the first look: their artifacts are scored on the
+        sealed split too.
+        """
         if self.is_paired:
             return candidate
-        return min(max(0, self.incumbent_target - pool), INCUMBENT_RATE * candidate)
+        wanted = min(max(0, self.incumbent_target - pool), INCUMBENT_RATE * candidate)
+        return wanted if self.rules < 2 else max(wanted, min(candidate, self.looks[0]))
+
+    @property
+    def has_items(self) -> bool:
+        return self.rules >= 2 and bool(self.quality)
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,9 @@ class Attempt:
     `pool` are the incumbent's replicates from before (unused in pairs), `incumbent` the new ones.
     `gates`: after each look, do the candidate's replicates pass every hard rule? Not said is yes.
     `hopeless`: after each look, is a hard rule out of reach? Not said is no.
+    `items`: at each look, the chance of the test items (plans with items); then `share` is the share of trials that are
+    tried and `runs` the seeds of the candidate's first measurement. `fixed`: after each look, did every run
+    of either program give the same result? Then further ones would only repeat it. Not said is no.
     """
 
     alpha: float
@@ -107,11 +128,18 @@ class Attempt:
     incumbent: tuple[float, ...] = ()
     gates: tuple[bool, ...] = ()
     hopeless: tuple[bool, ...] = ()
+    items: tuple[ItemChance, ...] = ()
+    fixed: tuple[bool, ...] = ()
+    share: float = 0.0
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw. `gain` is positive when the candidate is better; interval two-sided 90 %."""
+    """What one look saw. `gain` is positive when the candidate is better; interval two-sided 90 %.
+
+    `se_seeds`, `se_items`: standard errors of the gain by either chance alone; 0 items where they are not tested.
+    """
 
     n: int
     incumbent_n: int
@@ -120,6 +148,9 @@ class Look:
     high: float
     p_value: float
     level: float
+    se_seeds: float = 0.0
+    se_items: float = 0.0
+    items: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +168,9 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Unconfirmed:
-    """`reason`: futile, not_shown, gate (a hard rule fails), failed (a replicate had no score)."""
+    """`reason`: futile, not_shown, gate (a hard rule fails), failed (a replicate had no score), unlawful (a replicate
+    broke a rule), incumbent_failed (the incumbent, not the candidate).
+    """
 
     reason: str
     looks: tuple[Look, ...] = ()
@@ -164,6 +197,8 @@ def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
         min_units=rules.min_units,
         gate_looks=len(looks),
         gate_futility=GATE_FUTILITY,
+        rules=2,
+        quality="" if spec.score.metric in TIME_METRICS else spec.score.metric,
     )
 
 
@@ -186,10 +221,31 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
     arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
     and learns from the campaign.
     """
-    chance = ndtr(-plan.screen_z)
-    share = (attempts + PRIOR_TRIALS * chance) / (trials + PRIOR_TRIALS)
+    share = expected_share(plan, attempts, trials)
     to_come = np.maximum(plan.horizon - trials, TAIL * plan.horizon)
     return left / (1 + share * to_come)
+
+
+def expected_share(plan: ConfirmPlan, attempts: Any, trials: Any) -> Any:
+    """Share of the trials that ask for a confirmation: what pure noise gives, and what the campaign showed since."""
+    return (attempts + PRIOR_TRIALS * ndtr(-plan.screen_z)) / (trials + PRIOR_TRIALS)
+
+
+def fairness(plan: ConfirmPlan, level: Any, share: Any, screened: Any, total: Any, by_items: Any) -> Any:
+    """Factor on the level of a look for luck with the items, which chose the candidate and is there again.
+
+    Levels are spent over attempts, as seeds are fresh in each. Items are not: of the trials without a gain that would
+    pass, nearly all are tried. With r the correlation of screening and test (variances `screened` and `total` of the
+    two gains, `by_items` of both) a trial that passes was tried with chance q = P(screened gain > z sd | it passes)
+    instead of the share that is tried anyway, and the level is smaller by as much. r = 0 changes nothing, r = 1
+    spends over trials. Numbers or arrays.
+    """
+    r = np.clip(
+        np.asarray(by_items) / np.sqrt(np.maximum(np.asarray(screened) * total, 1e-300)), 0.0, 1.0 - 1e-9
+    )
+    again = ndtr((r * ndtri(1 - np.asarray(level)) - plan.screen_z) / np.sqrt(1 - r**2))
+    anyway = np.maximum(share, ndtr(-plan.screen_z))
+    return anyway / np.maximum(anyway, again)
 
 
 def screening_bar(plan: ConfirmPlan, noise_sd: Any, runs: Any, mean: Any, pool: Any) -> Any:
@@ -224,10 +280,25 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
     if df < 1:
         # Nothing was measured before: the candidate's own spread is all there is.
         variance, df = own, float(n - 1)
-    p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
-    half = float(stdtrit(max(df, 1.0), 0.95) * standard_error(own, n, variance, incumbent_n))
     count = n if plan.is_paired else int(incumbent_n)
-    return Look(n, count, gain, gain - half, gain + half, p, attempt.alpha * plan.shares[index])
+    level = attempt.alpha * (sum(plan.shares[index:]) if _is_fixed(attempt, index) else plan.shares[index])
+    se = float(standard_error(own, n, variance, incumbent_n))
+    if plan.has_items and index < len(attempt.items):
+        chance = attempt.items[index]
+        test = compare(gain, se**2, df, chance)
+        low, high = test.interval(0.05)
+        by_items = math.sqrt(chance.variance)
+        before = attempt.noise.variance * (1 / attempt.runs + 1 / max(1, len(attempt.pool))) + chance.variance
+        level *= float(fairness(plan, level, attempt.share, before, test.se**2, chance.variance))
+        return Look(n, count, gain, low, high, test.p_better, level, se, by_items, chance.items)
+    p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
+    half = float(stdtrit(max(df, 1.0), 0.95)) * se
+    return Look(n, count, gain, gain - half, gain + half, p, level, se)
+
+
+def _is_fixed(attempt: Attempt, index: int) -> bool:
+    """At this look and not before: the attempt is decided here, with all of its level that is left."""
+    return index < len(attempt.fixed) and attempt.fixed[index]
 
 
 def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
@@ -244,7 +315,7 @@ def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
             return Continue(max(0, more), max(0, others))
         look = look_at(attempt, plan, index)
         looks.append(look)
-        is_last = index == len(plan.looks) - 1
+        is_last = index == len(plan.looks) - 1 or _is_fixed(attempt, index)
         is_shown = look.p_value <= look.level
         if is_shown and (index >= len(attempt.gates) or attempt.gates[index]):
             return Confirmed(tuple(looks))
@@ -284,10 +355,14 @@ def gates_out_of_reach(gates: Sequence[Gate], seeds: Sequence[SeedResult], confi
     return any(out_of_reach(gate, values[gate.quantity], confidence) for gate in gates)
 
 
-def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:
+def power_statement(
+    plan: ConfirmPlan, noise_sd: float, item_sd: float = 0.0, items: int = 0, score: float = 0.0
+) -> dict[str, float]:
     """What the last look can show at a typical attempt's level: gain with 80 % power, in sd and in units.
 
-    Typical: the attempt in the middle of a campaign whose trials are all noise, the worst case.
+    Typical: the attempt in the middle of a campaign whose trials are all noise, the worst case. With `item_sd`, the
+    spread at one test item of the difference of two programs, also what `items` items show there however many runs
+    there are (`items_gain`), and how many a gain of the plan's `min_gain` of `score` would need (`items_needed`).
     """
     from evaluators.stats import detectable_gain
 
@@ -297,4 +372,9 @@ def power_statement(plan: ConfirmPlan, noise_sd: float) -> dict[str, float]:
     level = float(alpha_for(plan, left, attempts, half)) * plan.shares[-1]
     n = plan.looks[-1]
     gain_sd = detectable_gain(n, plan.incumbent_target, level, is_paired=plan.is_paired)
-    return {"level": level, "replicates": n, "gain_sd": gain_sd, "gain": gain_sd * noise_sd}
+    stated = {"level": level, "replicates": n, "gain_sd": gain_sd, "gain": gain_sd * noise_sd}
+    if item_sd > 0 and items > 1:
+        least = max(plan.min_gain * abs(score), plan.min_units)
+        stated |= {"items": items, "items_gain": shown_gain(item_sd, items, plan.alpha)}
+        stated |= {"items_needed": items_needed(item_sd, least, plan.alpha)} if least > 0 else {}
+    return stated

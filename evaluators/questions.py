@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from evaluators import metrics
 from evaluators.exchange import Floats, batches, secret_order
+from evaluators.items import Items
 from lineage.errors import DataMissing
 
 Ints = npt.NDArray[np.int64]
@@ -31,6 +32,8 @@ Request = tuple[Array, tuple[int, ...], Callable[[Floats], None]]
 class Questions:
     """`rows` to ask, `shape` of one row's answer, `reduce(row numbers, answers)` to what is kept.
 
+    `score` gives the quantities of one run, `items` what each test item gave to those that are means over items,
+    always in the order of the prepared data.
     `first` is, for token rows, the first position whose answer counts; the audit cuts behind it.
     """
 
@@ -40,6 +43,7 @@ class Questions:
     kept_shape: tuple[int, ...]
     reduce: Callable[[Ints, Floats], Kept]
     score: Callable[[Kept], dict[str, float]]
+    items: Callable[[Kept], dict[str, Items]]
     first: Ints | None = None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluators import metrics
+from evaluators.items import one_run
 from evaluators.language import language
 from evaluators.questions import Questions, load_array
 from lineage.errors import DataMissing
@@ -29,6 +30,7 @@ def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:
         kept_shape=shape,
         reduce=lambda numbers, answer: answer.astype(np.float64),
         score=lambda kept: {"accuracy": metrics.accuracy(kept, labels)},
+        items=lambda kept: {"accuracy": one_run(metrics.hits(kept, labels))},
     )
 
 

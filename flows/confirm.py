@@ -1,22 +1,37 @@
 """Confirming a leader: fresh seeds beside the incumbent until the test is decided, then the sealed split.
 
 Runs are interleaved one by one, candidate then incumbent, so that a machine that slows down slows
-both. The statistics are `evaluators.promote`; this module only runs what it asks for and records it.
-One confirmation at a time per campaign, because each level depends on the attempts before it.
+both. The statistics are `evaluators.promote`; this module only runs what it asks for. What is stored of an
+attempt, and where a killed one is continued, is `flows.attempts`. One attempt at a time per campaign,
+because each level depends on the attempts before it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect import flow
 
 from evaluators import client
+from evaluators.evidence import (
+    Read,
+    SealedRuns,
+    chance_of,
+    failure_rate,
+    is_fixed,
+    look_at_sealed,
+    seeds_of,
+)
+from evaluators.label import status_of
+from evaluators.lawful import Fault, deterministic, fault_of
+from evaluators.margins import run_cause, run_numbers, stated
 from evaluators.promote import (
     Attempt,
-    Confirmed,
+    ConfirmPlan,
     Continue,
     Step,
     Unconfirmed,
@@ -25,179 +40,352 @@ from evaluators.promote import (
     next_step,
 )
 from evaluators.standing import row_fields
-from flows.config import draw_seeds
+from flows import attempts, stages
+from flows.attempts import Opening
+from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
-from flows.standing import book
+from flows.standing import book, reader
 from flows.tasks import evaluate, train
 from flows.words import Patched, Trained, TrialRef
+from lineage.blobs import get_blob
 from lineage.errors import InfraFault, UsageError
-from lineage.records import Measurement, Row
+from lineage.records import Measurement, Row, Status
 from lineage.results import get_result
+
+CANDIDATE, INCUMBENT = "candidate", "incumbent"
 
 
 @flow(name="confirm", flow_run_name="{environment} · confirm {trial}", persist_result=False)
 async def confirm(store: str, campaign: str, trial: str, environment: str = "") -> Row:
-    """Decide one leader. Raises InfraFault when the machine fails; the attempt is then taken up again later.
+    """Decide one leader and seal a champion; continue where an earlier call was killed. Returns the decision.
 
-    It takes its turn among the trials of this process and keeps it to the end: its runs follow each other
-    closely, and trials that come and go cannot keep it waiting.
+    Raises InfraFault when the machine fails; the attempt stays open. It takes its turn among the trials of
+    this process and keeps it to the end: its runs follow each other closely, and trials that come and go
+    cannot keep it waiting.
     """
-    engine = engine_for(store, campaign)
+    engine = await asyncio.to_thread(engine_for, store, campaign)
     async with engine.turns:
         engine.raise_if_cancelled()
-        state = _Confirmation(engine, trial)
-        step = await state.run()
-        row = state.record(step)
-        if isinstance(step, Confirmed):
-            await state.seal()
+        work = await asyncio.to_thread(_begin, engine, trial)
+        row = await asyncio.to_thread(attempts.recorded, engine, work.opening, "confirmation")
+        if row is None:
+            step = await decide(work)
+            row = decision(work, step)
+        if await asyncio.to_thread(attempts.record, engine, work.opening, row):
+            engine.emit({"kind": "confirm", "trial": trial, "state": row.verdict, "row": row})
+        if await asyncio.to_thread(lambda: attempts.awaits_seal(engine.view(), work.opening.number)):
+            await seal(work, row)
+        await asyncio.to_thread(stages.drop_scratch, engine, stages.confirm_place(trial))
     return row
 
 
-class _Confirmation:
-    """One attempt: the two programs, the replicates so far, and where they are recorded."""
+@dataclass(frozen=True)
+class Failure:
+    """A replicate without a lawful score, by the program's own fault."""
 
-    def __init__(self, engine: Engine, trial: str) -> None:
-        self.engine = engine
-        view = engine.view()
-        opened = book(engine.config, view)
-        incumbent = opened.incumbent
-        if incumbent is None:
-            raise UsageError(f"{trial}: there is no incumbent to confirm against; measure the baseline first")
-        self.plan = engine.config.plan
-        self.trials = opened.trials
-        self.attempt: Attempt = opened.open()
-        self.role = (row.role if (row := view.trial(trial)) is not None else None) or ""
-        self.ref = TrialRef(
-            store=engine.root,
-            campaign=engine.config.id,
-            trial=trial,
-            role=self.role,
-            environment=engine.config.spec.name,
+    seed: int
+    fault: Fault
+
+
+@dataclass
+class Work:
+    """One attempt: the two programs, and the replicates so far by side, in the order in which they were run.
+
+    `earlier`: measurements from before the attempt, of the candidate its first one, of the incumbent all fresh ones.
+    `seeded`: runs of the start or of the incumbent depend on the seed, so the candidate's must.
+    """
+
+    engine: Engine
+    opening: Opening
+    ref: TrialRef
+    attempt: Attempt
+    programs: dict[str, Patched]
+    read: Read
+    seeded: bool
+    earlier: dict[str, list[Measurement]]
+    measured: dict[str, list[Measurement]] = field(default_factory=lambda: {CANDIDATE: [], INCUMBENT: []})
+    failed: dict[str, list[Failure]] = field(default_factory=lambda: {CANDIDATE: [], INCUMBENT: []})
+
+    @property
+    def incumbent_is_start(self) -> bool:
+        return self.opening.incumbent == BASELINE
+
+
+def _begin(engine: Engine, trial: str) -> Work:
+    """Open the attempt, or find it open."""
+    opening = attempts.open_attempt(engine, trial)
+    ref = TrialRef(
+        store=engine.root,
+        campaign=engine.config.id,
+        trial=trial,
+        role=opening.role,
+        environment=engine.config.spec.name,
+    )
+    standing = book(engine.config, engine.view())
+    before: dict[str, list[str | None]] = {
+        CANDIDATE: [row.measurement_sha256] if (row := engine.view().trial(trial)) is not None else [],
+        INCUMBENT: list(standing.evidence(opening.incumbent)),
+    }
+    return Work(
+        engine=engine,
+        opening=opening,
+        ref=ref,
+        attempt=standing.open(opening.trials, opening.incumbent, trial),
+        programs={CANDIDATE: _patched(engine, trial), INCUMBENT: _patched(engine, opening.incumbent)},
+        read=reader(engine.store),
+        seeded=standing.must_depend(opening.incumbent),
+        earlier={side: [_stored(engine, sha) for sha in shas if sha] for side, shas in before.items()},
+    )
+
+
+def _stored(engine: Engine, sha: str) -> Measurement:
+    return Measurement.model_validate_json(get_blob(engine.store, sha))
+
+
+async def decide(work: Work) -> Step:
+    """Replicates until the test is decided; a candidate's replicate without a lawful score ends it as not confirmed.
+
+    A run of the incumbent that fails by its own fault counts against the incumbent: a champion loses its title and the
+    candidate is confirmed against the one before it; the start, which nothing can replace yet, runs another seed, and
+    its rate of failures is recorded. Campaigns with `rules` 1 put the attempt off instead, as they always did.
+    """
+    plan = work.engine.config.plan
+    while True:
+        step = next_step(work.attempt, plan)
+        if not isinstance(step, Continue):
+            return step
+        left = {CANDIDATE: step.candidate, INCUMBENT: step.incumbent}
+        while any(count > 0 for count in left.values()):
+            for side in left:
+                if left[side] <= 0:
+                    continue
+                left[side] -= await _replicate(work, side)
+                if work.failed[CANDIDATE]:
+                    return Unconfirmed(_reason(work.failed[CANDIDATE][0].fault))
+                failures = len(work.failed[INCUMBENT])
+                if failures and (not work.incumbent_is_start or failures > plan.looks[-1]):
+                    return Unconfirmed("incumbent_failed")
+        await asyncio.to_thread(_note_look, work)
+
+
+def _reason(fault: Fault) -> str:
+    """A program that broke a rule is disqualified; one that crashed or was stopped at a cap has failed."""
+    return "unlawful" if status_of(fault.cause) in (Status.DISQUALIFIED, Status.SIZE_BLOCKED) else "failed"
+
+
+async def _replicate(work: Work, side: str) -> bool:
+    """One more run of one side, stored or new; False when it has no lawful score, which is then noted."""
+    done, plan = work.measured[side], work.engine.config.plan
+    progress = {"run": len(work.measured[CANDIDATE]), "of": plan.looks[-1]}
+    work.engine.emit({"kind": "confirm", "trial": work.ref.trial, "state": "running", **progress})
+    index = len(done) + len(work.failed[side])
+    measurement, fault = await _measurement(work, side, index)
+    if measurement is not None and plan.rules >= 2:
+        fault = fault_of(
+            measurement,
+            work.engine.config.spec,
+            seeded=work.seeded and side == CANDIDATE,
+            beside=seeds_of([*work.earlier[side], *done]),
+            replicate=True,
         )
-        self.incumbent = incumbent
-        self.programs = {"candidate": _patched(engine, trial), "incumbent": _patched(engine, incumbent)}
-        self.measured: dict[str, list[Measurement]] = {"candidate": [], "incumbent": []}
-        self.trained: list[Trained] = []
-        self.offset = sum(1 for row in view.events("confirmation") if row.trial == trial) * 1000
+    value = measurement.per_seed[0].quantities.get(measurement.metric) if measurement is not None else None
+    if measurement is None or value is None or fault is not None:
+        fault = fault or Fault("infra:no_score", {}, "a replicate has no score although nothing failed")
+        if fault.is_infra or (side == INCUMBENT and plan.rules < 2):
+            text = f"the {side} had no score while {work.ref.trial} was confirmed: {fault.text}"
+            raise InfraFault(side, text)
+        seed = _seed(work, side, index)
+        work.failed[side].append(Failure(seed, fault))
+        _tell(work, side, fault)
+        return False
+    done.append(measurement)
+    if side == CANDIDATE:
+        work.attempt = replace(work.attempt, candidate=(*work.attempt.candidate, value))
+    else:
+        work.attempt = replace(work.attempt, incumbent=(*work.attempt.incumbent, value))
+    return True
 
-    async def run(self) -> Step:
-        """Replicates until the test is decided; a replicate without a score ends it as not confirmed."""
-        while True:
-            step = next_step(self.attempt, self.plan)
-            if not isinstance(step, Continue):
-                return step
-            ours, theirs = step.candidate, step.incumbent
-            while ours or theirs:
-                for side in ("candidate", "incumbent"):
-                    if (ours if side == "candidate" else theirs) <= 0:
-                        continue
-                    score = await self._replicate(side)
-                    if score is None:
-                        return Unconfirmed("failed")
-                ours, theirs = max(0, ours - 1), max(0, theirs - 1)
-            self._note_gates()
 
-    async def _replicate(self, side: str) -> float | None:
-        """One more run of one side; its score, or None when the candidate failed."""
-        done = self.measured[side]
-        patched = self.programs[side]
-        index = len(done) + self.offset
-        purpose = f"confirm-{side}-{index}"
-        seeds = draw_seeds(
-            self.engine.config, patched.source_sha256, f"confirm-{self.ref.trial}-{side}", 1, skip=index
-        )
-        self.engine.emit(
-            {
-                "kind": "confirm",
-                "trial": self.ref.trial,
-                "state": "running",
-                "run": len(self.measured["candidate"]),
-                "of": self.plan.looks[-1],
-            }
-        )
-        trained = await train(self.ref, patched, purpose, seeds, quiet=True)
-        if any(run.cause is not None for run in trained.runs):
-            if side == "incumbent":
-                raise InfraFault(
-                    "incumbent", f"the incumbent {self.incumbent} failed while {self.ref.trial} was confirmed"
-                )
-            return None
-        measurement = await evaluate(self.ref, patched, trained, quiet=True)
-        value = measurement.per_seed[0].quantities.get(measurement.metric)
-        if value is None:
-            if side == "incumbent":
-                raise InfraFault(
-                    "incumbent",
-                    f"the incumbent {self.incumbent} had no score while {self.ref.trial} was confirmed",
-                )
-            return None
-        done.append(measurement)
-        if side == "candidate":
-            self.trained.append(trained)
-        old = self.attempt
-        if side == "candidate":
-            self.attempt = replace(old, candidate=(*old.candidate, value))
-        else:
-            self.attempt = replace(old, incumbent=(*old.incumbent, value))
-        return value
+def _tell(work: Work, side: str, fault: Fault) -> None:
+    whose = work.ref.trial if side == CANDIDATE else f"the incumbent {work.opening.incumbent}"
+    text = f"{whose} failed on a fresh seed ({fault.cause}: {fault.text})"
+    work.engine.emit({"kind": "note", "text": text[:400]})
 
-    def _note_gates(self) -> None:
-        """After a look: does the candidate pass every hard rule over its fresh replicates, and could it yet?"""
-        seeds = [seed for m in self.measured["candidate"] for seed in m.per_seed]
-        rules, old = self.engine.config.spec.gates, self.attempt
-        passed = gates_hold(rules, seeds, self.plan.gate_looks)
-        hopeless = gates_out_of_reach(rules, seeds, self.plan.gate_futility)
-        self.attempt = replace(old, gates=(*old.gates, passed), hopeless=(*old.hopeless, hopeless))
 
-    def record(self, step: Step) -> Row:
-        """Append the confirmation event; a killed campaign finds it and does not run the attempt again."""
-        engine = self.engine
-        fields = row_fields(self.attempt, step, self.trials)
-        detail = {
-            **fields.pop("detail_json"),
-            "incumbent": self.incumbent,
-            "measurements": [measurement_sha(m) for m in self.measured["candidate"]],
-            "incumbent_measurements": [measurement_sha(m) for m in self.measured["incumbent"]],
+async def _measurement(work: Work, side: str, index: int) -> tuple[Measurement | None, Fault | None]:
+    """Replicate `index` of one side on the public split; a fault where its training failed."""
+    name = f"{_purpose(work, side, index)}-measurement"
+    raw = await asyncio.to_thread(get_result, work.engine.store, work.ref.campaign, work.ref.trial, name)
+    if raw is not None:
+        return Measurement.model_validate_json(raw), None
+    trained = await artifacts(work, side, index)
+    spec = work.engine.config.spec
+    for run in trained.runs:
+        cause = run_cause(spec, run)
+        if cause is not None:
+            numbers, text = run_numbers(spec, run, cause)
+            return None, Fault(cause, stated(numbers), text, "run")
+    return await evaluate(work.ref, work.programs[side], trained, quiet=True), None
+
+
+def _purpose(work: Work, side: str, index: int) -> str:
+    return f"confirm-{side}-{index + work.opening.skip}"
+
+
+async def artifacts(work: Work, side: str, index: int) -> Trained:
+    """The training of a replicate, with its artifacts on this machine: trained again where they are lost."""
+    seeds = (_seed(work, side, index),)
+    return await train(work.ref, work.programs[side], _purpose(work, side, index), seeds, quiet=True)
+
+
+def _seed(work: Work, side: str, index: int) -> int:
+    purpose, source = f"confirm-{work.ref.trial}-{side}", work.programs[side].source_sha256
+    return draw_seeds(work.engine.config, source, purpose, 1, skip=index + work.opening.skip)[0]
+
+
+def _note_look(work: Work) -> None:
+    """Before a look: does the candidate pass every hard rule over its fresh replicates, and could it yet? What can the
+    test items do by chance, and would further runs only repeat these?
+    """
+    plan, rules, old = work.engine.config.plan, work.engine.config.spec.gates, work.attempt
+    seeds = [seed for m in work.measured[CANDIDATE] for seed in m.per_seed]
+    passed = gates_hold(rules, seeds, plan.gate_looks)
+    hopeless = gates_out_of_reach(rules, seeds, plan.gate_futility)
+    work.attempt = replace(old, gates=(*old.gates, passed), hopeless=(*old.hopeless, hopeless))
+    if plan.has_items:
+        ours, theirs = work.measured[CANDIDATE], [*work.earlier[INCUMBENT], *work.measured[INCUMBENT]]
+        chance = chance_of(ours, theirs, plan, work.read)
+        fixed = is_fixed(ours, theirs)
+        work.attempt = replace(work.attempt, items=(*old.items, chance), fixed=(*old.fixed, fixed))
+
+
+def decision(work: Work, step: Step) -> Row:
+    """The confirmation event of a decided attempt."""
+    fields = row_fields(work.attempt, step, work.opening.trials)
+    ours, theirs = work.measured[CANDIDATE], work.measured[INCUMBENT]
+    detail = {
+        **fields.pop("detail_json"),
+        "incumbent": work.opening.incumbent,
+        "measurements": [measurement_sha(m) for m in ours],
+        "incumbent_measurements": [measurement_sha(m) for m in theirs],
+        **_failures(work),
+    }
+    broken = work.failed[CANDIDATE][0].fault if work.failed[CANDIDATE] else None
+    return Row(
+        event="confirmation",
+        **_who(work),
+        incumbent=work.opening.incumbent,
+        status=Status.DISQUALIFIED if broken is not None and _reason(broken) == "unlawful" else None,
+        cause=broken.cause if broken is not None else None,
+        numbers_json=json.dumps(broken.numbers if broken is not None else {}, sort_keys=True),
+        deterministic=deterministic(seeds_of([*work.earlier[CANDIDATE], *ours]))
+        if plan_of(work).rules > 1
+        else None,
+        seeds=[seed.seed for m in ours for seed in m.per_seed],
+        source_sha256=work.programs[CANDIDATE].source_sha256,
+        detail_json=json.dumps(detail, sort_keys=True),
+        **fields,
+    )
+
+
+def plan_of(work: Work) -> ConfirmPlan:
+    return work.engine.config.plan
+
+
+def _failures(work: Work) -> dict[str, Any]:
+    """Runs that failed by a program's own fault; of the incumbent also the rate over all its fresh runs so far."""
+    told = {
+        side: [{"seed": f.seed, "cause": f.fault.cause, "text": f.fault.text} for f in failures]
+        for side, failures in work.failed.items()
+    }
+    found: dict[str, Any] = {}
+    if told[CANDIDATE]:
+        found["failures"] = told[CANDIDATE]
+    if told[INCUMBENT]:
+        standing = book(work.engine.config, work.engine.view())
+        failed = len(told[INCUMBENT]) + standing.failures.get(work.opening.incumbent, 0)
+        runs = failed + len(standing.pool(work.opening.incumbent)) + len(work.measured[INCUMBENT])
+        found["incumbent_failures"] = told[INCUMBENT]
+        found["incumbent_failure_rate"] = [failed, runs, *failure_rate(failed, runs)]
+    return found
+
+
+async def seal(work: Work, decided: Row) -> None:
+    """Score champion and incumbent on the split that no agent ever sees a score of, with the confirmed artifacts."""
+    row = await asyncio.to_thread(attempts.recorded, work.engine, work.opening, "sealed")
+    if row is None:
+        scored = {CANDIDATE: await _both_splits(work, CANDIDATE, len(decided.scores))}
+        if plan_of(work).rules >= 2:
+            runs = len(json.loads(decided.detail_json)["incumbent_scores"])
+            scored[INCUMBENT] = await _both_splits(work, INCUMBENT, runs)
+        row = await asyncio.to_thread(sealed_event, work, scored)
+    await asyncio.to_thread(attempts.record, work.engine, work.opening, row)
+    if row.sealed_verdict == "reversed":
+        text = f"{work.ref.trial} loses its title: the sealed split reversed its gain"
+        work.engine.emit({"kind": "note", "text": text})
+
+
+async def _both_splits(work: Work, side: str, runs: int) -> list[tuple[Measurement, Measurement]]:
+    """(public, sealed) measurements of the first `runs` replicates of one side that have a score."""
+    found: list[tuple[Measurement, Measurement]] = []
+    index = 0
+    while len(found) < runs:
+        public, _ = await _measurement(work, side, index)
+        if public is not None and public.score is not None:
+            found.append((public, await _sealed(work, side, index)))
+        elif index > runs + plan_of(work).looks[-1]:
+            raise InfraFault("seal", f"{work.ref.trial}: replicates of its confirmation are not stored")
+        index += 1
+    return found
+
+
+async def _sealed(work: Work, side: str, index: int) -> Measurement:
+    """Replicate `index` of one side on the sealed split, stored or new."""
+    name = f"{_purpose(work, side, index)}-measurement-sealed"
+    raw = await asyncio.to_thread(get_result, work.engine.store, work.ref.campaign, work.ref.trial, name)
+    if raw is not None:
+        return Measurement.model_validate_json(raw)
+    trained = await artifacts(work, side, index)
+    return await evaluate(work.ref, work.programs[side], trained, split="sealed", quiet=True)
+
+
+def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measurement]]]) -> Row:
+    """The sealed event: scores, and with `rules` 2 the gain over the start and the verdict."""
+    public, sealed = ([pair[at] for pair in scored[CANDIDATE]] for at in (0, 1))
+    detail: dict[str, Any] = {
+        "attempt": work.opening.number,
+        "measurements": [measurement_sha(m) for m in sealed],
+        "public_quantities": _quantities(public),
+    }
+    columns: dict[str, Any] = {}
+    if INCUMBENT in scored:
+        view, store = work.engine.view(), work.engine.store
+        theirs = [[pair[at] for pair in scored[INCUMBENT]] for at in (0, 1)]
+        detail |= {
+            "incumbent": work.opening.incumbent,
+            "public_measurements": [measurement_sha(m) for m in public],
+            "incumbent_measurements": [measurement_sha(m) for m in theirs[1]],
+            "incumbent_public_measurements": [measurement_sha(m) for m in theirs[0]],
         }
-        row = Row(
-            event="confirmation",
-            **_who(engine, self.ref),
-            incumbent=self.incumbent,
-            seeds=[seed.seed for m in self.measured["candidate"] for seed in m.per_seed],
-            source_sha256=self.programs["candidate"].source_sha256,
-            detail_json=json.dumps(detail, sort_keys=True),
-            **fields,
-        )
-        engine.append(row)
-        engine.emit({"kind": "confirm", "trial": self.ref.trial, "state": row.verdict, "row": row})
-        return row
-
-    async def seal(self) -> None:
-        """Score the new champion's confirmed artifacts once on the split that no agent ever sees a score of."""
-        engine = self.engine
-        sealed = [
-            await evaluate(self.ref, self.programs["candidate"], t, split="sealed", quiet=True)
-            for t in self.trained
-        ]
-        engine.append(
-            Row(
-                event="sealed",
-                **_who(engine, self.ref),
-                sealed_score=_mean([m.score for m in sealed]),
-                public_score=_mean([m.score for m in self.measured["candidate"]]),
-                source_sha256=self.programs["candidate"].source_sha256,
-                quantities_json=json.dumps(_quantities(sealed), sort_keys=True),
-                detail_json=json.dumps(
-                    {
-                        "measurements": [measurement_sha(m) for m in sealed],
-                        "public_quantities": _quantities(self.measured["candidate"]),
-                    },
-                    sort_keys=True,
-                ),
-            )
-        )
+        this = SealedRuns(work.ref.trial, work.opening.incumbent, (public, sealed), (theirs[0], theirs[1]))
+        columns, more = look_at_sealed(
+            this, view.events("sealed"), plan_of(work), work.engine.config.spec, work.seeded,
+            lambda sha: Measurement.model_validate_json(get_blob(store, sha)), work.read,
+        )  # fmt: skip
+        detail |= more
+    return Row(
+        event="sealed",
+        **_who(work),
+        incumbent=work.opening.incumbent if columns else None,
+        sealed_score=_mean([m.score for m in sealed]),
+        public_score=_mean([m.score for m in public]),
+        source_sha256=work.programs[CANDIDATE].source_sha256,
+        quantities_json=json.dumps(_quantities(sealed), sort_keys=True),
+        detail_json=json.dumps(detail, sort_keys=True),
+        **columns,
+    )
 
 
 def _patched(engine: Engine, trial: str) -> Patched:
@@ -207,8 +395,8 @@ def _patched(engine: Engine, trial: str) -> Patched:
     return Patched.model_validate_json(raw)
 
 
-def _who(engine: Engine, ref: TrialRef) -> dict[str, str | None]:
-    config = engine.config
+def _who(work: Work) -> dict[str, str | None]:
+    config, ref = work.engine.config, work.ref
     return {
         "campaign": config.id,
         "environment": config.spec.name,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from evaluators.evidence import Read
+from evaluators.items import Items, unpack
 from evaluators.standing import Book, book_of
 from flows.config import CampaignConfig
+from lineage.blobs import get_blob
 from lineage.queries import View
+from lineage.records import Measurement
+from lineage.store import Store
 
 
 def book(config: CampaignConfig, view: View) -> Book:
@@ -12,3 +19,22 @@ def book(config: CampaignConfig, view: View) -> Book:
     opened = book_of(view.milestones(), config.plan)
     opened.trials = view.count()  # trials that neither lead nor start count only by their number
     return opened
+
+
+def reader(store: Store) -> Read:
+    """Reads the test items of a measurement; each artifact once."""
+    held: dict[str, Mapping[str, Items]] = {}
+
+    def read(measurement: Measurement) -> Mapping[str, Items] | None:
+        sha = measurement.items_sha256
+        if sha and sha not in held:
+            held[sha] = unpack(get_blob(store, sha))[1]
+        return held[sha] if sha else None
+
+    return read
+
+
+def must_depend(config: CampaignConfig, view: View, parent: str | None) -> bool:
+    """Must the runs of an edit of `parent` depend on the seed, because those of the start or of the parent do?"""
+    rows = [view.baseline(), view.trial(parent) if parent else None]
+    return config.plan.rules >= 2 and any(row is not None and row.deterministic is False for row in rows)

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 
 class Status(StrEnum):
@@ -184,20 +191,43 @@ class TrainRun(Record):
     numbers: dict[str, Number] = {}
 
 
-class SeedResult(Record):
-    """What the judge measured for one seed: e.g. quantities = {"accuracy": 0.9711, "cpu_seconds": 3.1}."""
+class _Grown(Record):
+    """A record that has got fields since records of it were stored: unset, they are left out of the JSON.
+
+    So an older record that is read and written again keeps its bytes, and with them its hash.
+    """
+
+    @model_serializer(mode="wrap")
+    def _as_stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = handler(self)
+        return {name: value for name, value in stored.items() if value or name not in _ADDED}
+
+
+_ADDED = frozenset({"answers_sha256", "sketch", "artifact_sha256", "items_sha256"})
+
+
+class SeedResult(_Grown):
+    """What the judge measured for one seed: e.g. quantities = {"accuracy": 0.9711, "cpu_seconds": 3.1}.
+
+    `artifact_sha256` names the artifact that answered, `answers_sha256` the bits of what the judge kept of the
+    answers, `sketch` is a few projections of them, which rounding moves by less than `lawful.SAME`.
+    """
 
     seed: int
     quantities: dict[str, Finite] = {}
     cause: Cause = None
     numbers: dict[str, Number] = {}
     facts: RunFacts | None = None
+    answers_sha256: str = ""
+    sketch: tuple[Finite, ...] = ()
+    artifact_sha256: str = ""
 
 
-class Measurement(Record):
+class Measurement(_Grown):
     """What the evaluator alone produces; stored create-if-absent, never changed.
 
     `score` is None when any seed failed or the metric is undefined. `split` is `public` or `sealed`.
+    `items_sha256` names the artifact that says what each test item gave (`evaluators.items`).
     """
 
     trial: str
@@ -220,6 +250,7 @@ class Measurement(Record):
     load_start: Finite = 0.0
     load_end: Finite = 0.0
     measured_at: datetime
+    items_sha256: str = ""
 
 
 class Label(Record):
@@ -320,3 +351,16 @@ class Row(Record):
     t_started: datetime | None = None
     t_finished: datetime | None = None
     detail_json: str = Field("{}", description="event-specific facts that have no column")
+
+    deterministic: bool | None = Field(
+        None, description="every seed gave the same result; None where fewer than two runs can say"
+    )
+    sealed_gain: Finite | None = Field(
+        None, description="over the start on the sealed split, positive is better"
+    )
+    sealed_low: Finite | None = None
+    sealed_high: Finite | None = None
+    sealed_p: Finite | None = None
+    sealed_level: Finite | None = Field(None, description="of this look at the sealed split, one-sided")
+    sealed_looks: int | None = Field(None, description="looks at the sealed split up to this one")
+    sealed_verdict: Literal["generalises", "not shown", "reversed"] | None = None

@@ -18,6 +18,7 @@ from lineage.parts import Footer, decode_log, log_event
 from lineage.records import Row
 from lineage.schema import Record, row_hash, strip, to_row
 
+LATER = ("confirmation", "sealed")
 TREES = ("source_sha256", "parent_sha256")
 BLOBS = ("diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256", *TREES)
 # A link of a writer's chain: number, event id, previous hash, own hash.
@@ -40,6 +41,8 @@ class RowCheck:
         self._events: dict[str, str] = {}
         self._outcomes: dict[str, tuple[str, Any]] = {}
         self._labels: dict[str, tuple[str, Row]] = {}
+        self._decided: list[tuple[str, Row]] = []
+        self._later: list[Row] = []
         self._claimed: dict[str, str] = {}
         self._payload: dict[str, bytes] = {}
         self._ended = False
@@ -98,6 +101,8 @@ class RowCheck:
             self._ended = record.get("operator") == "end"
         if record["event"] == "trial":
             self._outcome(where, to_row(record, self.campaign))
+        elif record["event"] in LATER:
+            self._later.append(to_row(record, self.campaign))
 
     def _outcome(self, where: str, row: Row) -> None:
         trial = str(row.trial)
@@ -121,9 +126,13 @@ class RowCheck:
             return
         if said.get("trial", trial) not in (trial, None):
             self._found("swapped", key, f"holds a result of trial {said['trial']}")
-        if name == "label" and said.get("event") == "trial":
+        if (name == "label" and said.get("event") == "trial") or said.get("event") in LATER:
             try:
-                self._labels[trial] = (key, Row.model_validate(said))
+                row = Row.model_validate(said)
+                if row.event in LATER:
+                    self._decided.append((key, row))
+                else:
+                    self._labels[trial] = (key, row)
             except ValueError as error:
                 self._found("altered", key, f"is no lineage row: {' '.join(str(error).split())[:120]}")
         elif "per_seed" in said and "score" in said:
@@ -135,6 +144,7 @@ class RowCheck:
         for writer in sorted(self._writers):
             self._chain(writer, self._writers[writer], hashes)
         self._results()
+        self._confirmations()
         loose = self.count if not parts else 0
         if loose:
             self._found(
@@ -193,6 +203,23 @@ class RowCheck:
                     f"trial {trial} has a row and no recorded label: the campaign did not write it",
                 )
             self._measured(where, trial, row)
+
+    def _confirmations(self) -> None:
+        """Every recorded decision and sealed score against its row."""
+        recorded = [said for _, said in self._decided]
+        loose = [(row.event, row.trial) for row in self._later if row not in recorded]
+        for key, said in self._decided:
+            if said in self._later:
+                continue
+            if (said.event, said.trial) in loose:
+                self._found(
+                    "altered", key, f"no {said.event} row of trial {said.trial} says what it recorded"
+                )
+            elif self._ended or self.unreadable:
+                self._found("missing", f"trial {said.trial}", f"its {said.event} row is gone; {key} has it")
+            else:
+                text = f"{key} is recorded, its {said.event} row is not: a resume appends it"
+                self._found("unfinished", f"trial {said.trial}", text)
 
     def _measured(self, where: str, trial: str, row: Row) -> None:
         """The score in the row against the measurement that it names."""

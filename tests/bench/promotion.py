@@ -2,7 +2,7 @@
 
     python -m tests.bench.promotion [--campaigns 4000]
 
-Each line is `campaigns` simulated campaigns of 200 trials (fixed seeds, `evaluators.simulate`). Paper: one
+Each line is `campaigns` simulated campaigns of 200 trials (fixed seeds, `tests.bench.simulate`). Paper: one
 seed a trial, strictly better than the best so far is the new best (arXiv 2605.05724, appendix D).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats as sp
 
 from evaluators.promote import ConfirmPlan, power_statement
-from evaluators.simulate import Scenario, simulate, single_seed
+from tests.bench.simulate import Scenario, simulate, single_seed
 
 PLAN = ConfirmPlan(sign=1, is_paired=False)
 PAIRS = ConfirmPlan(sign=1, is_paired=True)

@@ -14,7 +14,7 @@ from scipy import stats as sp
 
 from evaluators.promote import Confirmed, ConfirmPlan, Continue, alpha_for, next_step
 from evaluators.recompute import recompute_promotions
-from evaluators.simulate import Outcome, Scenario, _Noise, _places, new_runs, simulate, single_seed
+from tests.bench.simulate import Outcome, Scenario, _Noise, _places, new_runs, simulate, single_seed
 from evaluators.standing import Book, row_fields
 from lineage.records import Row, Status
 

@@ -9,19 +9,37 @@ Decisions are those of `evaluators.promote`, called on arrays with one entry per
 campaigns take a second; `tests/unit/test_simulation_promotion.py` replays single campaigns through
 `next_step` and compares. Seeds are fixed: the same call gives the same figures.
 
+Test items: with `item_sd` every program has luck of its own on the public split, which no number of runs takes away,
+and other luck on the sealed one. A champion is false when its true gain is none, whatever the public split says; it
+`generalises` by the sealed gain over the start, at the level of that look (`evaluators.sealed.level_of`). Worst case for the
+sealed split: a run's luck with its seed is the same on both splits.
+
 Limits: one trial at a time; trials whose true effect is negative are left out, because they can only
 lower the share of false champions (`worse` puts them back).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr
 
-from evaluators.promote import INCUMBENT_RATE, ConfirmPlan, alpha_for, p_value, screening_bar
+from evaluators.crossed import combined
+from evaluators.promote import (
+    INCUMBENT_RATE,
+    ConfirmPlan,
+    alpha_for,
+    expected_share,
+    fairness,
+    p_value,
+    screening_bar,
+    standard_error,
+)
+from evaluators.sealed import level_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -32,7 +50,8 @@ class Scenario:
     """What the made-up campaigns are like.
 
     `gain`/`gains`: true gain and how many of the trials have it, at random places. `worse`: true loss of
-    all others. `noisy_share` of the trials have `noisy_factor` times the noise. `drift`: sd of a slow
+    all others. `seed_sd` 0: a recipe without randomness. `item_sd`: spread of the gain that a program without a true one
+    has on a public split of `items` items. `noisy_share` of the trials have `noisy_factor` times the noise. `drift`: sd of a slow
     drift of the machine that run pairs share (correlation 0.95 from trial to trial).
     """
 
@@ -48,13 +67,18 @@ class Scenario:
     noisy_factor: float = 1.0
     drift: float = 0.0
     seed: int = 20260705
+    seed_sd: float = 1.0
+    item_sd: float = 0.0
+    items: int = 600
+    sealed_items: int = 600
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Shares over campaigns (`false_champion`) or over the real gains (`found`, `found_if_tried`)."""
+    """Shares over campaigns (`false_champion`, `false_general`) or over the real gains (`found`, `found_if_tried`)."""
 
     false_champion: float
+    false_general: float
     found: float
     found_if_tried: float
     attempts: float
@@ -81,6 +105,12 @@ class _State:
     leader: Floats
     drift: Floats
     false: Bools
+    true: Floats
+    sealed: Floats
+    start_sealed: Floats
+    champions: Floats
+    false_general: Bools
+    items: Items
     found: int = 0
     tried: int = 0
     candidate_runs: int = 0
@@ -88,12 +118,35 @@ class _State:
     replicates: list[float] = field(default_factory=list)
 
 
+@dataclass
+class Items:
+    """Luck with the items, drawn apart from the noise of seeds. `public`, `sealed`: of this trial's program."""
+
+    sd: float
+    public_df: float
+    sealed_df: float
+    rng: np.random.Generator
+    public: Floats = field(default_factory=lambda: np.zeros(0))
+    sealed: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def next(self, size: int) -> None:
+        ratio = math.sqrt((self.public_df + 1) / (self.sealed_df + 1))
+        self.public = self.sd * self.rng.normal(0, 1, size)
+        self.sealed = self.sd * ratio * self.rng.normal(0, 1, size)
+
+    def variance(self, size: int, steps: Any = 1.0, *, sealed: bool = False) -> Any:
+        """What the items of a split say of the variance of a gain of so many edits."""
+        df = self.sealed_df if sealed else self.public_df
+        scale = (self.public_df + 1) / (self.sealed_df + 1) if sealed else 1.0
+        return self.sd**2 * scale * steps * self.rng.chisquare(df, size) / df
+
+
 class _Noise:
     """Draws of standardised noise of the scenario's shape."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.rng = np.random.default_rng(scenario.seed)
-        self.shape = scenario.shape
+        self.shape, self.sd = scenario.shape, scenario.seed_sd
 
     def draw(self, *size: int) -> Floats:
         if self.shape == "normal":
@@ -102,7 +155,7 @@ class _Noise:
             values = self.rng.standard_t(4, size) / np.sqrt(2)
         else:
             values = (self.rng.gamma(2.0, 1.0, size) - 2) / np.sqrt(2)
-        return values
+        return values * self.sd
 
 
 def _begin(plan: ConfirmPlan, scenario: Scenario, noise: _Noise) -> _State:
@@ -124,6 +177,17 @@ def _begin(plan: ConfirmPlan, scenario: Scenario, noise: _Noise) -> _State:
         leader=np.full(size, -np.inf),
         drift=drift,
         false=np.zeros(size, bool),
+        true=np.zeros(size),
+        sealed=np.zeros(size),
+        start_sealed=start.mean(1),
+        champions=np.zeros(size),
+        false_general=np.zeros(size, bool),
+        items=Items(
+            scenario.item_sd,
+            scenario.items - 1.0,
+            scenario.sealed_items - 1.0,
+            np.random.default_rng([scenario.seed, 1]),
+        ),
     )
 
 
@@ -136,18 +200,22 @@ def simulate(plan: ConfirmPlan, scenario: Scenario) -> Outcome:
         gain = np.where(real[:, trial], scenario.gain, -scenario.worse)
         sd = np.where(noise.rng.random(scenario.campaigns) < scenario.noisy_share, scenario.noisy_factor, 1.0)
         _drift_on(state, scenario, noise)
-        screened = state.truth + gain + state.drift
+        state.items.next(scenario.campaigns)
+        screened = state.truth + gain + state.items.public + state.drift
         screened = screened + sd * noise.draw(scenario.campaigns, scenario.runs).mean(1)
         go = _worth(plan, scenario, state, screened)
         level = alpha_for(plan, state.left, state.attempts, trial + 2)
+        share = expected_share(plan, state.attempts, np.asarray(trial + 2))
         state.left[go] -= level[go]
         state.attempts[go] += 1
         state.tried += int((go & real[:, trial]).sum())
         if go.any():
-            _confirm(plan, state, noise, np.flatnonzero(go), gain, sd, level)
+            at = np.flatnonzero(go)
+            _confirm(plan, state, noise, at, gain, sd, level, share, scenario.runs)
     attempts = float(state.attempts.mean())
     return Outcome(
         false_champion=float(state.false.mean()),
+        false_general=float(state.false_general.mean()),
         found=state.found / max(1, int(real.sum())),
         found_if_tried=state.found / max(1, state.tried),
         attempts=attempts,
@@ -189,25 +257,38 @@ class _Attempts:
     ours: Floats
     theirs: Floats
     pool: Floats
+    by_items: Floats
+    share: Floats
+    runs: int
 
 
 def _confirm(
-    plan: ConfirmPlan, state: _State, noise: _Noise, at: Any, gain: Floats, sd: Floats, level: Floats
+    plan: ConfirmPlan,
+    state: _State,
+    noise: _Noise,
+    at: Any,
+    gain: Floats,
+    sd: Floats,
+    level: Floats,
+    share: Floats,
+    runs: int,
 ) -> None:
     """Run the attempts of the campaigns `at` to their end and book what they showed."""
     most = plan.looks[-1]
     here = (state.truth + state.drift)[at, None]
-    ours = here + gain[at, None] + sd[at, None] * noise.draw(len(at), most)
+    ours = here + (gain + state.items.public)[at, None] + sd[at, None] * noise.draw(len(at), most)
     theirs = here + noise.draw(len(at), plan.incumbent_runs(0, most))
-    attempts = _Attempts(at, gain[at], level[at], ours, theirs, state.count[at])
+    by_items = state.items.variance(len(at)) if plan.has_items else np.zeros(len(at))
+    attempts = _Attempts(at, gain[at], level[at], ours, theirs, state.count[at], by_items, share[at], runs)
+    fixed = noise.sd == 0 and plan.rules >= 2
     under_way, passed = np.ones(len(at), bool), np.zeros(len(at), bool)
     used = np.zeros(len(at), int)
     for index, n in enumerate(plan.looks):
-        p = _look(plan, state, attempts, n)
+        p, factor = _look(plan, state, attempts, n, 1.0 if fixed else plan.shares[index])
         used[under_way] = n
-        hit = under_way & (p <= attempts.level * plan.shares[index])
+        hit = under_way & (p <= attempts.level * factor)
         passed |= hit
-        under_way &= ~hit
+        under_way &= ~hit & (not fixed)
         if n < most:
             under_way &= p <= plan.futility[index]
     _keep_replicates(plan, state, attempts, used)
@@ -218,20 +299,35 @@ def new_runs(plan: ConfirmPlan, pool: Floats, n: Any) -> Any:
     """`ConfirmPlan.incumbent_runs` for arrays; a test compares the two."""
     if plan.is_paired:
         return np.broadcast_to(np.asarray(n), pool.shape)
-    return np.minimum(np.maximum(0, plan.incumbent_target - pool), INCUMBENT_RATE * np.asarray(n))
+    wanted = np.minimum(np.maximum(0, plan.incumbent_target - pool), INCUMBENT_RATE * np.asarray(n))
+    return wanted if plan.rules < 2 else np.maximum(wanted, np.minimum(n, plan.looks[0]))
 
 
-def _look(plan: ConfirmPlan, state: _State, attempts: _Attempts, n: int) -> Any:
+def _look(plan: ConfirmPlan, state: _State, attempts: _Attempts, n: int, share: float) -> Any:
+    """p-values, and the part of the attempt's level that this look has."""
     at, ours, theirs = attempts.at, attempts.ours[:, :n], attempts.theirs
     if plan.is_paired:
         pairs = ours - theirs[:, :n]
         variance, df = state.pair_squares[at] / state.pair_df[at], state.pair_df[at]
-        return p_value(pairs.mean(1), pairs.var(1, ddof=1), n, variance, df, np.inf)
+        return p_value(pairs.mean(1), pairs.var(1, ddof=1), n, variance, df, np.inf), share
     new = new_runs(plan, attempts.pool, n)
     inside = np.arange(theirs.shape[1]) < new[:, None]
     mean = (state.mean[at] * attempts.pool + (theirs * inside).sum(1)) / (attempts.pool + new)
     gain, own = ours.mean(1) - mean, ours.var(1, ddof=1)
-    return p_value(gain, own, n, state.squares[at] / state.df[at], state.df[at], attempts.pool + new)
+    variance, df = state.squares[at] / state.df[at], state.df[at]
+    if not plan.has_items:
+        return p_value(gain, own, n, variance, df, attempts.pool + new), share
+    by_seeds = standard_error(own, n, variance, attempts.pool + new) ** 2
+    total, both = combined(by_seeds, df, attempts.by_items, state.items.public_df)
+    screened = variance * (1 / attempts.runs + 1 / attempts.pool) + attempts.by_items
+    factor = fairness(plan, attempts.level * share, attempts.share, screened, total, attempts.by_items)
+    return _p_of(gain, total, both), share * factor
+
+
+def _p_of(gain: Any, variance: Any, df: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(variance > 0, gain / np.sqrt(variance), np.where(gain > 0, np.inf, -np.inf))
+    return stdtr(df, -t)
 
 
 def _keep_replicates(plan: ConfirmPlan, state: _State, attempts: _Attempts, used: Any) -> None:
@@ -270,10 +366,31 @@ def _promote(plan: ConfirmPlan, state: _State, attempts: _Attempts, used: Any, p
     state.replicates += used[passed].tolist()
     inside = np.arange(attempts.ours.shape[1]) < used[:, None]
     mean = (attempts.ours * inside).sum(1) / used
-    state.truth[won] += attempts.gain[passed]
+    if len(won):
+        _seal(plan, state, attempts, used, passed, mean)
+    state.truth[won] += attempts.gain[passed] + state.items.public[won]
     state.mean[won], state.count[won] = mean[passed], used[passed]
     state.standing[won] = mean[passed]
     state.left[won] = plan.alpha
+
+
+def _seal(
+    plan: ConfirmPlan, state: _State, attempts: _Attempts, used: Any, passed: Bools, mean: Floats
+) -> None:
+    """Does the sealed split show the gain of the new champions over the start? Noted where there is none."""
+    won = attempts.at[passed]
+    state.true[won] += attempts.gain[passed]
+    state.sealed[won] += state.items.sealed[won]
+    state.champions[won] += 1
+    luck = mean[passed] - (state.truth + state.drift + state.items.public)[won] - attempts.gain[passed]
+    gain = state.true[won] + state.sealed[won] + luck - state.start_sealed[won]
+    variance, df = state.squares[won] / state.df[won], state.df[won]
+    own = attempts.ours[passed].var(1, ddof=1)
+    by_seeds = standard_error(own, used[passed], variance, plan.looks[0]) ** 2
+    by_items = state.items.variance(len(won), state.champions[won], sealed=True)
+    p = _p_of(gain, *combined(by_seeds, df, by_items, state.items.sealed_df))
+    shown = p <= level_of(plan.alpha, state.champions[won])
+    state.false_general[won] |= shown & (state.true[won] <= 0)
 
 
 @dataclass(frozen=True)
