@@ -6,8 +6,10 @@ the tail. `check_surface` compares the units that the role does not own byte for
 (only blank lines at their start may differ), refuses second definitions, names that hide a builtin
 or an import, new files outside the allowed patterns, and edits larger than the role's radius.
 
-Inside a unit that it owns an edit can still do anything at run time; the sandbox is the boundary
-for that, and `agents.lint` flags the suspicious forms as advice for reviewers and agents.
+Forms that plainly reach into other files, or past the imports that the surface lists, are refused too
+(`agents.reach`). Inside a unit that it owns an edit can still do much at run time: there the definitions of
+other files are compared (`evaluators.effects`), the sandbox is the boundary for the rest, and `agents.lint`
+flags the suspicious forms as advice for reviewers and agents.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from fnmatch import fnmatchcase
 from agents.edits import lines_of, visible_text
 from agents.lint import new_flags
 from agents.normal import normal_form, parse
+from agents.reach import new_reaches
 from lineage.errors import EditRefused
 from lineage.spec import EnvironmentSpec, Role
 
@@ -266,6 +269,16 @@ def _owned(spec: EnvironmentSpec, role: Role, path: str) -> _Owned:
     return _Owned(listed, new)
 
 
+def owns(spec: EnvironmentSpec, role: Role, path: str, key: str) -> bool:
+    """May the role change this definition (`Net.forward`, `LR`; empty: the file as a whole)?"""
+    created = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]
+    owned = _owned(spec, role, path)
+    if not key:
+        return "*" in owned.units or any(fnmatchcase(path, pattern) for pattern in created)
+    unit = ".".join(key.split(".")[:2])
+    return owned.owns(unit) or owned.may_add(unit) or any(fnmatchcase(path, p) for p in created)
+
+
 def _file_faults(spec: EnvironmentSpec, role: Role, path: str) -> list[str]:
     """Faults of a file that the edit creates."""
     patterns = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]
@@ -277,6 +290,24 @@ def _file_faults(spec: EnvironmentSpec, role: Role, path: str) -> list[str]:
     if stem in sys.stdlib_module_names or stem in packages or stem in ("sitecustomize", "usercustomize"):
         return [f"{path}: a file of this name would hide the module {stem!r}; choose another name"]
     return []
+
+
+def _reach_faults(
+    path: str, before: ast.Module | None, after: ast.Module, siblings: set[str], allowed: set[str]
+) -> list[str]:
+    others = siblings - {path.removesuffix(".py")}
+    found = new_reaches(before, after, others, allowed)
+    return [f"{path}:{line}: {what} is outside the surface" for what, line in found]
+
+
+def _global_faults(path: str, before: ast.Module, after: ast.Module, owned: _Owned) -> list[str]:
+    """Functions that newly rebind a name of the module that is not the role's."""
+    was, now = (
+        [name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names]
+        for tree in (before, after)
+    )
+    added = [name for name in dict.fromkeys(now) if now.count(name) > was.count(name)]
+    return [f"{path}: global {name} is outside the surface" for name in added if not owned.may_add(name)]
 
 
 def _check_file(
@@ -299,6 +330,7 @@ def _check_file(
         }
         faults = _file_faults(spec, role, path)
         faults += _import_faults(path, None, new_tree, allowed | known, set(), True)
+        faults += _reach_faults(path, None, new_tree, siblings, allowed | known)
         return faults, [f"{path}:*"], new_flags(path, None, new_tree, allowed | known), lines
     old_tree = parse(path, old_text)
     old, new = units(path, old_text, old_tree), units(path, new_text, new_tree)
@@ -306,6 +338,8 @@ def _check_file(
     owned = _owned(spec, role, path)
     faults = _unit_faults(path, old, new, owned)
     faults += _import_faults(path, old_tree, new_tree, allowed, taken, "*" in owned.units)
+    faults += _reach_faults(path, old_tree, new_tree, siblings, allowed)
+    faults += _global_faults(path, old_tree, new_tree, owned)
     if "*" not in owned.units and _imported(old_tree) == _imported(new_tree):
         was, now = ([_body_text(u) for u in x if u.key == IMPORTS] for x in (old, new))
         if was != now:

@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators import endings, identity, items
+from evaluators import effects, endings, identity, items
 from evaluators.billing import Reference
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.information import added_information, source_bytes
@@ -56,6 +56,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.1, 4.0
 # what a few steps on random data leave compresses worse than what is trained: 33 kB for 28 kB in golf_mini
 SMOKE_ARTIFACT = 2
+SMOKE_WHOLE = "train, load, predict"
+EFFECTS_TEXT = 2000  # characters of the names in a smoke check's numbers
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,13 @@ def train(
     out: Path,
     cancel: threading.Event | None = None,
     on_progress: session.Progress | None = None,
+    guard: effects.Guard | None = None,
 ) -> TrainRun:
     """One training run in sandbox 1. The sealed artifact is moved under `out`.
 
     `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
-    returning True ends the run as `pruned`.
+    returning True ends the run as `pruned`. `guard` names the definitions that the edit must not change; a
+    run that has changed one after training ends as `outside_surface`.
     """
     budget = bench.spec.budget
     identity.check_data(bench.data, ("train/", "fake/"))
@@ -148,11 +152,15 @@ def train(
                 "seed": seed,
                 "collect": str(folder / "sealed"),
                 "artifact_cap": budget.artifact_bytes,
+                "libraries": effects.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
         cause, numbers = endings.explain(final, caps, artifact_needed=True)
+        changed = effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
+        if changed is not None and not (cause or "").startswith(("infra", "abandoned")):
+            cause, numbers = "outside_surface", {**changed[0], "detail": changed[1]}
         artifact = None
         if cause is None:
             digest = identity.artifact_sha256(folder / "sealed")
@@ -179,12 +187,18 @@ def artifact_matches(place: Path, artifact: Artifact) -> bool:
     return identity.artifact_sha256(place) == artifact.sha256
 
 
-def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> Check:
+def smoke(
+    bench: Bench,
+    source: Path,
+    cancel: threading.Event | None = None,
+    guard: effects.Guard | None = None,
+) -> Check:
     """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
 
     `rehearse` of train.py stands in for `train` where there is one. Without it, a program that is still
     training without a fault when that fraction is used up passes: it cannot be made to train less.
-    `numbers["cause"]` says why it failed.
+    `numbers["cause"]` says why it failed, `numbers["effects"]` what the program changes at run time of
+    definitions in other files; those that `guard` names fail it as `outside_surface`.
     """
     budget, began = bench.spec.budget, time.monotonic()
     identity.check_data(bench.data, ("fake/",))
@@ -201,11 +215,23 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
                 "collect": str(folder / "sealed"),
                 "artifact_cap": SMOKE_ARTIFACT * budget.artifact_bytes,
                 "fake_request": str(_fake_request(bench, folder)),
+                "libraries": effects.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         final = session.run(request(box, bench.isolation.tools), cancel)
-    return _smoke_check(final, caps, time.monotonic() - began)
+    return _guarded(_smoke_check(final, caps, time.monotonic() - began), final["effects"], guard)
+
+
+def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: effects.Guard | None) -> Check:
+    """The check with the run's effects; failed when one of them is not the edit's to have."""
+    numbers: dict[str, Number] = {**check.numbers, "effects": "; ".join(effects.named(found))[:EFFECTS_TEXT]}
+    whole = check.passed and check.detail == SMOKE_WHOLE
+    changed = effects.fault(found, tuple(effects.LOOKS) if whole else (), guard)
+    if changed is None or str(numbers.get("cause", "")).startswith(("infra", "abandoned")):
+        return check.model_copy(update={"numbers": numbers})
+    numbers |= {**changed[0], "cause": "outside_surface"}
+    return check.model_copy(update={"passed": False, "numbers": numbers, "detail": changed[1]})
 
 
 def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:
@@ -216,9 +242,7 @@ def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:
         detail = f"trained {final['cpu_s']:.1f} CPU-s on fake data without a fault; prediction not tried"
         return Check(name="smoke", passed=True, seconds=seconds, numbers=numbers, detail=detail)
     if cause is None:
-        return Check(
-            name="smoke", passed=True, seconds=seconds, numbers=numbers, detail="train, load, predict"
-        )
+        return Check(name="smoke", passed=True, seconds=seconds, numbers=numbers, detail=SMOKE_WHOLE)
     numbers["cause"] = "smoke" if cause == "crash" else cause
     detail = final["exception"] or final["detail"] or f"{cause} (exit {final['code']})"
     return Check(name="smoke", passed=False, seconds=seconds, numbers=numbers, detail=str(detail)[:600])

@@ -27,6 +27,7 @@ JUDGE_CODE = (
     "audits.py",
     "billing.py",
     "client.py",
+    "effects.py",
     "endings.py",
     "exchange.py",
     "gates.py",

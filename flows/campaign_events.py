@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flows.calibrate import Calibration
-from flows.config import CampaignConfig, now
+from flows.config import CampaignConfig, commitment, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
 from lineage.blobs import get_blob
@@ -49,6 +49,7 @@ def log_campaign(engine: Engine, what: str, why: str) -> datetime:
 def _told_of(config: CampaignConfig) -> dict[str, Any]:
     """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
     told: dict[str, Any] = {"direction": config.spec.score.direction}
+    told["seed_commitment"] = commitment(config.secret)
     if config.forked_from is not None:
         told["forked_from"] = config.forked_from.model_dump()
     if config.comparison is not None:

@@ -18,6 +18,7 @@ from pydantic import Field
 from evaluators.promote import ConfirmPlan
 from flows.settings import Settings
 from lineage.errors import SpecInvalid, UsageError
+from lineage.ids import sha256
 from lineage.records import Record
 from lineage.results import get_result, put_result
 from lineage.spec import EnvironmentSpec, Role
@@ -115,6 +116,11 @@ def campaigns(store: Store) -> list[str]:
         if match:
             found.append(match.group(1))
     return sorted(set(found))
+
+
+def commitment(secret: str) -> str:
+    """What binds a campaign to its seeds before the first is drawn: a hash of the secret that they are drawn with."""
+    return sha256(b"bakeoff seeds|" + bytes.fromhex(secret))
 
 
 def draw_seeds(

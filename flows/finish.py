@@ -27,6 +27,10 @@ def leavings(root: str, campaign: str) -> Path:
     return base / "reports" / campaign
 
 
+def certificate_path(root: str, campaign: str, trial: str) -> Path:
+    return leavings(root, campaign) / f"certificate-{trial}.json"
+
+
 def links_for(root: str, config: CampaignConfig, view: View) -> Links:
     folder = leavings(root, config.id)
     best = view.row_of_incumbent()

@@ -25,6 +25,7 @@ from flows.measuring import beside_start
 from flows.pruning import Watcher, pruning_rule
 from flows.rebase import base_of, moved
 from flows.slots import slot
+from flows.surfaces import guard_of
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ProposerOutage
@@ -196,7 +197,8 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     if all(check.passed for check in checks):
         source = write_source(engine, engine.scratch(ref.trial), patched)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            checks.append(client.smoke(engine.bench, source, cancel=engine.cancel))
+            guard = guard_of(engine, ref, patched)
+            checks.append(client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard))
         engine.raise_if_cancelled()
     put_result(
         engine.store,
@@ -258,12 +260,13 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     places: list[str] = []
     curves: list[Curve] = []
     rule = pruning_rule(engine, ref, purpose)
+    guard = guard_of(engine, ref, patched)
     for index, seed in enumerate(seeds):
         out = base / f"seed{index}"
         out.mkdir(parents=True)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
             watcher = Watcher(rule)
-            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher)
+            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher, guard)
         engine.raise_if_cancelled()
         if run.facts.end == "infra":
             raise InfraFault(

@@ -146,7 +146,22 @@ class Check(Record):
     detail: str = ""
 
 
-class RunFacts(Record):
+class _Grown(Record):
+    """A record that has got fields since records of it were stored: unset, they are left out of the JSON.
+
+    So an older record that is read and written again keeps its bytes, and with them its hash.
+    """
+
+    @model_serializer(mode="wrap")
+    def _as_stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = handler(self)
+        return {name: value for name, value in stored.items() if value or name not in _ADDED}
+
+
+_ADDED = frozenset({"answers_sha256", "sketch", "artifact_sha256", "items_sha256", "effects"})
+
+
+class RunFacts(_Grown):
     """What the supervisor saw of one candidate process tree, from outside. Nothing in it is claimed by the candidate.
 
     `end`: how it ended. `cpu_s`/`wall_s` run from data release to the end; `start_cpu_s`/`start_wall_s`
@@ -170,6 +185,9 @@ class RunFacts(Record):
     isolation: str = ""
     load_start: Finite = 0.0
     load_end: Finite = 0.0
+    effects: dict[str, tuple[str, ...]] = Field(
+        {}, description="look -> definitions that were no longer what their files define; untrusted"
+    )
 
 
 class Artifact(Record):
@@ -186,21 +204,6 @@ class TrainRun(Record):
     artifact: Artifact | None = None
     cause: Cause = None
     numbers: dict[str, Number] = {}
-
-
-class _Grown(Record):
-    """A record that has got fields since records of it were stored: unset, they are left out of the JSON.
-
-    So an older record that is read and written again keeps its bytes, and with them its hash.
-    """
-
-    @model_serializer(mode="wrap")
-    def _as_stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        stored: dict[str, Any] = handler(self)
-        return {name: value for name, value in stored.items() if value or name not in _ADDED}
-
-
-_ADDED = frozenset({"answers_sha256", "sketch", "artifact_sha256", "items_sha256"})
 
 
 class SeedResult(_Grown):

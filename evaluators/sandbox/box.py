@@ -79,6 +79,7 @@ class Box(Record):
     artifact_cap: int = 0
     packages: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
     accelerator: str = ""
     limits: Limits
 
@@ -97,6 +98,7 @@ class View(Record):
     tmp: str
     entry: str
     kernel: str
+    definitions: str
     fake_request: str
 
 
@@ -108,6 +110,7 @@ INSIDE = View(
     tmp="/tmp",
     entry="/bench/entry.py",
     kernel="/bench/kernel.py",
+    definitions="/bench/definitions.py",
     fake_request="/fake_request.npy",
 )
 
@@ -121,6 +124,7 @@ def _outside(box: Box) -> View:
         tmp=os.path.join(box.folder, "tmp"),
         entry=str(HERE / "entry.py"),
         kernel=str(HERE / "kernel.py"),
+        definitions=str(HERE / "definitions.py"),
         fake_request=box.fake_request,
     )
 
@@ -237,7 +241,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
     given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(packages.visible(box.packages, box.masked))
-    for name in ("entry.py", "kernel.py"):
+    for name in ("entry.py", "kernel.py", "definitions.py"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
     given += ["--ro-bind", box.release, INSIDE.release]
@@ -275,6 +279,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
         seen = packages.visible(box.packages, box.masked)
         read = ["/usr/lib", "/usr/lib64", "/usr/bin", "/etc/ld.so.cache", "/lib", "/lib64", "/bin"]
         read += [*prefixes(), *seen.paths, view.recipe, view.fake, view.release, view.entry, view.kernel]
+        read.append(view.definitions)
         read += ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu"]
         read += [
             "/dev/urandom",
@@ -298,6 +303,8 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     inner = {
         "mode": box.mode,
         "kernel": view.kernel,
+        "definitions": view.definitions,
+        "libraries": list(box.libraries),
         "locks": locks(box, layers, view),
         "site": list(packages.visible(box.packages, box.masked).site),
         "recipe": view.recipe,

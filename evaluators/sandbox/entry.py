@@ -28,6 +28,7 @@ FIELD = "\x1f"
 AXES = 6
 REQUEST_BYTES = 8 + 8 + 8 + 8 * AXES  # dtype name, payload bytes, rank, sizes of the axes
 SETUP_FAILED = 121
+MOST_NAMES = 24
 _write = os.write  # the candidate may patch os; its own loss, but honest code keeps working
 
 
@@ -47,17 +48,38 @@ def say(word: str, *fields: object) -> None:
         pass  # the supervisor is ending this run
 
 
-def _lock(config: dict[str, Any]) -> None:
-    """Where bubblewrap has set the filter already there may be nothing left to do but limits."""
-    if not any(config["locks"].values()):
-        return
+def _module(name: str, path: str) -> Any:
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("bakeoff_kernel", config["kernel"])
+    spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    kernel = module_from_spec(spec)
-    spec.loader.exec_module(kernel)
-    kernel.lock(config["locks"])
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _lock(config: dict[str, Any]) -> None:
+    """Where bubblewrap has set the filter already there may be nothing left to do but limits."""
+    if any(config["locks"].values()):
+        _module("bakeoff_kernel", config["kernel"]).lock(config["locks"])
+
+
+def _looker(config: dict[str, Any]) -> Callable[..., None]:
+    """`look(stage, seed)` reports which definitions are not what their files define; see definitions.py."""
+    table = _module("bakeoff_definitions", config["definitions"]).Definitions(config["recipe"])
+    table.follow(config["libraries"])
+    tell, most = say, MOST_NAMES
+
+    def look(stage: str, seed: int | None = None) -> None:
+        try:
+            names = table.differences() + (table.reseeded(seed) if stage == "trained" else [])
+        except Exception as error:  # an object of the candidate in a table that is compared
+            names = [f"bakeoff.report ({type(error).__name__})"]
+        for start in range(0, len(names[:most]), 6):
+            tell("effects", stage, *(name[:200] for name in names[start : min(start + 6, most)]))
+        tell("effects", stage)
+
+    return look
 
 
 def _read_order() -> tuple[Path, int]:
@@ -103,9 +125,11 @@ def reporter() -> Callable[[int, float], None]:
     return report
 
 
-def _load(name: str, config: dict[str, Any]) -> ModuleType:
+def _load(name: str, config: dict[str, Any], look: Callable[..., None] | None = None) -> ModuleType:
     module = import_module(name)
     say("imported")
+    if look is not None:
+        look("imported")
     warm_up = getattr(module, "warm_up", None)
     if warm_up is not None:
         warm_up(Path(config["fake"]))
@@ -160,12 +184,14 @@ def _send(path: str, name: str) -> None:
 
 
 def run_train(config: dict[str, Any]) -> None:
+    look = _looker(config)
     module = _load("train", config)
     say("ready")
     data, seed = _read_order()
     _call_train(module, data, Path(config["out"]), seed)
     sys.stdout.flush()
     say("trained")
+    look("trained", seed)
     export(Path(config["out"]))
 
 
@@ -212,7 +238,8 @@ def run_predict(config: dict[str, Any]) -> None:
 
 def run_smoke(config: dict[str, Any]) -> None:
     """The whole path once on fake data, in one process; the folder is thrown away."""
-    module = _load("train", config)
+    look = _looker(config)
+    module = _load("train", config, look)
     say("ready")
     data, seed = _read_order()
     if hasattr(module, "rehearse"):
@@ -220,6 +247,7 @@ def run_smoke(config: dict[str, Any]) -> None:
     else:
         _call_train(module, data, Path(config["out"]), seed)
     say("trained")
+    look("trained", seed)
     import numpy as np
 
     predictor = _load("predict", config)
@@ -228,6 +256,7 @@ def run_smoke(config: dict[str, Any]) -> None:
     say("predict")
     request = np.load(Path(config["fake_request"]))
     _answer(predictor.predict, model, request, config)
+    look("predicted")
     say("export")
     export(Path(config["out"]))
 

@@ -152,6 +152,8 @@ class Session:
 def _readable(final: dict[str, Any]) -> dict[str, Any]:
     """Candidate text made fit to be read by people and models; still untrusted."""
     final["log_tail"] = clean(final.pop("log"), 4000)
+    effects = final.get("effects", {})
+    final["effects"] = {stage: tuple(clean(name, 200) for name in names) for stage, names in effects.items()}
     kind, message, place = (clean(part, 600) for part in final.pop("error") or ("", "", ""))
     final["exception"] = f"{kind}: {message}{f' ({place})' if place else ''}"[:800] if kind else ""
     return final

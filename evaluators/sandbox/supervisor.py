@@ -27,6 +27,8 @@ LOG_BYTES = 32_768
 CHUNK = 1 << 16
 SETUP_FAILED = 121
 FIELD = "\x1f"
+LOOKS = ("imported", "trained", "predicted")
+MOST_EFFECTS = 24  # names kept of each look
 WORD = frozenset("abcdefghijklmnopqrstuvwxyz_")
 
 
@@ -156,8 +158,18 @@ def on_report(run: Run, word: str, fields: list[str]) -> None:
         run.refused = run.refused or (fields[0] if lawful else "control")
     elif word in ("trained", "load", "predict", "export"):
         run.stage = word
+    elif word == "effects":
+        on_effects(run, fields[0], fields[1:])
     elif word not in ("up", "imported", "ready"):
         raise ValueError(word)
+
+
+def on_effects(run: Run, stage: str, names: list[str]) -> None:
+    """Adds up: what was once reported cannot be taken back."""
+    if stage not in LOOKS:
+        raise ValueError(stage)
+    found = run.effects.setdefault(stage, [])
+    found += [name[:200] for name in names if name not in found][: MOST_EFFECTS - len(found)]
 
 
 def release(run: Run) -> None:

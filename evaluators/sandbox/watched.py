@@ -42,6 +42,7 @@ class Run:
         self.log_quota = LOG_BYTES_PER_TICK
         self.over = False
         self.error: tuple[str, str, str] | None = None
+        self.effects: dict[str, list[str]] = {}
         self.refused = self.stage = self.end = self.detail = ""
 
     def stop(self, end: str, refused: str = "", detail: str = "") -> None:
@@ -138,5 +139,6 @@ def report(run: Run, ended: float, survivors: list[int]) -> dict[str, Any]:
         "phase": run.phase,
         "stage": run.stage,
         "rule": run.refused,
+        "effects": run.effects,
         "artifact": run.sealer.result() if run.sealer is not None else None,
     }

@@ -21,7 +21,12 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff summary runs/first")(summary)
     app.command(epilog="Example: bakeoff watch runs/first")(watch)
     app.command("attach", help="The same as watch.", epilog="Example: bakeoff attach runs/first")(watch)
-    app.command(epilog="Example: bakeoff verify runs/first --json")(verify)
+    app.command(epilog="Examples: bakeoff verify runs/first --json · bakeoff verify certificate-t0011.json")(
+        verify
+    )
+    app.command(epilog="Examples: bakeoff certify runs/first · bakeoff certify runs/first t0011 --reveal")(
+        certify
+    )
     app.command(epilog="Example: bakeoff apply runs/first best --to recipes/airbench_mini/source")(apply)
     app.command(epilog="Example: bakeoff export runs/first --csv trials.csv")(export)
 
@@ -174,9 +179,15 @@ def verify(
     anchor: str | None = typer.Option(None, "--anchor", help="anchor printed at the end of the campaign"),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Re-hash everything, check every chain, recompute every label and promotion; exit 4 if anything is off."""
+    """Re-hash everything, check every chain, recompute every label and promotion; exit 4 if anything is off.
+
+    RUN may also be the file of a certificate, which is checked without a store.
+    """
     from flows.audit import verify_run
 
+    if run is not None and Path(run).is_file():
+        _verify_file(Path(run), as_json)
+        return
     found = verify_run(run_root(run), campaign, anchor)
     if as_json:
         print_json(found)
@@ -186,6 +197,43 @@ def verify(
         print(found["text"])
     if found["problems"]:
         raise typer.Exit(4)
+
+
+def _verify_file(path: Path, as_json: bool) -> None:
+    from flows.certificate import report_of
+
+    found = report_of(path.read_bytes())
+    if as_json:
+        print_json(found)
+    else:
+        print(*found["problems"], found["text"], sep="\n")
+    if found["problems"]:
+        raise typer.Exit(4)
+
+
+def certify(
+    run: str | None = RUN,
+    trial: str | None = SECOND,
+    campaign: str | None = CAMPAIGN,
+    out: Path | None = typer.Option(None, "--out", help="the file to write; default: beside the report"),
+    reveal: bool = typer.Option(
+        False, "--reveal", help="show the secret that the seeds were drawn with; once the campaign is over"
+    ),
+) -> None:
+    """Write one file with which a referee can check a champion without the store and the data."""
+    from flows.certify import certify as make
+    from flows.finish import certificate_path
+    from flows.show import find_trial
+
+    run, trial = split_trial(run, trial)
+    root = run_root(run)
+    store, config, view = open_view(root, campaign)
+    row = find_trial(view, trial or "best")
+    data = make(store, config, view, row.trial or "", reveal=reveal)
+    target = out or certificate_path(root, config.id, row.trial or "")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    print(f"{target}: {len(data):,} bytes; check it anywhere with: bakeoff verify {target}")
 
 
 def apply(

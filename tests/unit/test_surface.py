@@ -80,10 +80,6 @@ def test_honest_edits_pass_without_flags(name: str) -> None:
 
 FLAGGED = {
     "walrus in an owned constant": (swap("LR = 0.1", "LR = (STEPS := 10**9) and 0.1"), ":= at module level"),
-    "global in an owned function": (
-        swap("    return torch.optim.SGD", "    global STEPS; STEPS = 1\n    return torch.optim.SGD"),
-        "global STEPS",
-    ),
     "patches torch": (
         swap("    return torch.optim.SGD", "    torch.save = print\n    return torch.optim.SGD"),
         "assigns to torch.save",
@@ -92,19 +88,7 @@ FLAGGED = {
         swap("def make_optimizer", "@exec\ndef make_optimizer"),
         "decorator exec",
     ),
-    "default argument runs at import": (
-        swap("def make_optimizer(m)", "def make_optimizer(m, _=__import__('os')._exit(0))"),
-        "default argument",
-    ),
     "lookup table": (swap("LR = 0.1", "LR = " + repr(list(range(600)))), "600 items"),
-    "import inside a function": (
-        swap("    return torch.optim.SGD", "    import socket\n    return torch.optim.SGD"),
-        "imports socket",
-    ),
-    "setattr on a module": (
-        swap("    return torch.optim.SGD", "    setattr(torch, 'save', print)\n    return torch.optim.SGD"),
-        "setattr() on imported torch",
-    ),
     "catches everything": (
         swap(
             "        return self.l(x)",
@@ -159,6 +143,22 @@ REFUSED = {
     "new definition": (OLD + "def helper():\n    pass\n", "new definition helper"),
     "if-wrapped": (swap("def export", "if True:\n  def export2(): pass\ndef export"), "<module code>"),
     "new class": (OLD + "class Extra:\n    x = 1\n", "new definition Extra.x"),
+    "global of another unit": (
+        swap("    return torch.optim.SGD", "    global STEPS; STEPS = 1\n    return torch.optim.SGD"),
+        "global STEPS",
+    ),
+    "default argument that imports": (
+        swap("def make_optimizer(m)", "def make_optimizer(m, _=__import__('os')._exit(0))"),
+        "__import__()",
+    ),
+    "import inside a function": (
+        swap("    return torch.optim.SGD", "    import socket\n    return torch.optim.SGD"),
+        "import of 'socket' inside a function",
+    ),
+    "setattr on a module": (
+        swap("    return torch.optim.SGD", "    setattr(torch, 'save', print)\n    return torch.optim.SGD"),
+        "setattr() on the imported torch",
+    ),
     "text at the end": (OLD + "# the end\n", "<tail>"),
 }
 
