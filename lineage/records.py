@@ -317,3 +317,4 @@ class Row(Record):
     t_started: datetime | None = None
     t_finished: datetime | None = None
     detail_json: str = Field("{}", description="event-specific facts that have no column")
+    epoch: int = Field(0, description="of the owner that wrote it; 0: no owner did (lineage.epochs)")
