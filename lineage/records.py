@@ -99,6 +99,18 @@ class Usage(Record):
         )
 
 
+class Allowance(Record):
+    """What one trial's proposal may spend, reserved before it starts; None means no limit.
+
+    `beyond`: no other trial is being proposed, so its last call may pass the limit by one reply. Without it a call
+    that could pass the limit is not made.
+    """
+
+    usd: Finite | None = None
+    tokens: int | None = None
+    beyond: bool = False
+
+
 class Edit(Record):
     """One search/replace block. `search` must occur exactly once in `path`.
 
