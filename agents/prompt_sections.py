@@ -15,7 +15,7 @@ from agents.prompt_budget import clipped, listed
 from agents.roles import GENERALIST, is_generalist
 from agents.rows import (
     FAILED,
-    change_text,
+    changes_text,
     is_ours,
     numbers_of,
     numbers_text,
@@ -51,7 +51,7 @@ class Scene:
         return [r for r in reversed(rows) if not is_ours(r) and r.status is not Status.BASELINE]
 
     def line(self, row: Row, limit: int = LINE) -> str:
-        return trial_line(self.spec, row, limit)
+        return trial_line(self.spec, row, limit, self.view.quoted)
 
 
 def display_name(role: Role) -> str:
@@ -64,7 +64,7 @@ def display_name(role: Role) -> str:
 
 def parent_choice(view: View) -> tuple[Row | None, str]:
     """The trial whose source the session starts from, and why."""
-    leader, incumbent = view.leader(), view.incumbent()
+    leader, incumbent = view.row_of_leader(), view.row_of_incumbent()
     if leader is None:
         return incumbent, "nothing is measured yet, so you start from the recipe as it was given"
     if leader.status is Status.BASELINE:
@@ -95,7 +95,8 @@ def now(scene: Scene, budget: int, lineage: bool) -> str:
         lines.append(f"A gain counts from {least:.3g} of the score ({100 * least:.3g} %).")
     if parent is not None:
         lines.append(
-            f"Your scratch copy is trial {word(parent.trial)}, {score_text(spec, parent.score)}: {why}."
+            f"Your scratch copy is trial {word(parent.trial)}, "
+            f"{score_text(spec, view.quoted(parent.trial or ''))}: {why}."
         )
         room = numbers_text(numbers_of(parent), 420, all_of_them=False)
         if lineage and room:
@@ -161,8 +162,8 @@ def _distance(scene: Scene, row: Row, leader: float | None) -> float | None:
 
 def reach(scene: Scene, budget: int) -> str:
     """Failures that a small concession would make legal, nearest first."""
-    leader = scene.view.leader()
-    best = leader.score if leader else None
+    leader = scene.view.standing.leader()
+    best = leader[1] if leader else None
     near: list[tuple[float, int, Row]] = []
     for age, row in enumerate(reversed(scene.view.failures(None, REACH_SCAN))):
         gap = None if is_ours(row) else _distance(scene, row, best)
@@ -217,7 +218,8 @@ def tried(scene: Scene, budget: int) -> str:
     for row in scene.own(OWN_SCAN)[OWN_ROWS:]:
         if row.status in FAILED or row.status is Status.DISCARD:
             idea = " ".join(stripped(row.hypothesis or "", newlines=False).lower().split())[:100]
-            outcome = change_text(scene.spec, row.delta_parent, "parent") or word(f"{row.status}:{row.cause}")
+            changes = changes_text(scene.spec, row, scene.view.quoted)[:1] if row.score is not None else []
+            outcome = "".join(changes) or word(f"{row.status}:{row.cause}")
             line = f"{word(row.trial)} {outcome}; {quoted(row.hypothesis or '', 130)}"
             first, count = groups.get(idea, (line, 0))
             groups[idea] = (first, count + 1)

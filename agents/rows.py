@@ -9,7 +9,7 @@ quoted JSON strings. Sealed scores and infrastructure faults never appear.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agents.hygiene import quoted, word
 from lineage.records import Row, Status
@@ -95,19 +95,53 @@ def change_text(spec: EnvironmentSpec, delta: float | None, against: str) -> str
     return f"{'better' if gain > 0 else 'worse'} than {against} by {abs(gain):.{spec.score.digits}f}"
 
 
+Quote = Callable[[str], float | None]
+
+
+def changes_text(spec: EnvironmentSpec, row: Row, quote: Quote) -> list[str]:
+    """What a trial's score is against its parent and against the leader that its label was decided against.
+
+    All of them are quoted as of now, by fresh seeds where there are some, and a parent that led is named once.
+    """
+    score = quote(row.trial or "")
+    named = _led(row)
+    same = named is not None and named == row.parent
+    before = [(row.parent, "parent, the leader then," if same else "parent", row.delta_parent)]
+    if not same:
+        before.append((named, f"leader {word(named)}" if named else "leader", row.delta_best))
+    texts = []
+    for trial, against, recorded in before:
+        reference = quote(trial) if trial is not None else None
+        known = score is not None and reference is not None and trial != row.trial
+        delta = score - reference if known and score is not None and reference is not None else recorded
+        texts.append(change_text(spec, delta, against))
+    return [text for text in texts if text]
+
+
+def _led(row: Row) -> str | None:
+    """The trial that led when the row's label was decided, as the row says."""
+    try:
+        named = json.loads(row.detail_json)["leader"]["trial"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(named)
+
+
 def outcome_text(row: Row) -> str:
     status = row.status.value if row.status else "running"
     words = f"{status}:{word(row.cause)}" if row.cause else status
     return f"{words} ({row.verdict})" if row.verdict else words
 
 
-def trial_line(spec: EnvironmentSpec, row: Row, limit: int) -> str:
-    """One bounded line; the hypothesis takes what room is left, so that the numbers always stay."""
+def trial_line(spec: EnvironmentSpec, row: Row, limit: int, quote: Quote) -> str:
+    """One bounded line; the hypothesis takes what room is left, so that the numbers always stay.
+
+    `quote(trial)` is what a trial is said to score now: `View.quoted`.
+    """
     failed = row.status in FAILED
     parts = [f"{word(row.trial or '?')} [{word(row.role or '-')}] {outcome_text(row)}"]
     if row.score is not None:
-        changes = [change_text(spec, row.delta_parent, "parent"), change_text(spec, row.delta_best, "leader")]
-        parts.append(", ".join([score_text(spec, row.score), *(c for c in changes if c)]))
+        parts.append(", ".join([score_text(spec, quote(row.trial or "")), *changes_text(spec, row, quote)]))
     if numbers := numbers_text(numbers_of(row), 260 if failed else 120, all_of_them=failed):
         parts.append(numbers)
     head = "; ".join(parts)
@@ -117,21 +151,19 @@ def trial_line(spec: EnvironmentSpec, row: Row, limit: int) -> str:
     return f"{head}; {quoted(row.hypothesis or '', min(room, 300))}" if room >= 24 else head
 
 
-def trial_facts(spec: EnvironmentSpec, row: Row) -> str:
+def _scores_text(spec: EnvironmentSpec, row: Row, quote: Quote) -> str:
+    score = quote(row.trial or "")
+    fresh = f" on fresh seeds (first measured {score_text(spec, row.score)})" if row.verdict else ""
+    return score_text(spec, score) + fresh
+
+
+def trial_facts(spec: EnvironmentSpec, row: Row, quote: Quote) -> str:
     """Everything about a trial that an agent may know, a line each."""
     kind = "/".join(x for x in (row.edit_kind, row.operator) if x)
     lines = [
         f"trial {word(row.trial or '?')} by role {word(row.role or '-')}, parent {word(row.parent or 'none')}",
         f"outcome: {outcome_text(row)}, last stage {row.stage or '-'}",
-        f"score: {score_text(spec, row.score)}"
-        + "".join(
-            f", {c}"
-            for c in (
-                change_text(spec, row.delta_parent, "parent"),
-                change_text(spec, row.delta_best, "leader"),
-            )
-            if c
-        ),
+        ", ".join([f"score: {_scores_text(spec, row, quote)}", *changes_text(spec, row, quote)]),
         f"numbers: {numbers_text(numbers_of(row), 900) or 'none'}",
         f"hypothesis: {quoted(row.hypothesis or '', 700)}",
         f"notes: {quoted(row.notes or '', 900)}",

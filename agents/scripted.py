@@ -48,6 +48,6 @@ class ScriptedProposer:
         if not proposal.proposer:
             blanks["proposer"] = self._name
         if not proposal.parent:
-            leader = request.view.leader() or request.view.baseline()
+            leader = request.view.row_of_leader() or request.view.baseline()
             blanks["parent"] = (leader.trial or "") if leader else ""
         return proposal.model_copy(update=blanks)

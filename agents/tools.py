@@ -146,7 +146,7 @@ def _files(scratch: Scratch, row: Row) -> Files:
 
 def _read_trial(scratch: Scratch, given: Mapping[str, Any]) -> str:
     row = _row(scratch, given, "trial")
-    facts = trial_facts(scratch.request.spec, row)
+    facts = trial_facts(scratch.request.spec, row, scratch.request.view.quoted)
     parent = scratch.request.view.trial(row.parent or "")
     if row.status is Status.REJECTED or parent is None or parent.trial == row.trial:
         return facts
@@ -168,7 +168,7 @@ def _choose_parent(scratch: Scratch, given: Mapping[str, Any]) -> str:
     row = _row(scratch, given, "trial")
     if not scratch.lineage:
         view = scratch.request.view
-        open_to = {r.trial for r in (parent_choice(view)[0], view.incumbent(), view.baseline()) if r}
+        open_to = {r.trial for r in (parent_choice(view)[0], view.row_of_incumbent(), view.baseline()) if r}
         if row.trial not in open_to:
             raise ToolError(f"here you may start from {', '.join(sorted(word(t) for t in open_to))} only")
     files = _files(scratch, row)

@@ -29,6 +29,7 @@ from evaluators.promote import (
 from evaluators.standing import Book
 from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.spec import EnvironmentSpec
+from lineage.standing import Standing
 
 CLOSE = 1e-9  # relative; the same arithmetic on the same machine agrees to the last bit
 
@@ -57,6 +58,7 @@ class Evidence:
     measurement: Measurement | None = None
 
 
+Leader = tuple[str, float]
 Measured = Callable[[str], Measurement | None]
 
 
@@ -69,6 +71,9 @@ def recompute_promotions(
     """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates with `spec`."""
     book, found = Book(plan), []
     last_trials = 0
+    held: set[str | None] = (
+        set()
+    )  # incumbents since the confirmation before: a veto may replace one meanwhile
     for row in rows:
         if row.event == "confirmation":
             detail = json.loads(row.detail_json)
@@ -78,25 +83,28 @@ def recompute_promotions(
                 found.append(Mismatch(row.trial or "", "trials seen at the opening", str(trials), span))
                 trials = book.trials
             last_trials = trials
-            found += _confirmation(row, detail, book, trials)
+            found += _confirmation(row, detail, book, trials, held)
             if measured is not None:
                 found += _replicates(row, detail, measured)
                 found += _gates(row, detail, plan, spec, measured) if spec is not None else []
         book.read(row)
+        held = {book.incumbent} if row.event == "confirmation" else held | {book.incumbent}
     return found
 
 
-def _confirmation(row: Row, detail: dict[str, Any], book: Book, trials: int) -> list[Mismatch]:
+def _confirmation(
+    row: Row, detail: dict[str, Any], book: Book, trials: int, held: set[str | None]
+) -> list[Mismatch]:
     trial, plan = row.trial or "", book.plan
     found = []
 
     def say(what: str, recorded: object, recomputed: object) -> None:
         found.append(Mismatch(trial, what, str(recorded), str(recomputed)))
 
-    if row.incumbent != book.incumbent:
+    if row.incumbent not in held:
         say("incumbent", row.incumbent, book.incumbent)
     attempt = replace(
-        book.open(trials),
+        book.open(trials, row.incumbent if row.incumbent in held else None),
         candidate=tuple(row.scores),
         incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
         gates=tuple(bool(g) for g in detail.get("gates", [])),
@@ -197,16 +205,49 @@ def recompute_labels(
     spec: EnvironmentSpec,
     evidence: Callable[[Row], Evidence | None],
 ) -> list[Mismatch]:
-    """Every trial row's status, cause and score again, against the leader of that moment."""
-    book, found = Book(plan), []
+    """Every trial row's status, cause and score again, against the leader that the row names.
+
+    Other rows may be appended while a label is decided, so that leader need not be the one just before the row;
+    but it must have led at some time while the trial was open.
+    """
+    standing, found = Standing(plan.sign), []
+    led: list[Leader | None] = [None]
+    begun: dict[str, int] = {}
     for row in rows:
-        if row.event == "trial":
-            found += _label(row, book, spec, evidence(row))
-        book.read(row)
+        if row.event == "submitted" and row.trial is not None:
+            begun[row.trial] = len(led) - 1
+        elif row.event == "trial":
+            was_open = led[begun.get(row.trial or "", 0) :]
+            found += _leader_named(row, was_open, standing) + _label(row, standing, spec, evidence(row))
+        standing.read(row)
+        if (leader := standing.leader()) != led[-1]:
+            led.append(leader)
     return found
 
 
-def _label(row: Row, book: Book, spec: EnvironmentSpec, facts: Evidence | None) -> list[Mismatch]:
+def _leader_named(row: Row, was_open: list[Leader | None], standing: Standing) -> list[Mismatch]:
+    """A leader that the row names must have led, with that score, between its submission and its row."""
+    named = _named(row, standing)
+    if named in was_open or (named is None and standing.leader() is None):
+        return []
+    options = ", ".join(_leader_text(leader) for leader in was_open)
+    return [Mismatch(row.trial or "", "leader", _leader_text(named), f"one of: {options}")]
+
+
+def _named(row: Row, standing: Standing) -> Leader | None:
+    """The leader that a row says it was decided against; that of the moment where a row says nothing."""
+    detail = json.loads(row.detail_json)
+    if not isinstance(detail, dict) or "leader" not in detail:
+        return standing.leader()
+    said = detail["leader"]
+    return (str(said["trial"]), float(said["score"])) if isinstance(said, dict) else None
+
+
+def _leader_text(leader: Leader | None) -> str:
+    return "nobody" if leader is None else f"{leader[0]} at {leader[1]}"
+
+
+def _label(row: Row, standing: Standing, spec: EnvironmentSpec, facts: Evidence | None) -> list[Mismatch]:
     trial = row.trial or ""
     if facts is None or row.status is Status.REJECTED:
         # No program was run: the cause alone carries the status, and a score would have no source.
@@ -214,14 +255,14 @@ def _label(row: Row, book: Book, spec: EnvironmentSpec, facts: Evidence | None) 
             return [Mismatch(trial, "status", str(row.status), "nothing, there is no evidence for it")]
         expected = status_of(row.cause)
         return [] if row.status is expected else [Mismatch(trial, "status", str(row.status), expected)]
-    leader = book.leader()
+    leader = _named(row, standing)
     again = label(
         spec,
         build=facts.build,
         runs=facts.runs,
         measurement=facts.measurement,
         leader_score=leader[1] if leader else None,
-        is_baseline=book.start is None and row.parent is None,
+        is_baseline=standing.start is None and row.parent is None,
     )
     found = []
     if (row.status, row.cause) != (again.status, again.cause) and not _told_infra(row):
@@ -229,6 +270,9 @@ def _label(row: Row, book: Book, spec: EnvironmentSpec, facts: Evidence | None) 
     score = facts.measurement.score if facts.measurement else None
     if not _close(row.score, score):
         found.append(Mismatch(trial, "score", str(row.score), str(score)))
+    behind = row.score - leader[1] if row.score is not None and leader is not None else None
+    if row.delta_best is not None and not _close(row.delta_best, behind):
+        found.append(Mismatch(trial, "difference to the leader", str(row.delta_best), str(behind)))
     if facts.measurement is not None:
         seeds = _per_seed(facts.measurement)
         if len(seeds) != len(row.scores) or not all(map(_close, seeds, row.scores)):

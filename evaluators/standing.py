@@ -1,18 +1,13 @@
-"""Where a campaign's promotions stand: a fold over lineage rows, in the order in which they were recorded.
+"""The promotions of a campaign: who stands where (`lineage.standing`), and what a confirmation needs besides.
 
 Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should
-be confirmed now, `book.open(trial)` its attempt, `row_fields(attempt, step, book)` what the confirmation event
+be confirmed now, `book.open()` its attempt, `row_fields(attempt, step, trials)` what the confirmation event
 records. `bakeoff verify` folds the same rows again (`evaluators.recompute`), so nothing else may
 influence a promotion.
 
-What is read from rows: `trial` (status, score, scores), `confirmation` (verdict, scores, and in `detail_json`
-`incumbent_scores`, `gates`, `trials`), `calibration` (scores of the start), `intervention` with operator
-`veto`. Fresh replicates are kept per program; a program's screening scores are never among them, the
+What is read from rows besides: `calibration` (scores of the start) and the level that each attempt spent.
+Fresh replicates are kept per program; a program's screening scores are never among them, the
 start's are, because nothing was chosen by them.
-
-Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score
-is the mean of its fresh replicates, not the lucky measurement that made it a leader: otherwise every
-later improvement would have to beat that luck.
 
 Limits: confirmations of one campaign are recorded one after the other; memory grows by the replicates.
 """
@@ -36,84 +31,56 @@ from evaluators.promote import (
     worth_confirming,
 )
 from lineage.records import Row, Status
+from lineage.standing import Standing
 
 
-class Book:
+class Book(Standing):
     """The running state; read rows in order, ask at any time."""
 
     def __init__(self, plan: ConfirmPlan) -> None:
+        super().__init__(plan.sign)
         self.plan = plan
         self.trials = 0
-        self.attempts = 0
         self.alpha_left = plan.alpha
-        self.start: str | None = None
-        self.champions: list[str] = []
-        self.vetoed: set[str] = set()
-        self._standing: dict[str, float] = {}
         self._runs: dict[str, int] = {}
-        self._fresh: dict[str, list[float]] = {}
         self._differences: list[list[float]] = []
         self._calibrated: list[float] = []
         self._in_a_row: list[float] = []
 
-    @property
-    def incumbent(self) -> str | None:
-        """The last confirmed trial that nobody vetoed; the start while there is none."""
-        return next((t for t in reversed(self.champions) if t not in self.vetoed), self.start)
-
     def read(self, row: Row) -> None:
         """Take one row in; events that say nothing about promotions are passed over."""
+        champions = len(self.confirmed)
+        super().read(row)
         if row.event == "trial":
-            self._read_trial(row)
-        elif row.event == "confirmation":
-            self._read_confirmation(row)
+            self.trials += 1
+            if row.trial is not None and row.status is Status.KEEP:
+                self._runs[row.trial] = max(1, len(row.scores))
+            elif row.trial is not None and row.trial == self.start and not self._in_a_row:
+                self._in_a_row = list(row.scores)
         elif row.event == "calibration":
             self._calibrated += row.scores
-        elif row.event == "intervention" and row.operator == "veto" and row.trial:
-            self.vetoed.add(row.trial)
-            self._standing.pop(row.trial, None)
+        elif row.event == "confirmation":
+            self._spend(row)
+            if len(self.confirmed) > champions:
+                self.alpha_left = self.plan.alpha
 
-    def _read_trial(self, row: Row) -> None:
-        self.trials += 1
-        if row.trial is None or row.score is None or row.trial in self.vetoed:
-            return
-        if row.status is Status.BASELINE and self.start is None:
-            self.start = row.trial
-            self._in_a_row = list(row.scores)
-            self._fresh[row.trial] = list(row.scores) or [row.score]
-            self._standing[row.trial] = row.score
-        elif row.status is Status.KEEP:
-            self._standing[row.trial] = row.score
-            self._runs[row.trial] = max(1, len(row.scores))
-
-    def _read_confirmation(self, row: Row) -> None:
-        detail = json.loads(row.detail_json)
-        new = [float(v) for v in detail.get("incumbent_scores", [])]
-        trial = row.trial or ""
-        self.attempts += 1
+    def _spend(self, row: Row) -> None:
         self.alpha_left = max(0.0, self.alpha_left - (row.alpha_spent or 0.0))
         if self.plan.is_paired:
-            pairs = zip(row.scores, new, strict=False)
-            self._differences.append([ours - theirs for ours, theirs in pairs])
-        if self.incumbent is not None:
-            self._fresh.setdefault(self.incumbent, []).extend(new)
-        self._fresh.setdefault(trial, []).extend(row.scores)
-        if row.verdict == "confirmed" and trial not in self.vetoed:
-            self.champions.append(trial)
-            self.alpha_left = self.plan.alpha
-            self._standing[trial] = math.fsum(self._fresh[trial]) / len(self._fresh[trial])
-        else:
-            self._standing.pop(trial, None)
+            theirs = [float(v) for v in json.loads(row.detail_json).get("incumbent_scores", [])]
+            pairs = zip(row.scores, theirs, strict=False)
+            self._differences.append([ours - beside for ours, beside in pairs])
 
-    def pool(self) -> tuple[float, ...]:
-        """All fresh replicates of the incumbent, oldest first."""
-        own = self._fresh.get(self.incumbent, []) if self.incumbent else []
-        return tuple(self._calibrated + own) if self.incumbent == self.start else tuple(own)
+    def pool(self, incumbent: str | None = None) -> tuple[float, ...]:
+        """All fresh replicates of the incumbent, or of the one named, oldest first."""
+        trial = incumbent or self.incumbent
+        own = self.replicates.get(trial, []) if trial else []
+        return tuple(self._calibrated + own) if trial == self.start else tuple(own)
 
     def noise(self) -> Noise:
         """Spread of one replicate, within programs."""
-        start = self._calibrated + self._fresh.get(self.start or "", [])
-        others = [values for trial, values in self._fresh.items() if trial != self.start]
+        start = self._calibrated + self.replicates.get(self.start or "", [])
+        others = [values for trial, values in self.replicates.items() if trial != self.start]
         return pooled([start, *others])
 
     def test_noise(self) -> Noise:
@@ -121,14 +88,6 @@ class Book:
         if not self.plan.is_paired:
             return self.noise()
         return consecutive(self._calibrated or self._in_a_row) + pooled(self._differences)
-
-    def leader(self) -> tuple[str, float] | None:
-        """Best standing trial and its score; the earlier one on a tie; None before a valid start."""
-        best: tuple[str, float] | None = None
-        for trial, score in self._standing.items():
-            if best is None or self.plan.sign * (score - best[1]) > 0:
-                best = (trial, score)
-        return best
 
     def candidate(self) -> str | None:
         """The leader, if it is not the incumbent and is far enough ahead to be worth replicates."""
@@ -144,9 +103,12 @@ class Book:
         seen = self.trials if trials is None else trials
         return float(alpha_for(self.plan, self.alpha_left, self.attempts, seen))
 
-    def open(self, trials: int | None = None) -> Attempt:
-        """A new attempt: everything that the first look may know from before."""
-        pool = () if self.plan.is_paired else self.pool()
+    def open(self, trials: int | None = None, incumbent: str | None = None) -> Attempt:
+        """An attempt opened now, or earlier: at `trials` outcomes, against an `incumbent` that led then.
+
+        Everything that the first look may know from before.
+        """
+        pool = () if self.plan.is_paired else self.pool(incumbent)
         return Attempt(alpha=self.alpha(trials), noise=self.test_noise(), pool=pool)
 
 

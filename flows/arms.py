@@ -132,13 +132,13 @@ def figures(view: View, spec: EnvironmentSpec, arm: str, repeat: int, trials: in
 
 def final_gain(view: View, spec: EnvironmentSpec) -> tuple[float, bool]:
     """Gain of the campaign's result over its start, and whether fresh seeds confirmed it."""
-    start, best = view.baseline(), view.incumbent()
+    start, best = view.baseline(), view.row_of_incumbent()
     if start is None:
         return 0.0, False
     if best is not None and best.trial != start.trial:
         return confirmed_gain(view, spec, best), True
-    leader = view.leader()
-    return w.relative(spec, leader.score if leader else None, start.score) or 0.0, False
+    leader = view.standing.leader()
+    return w.relative(spec, leader[1] if leader else None, start.score) or 0.0, False
 
 
 def area(view: View, spec: EnvironmentSpec, trials: int) -> float:

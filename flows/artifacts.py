@@ -47,7 +47,8 @@ def trial_markdown(engine: Engine, row: Row) -> str:
     if row.score is not None:
         lines.append(f"| {spec.score.metric} ({spec.score.unit}) | {row.score:.{spec.score.digits}f} |")
     if change is not None:
-        lines.append(f"| against the leader | {percent(change)} |")
+        leader = json.loads(row.detail_json).get("leader") or {}
+        lines.append(f"| against the leader {leader.get('trial', '')} | {percent(change)} |")
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.quantities_json).items()]
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.numbers_json).items()]
     if row.cause:
@@ -76,9 +77,13 @@ async def publish_campaign(engine: Engine, why: str) -> None:
     view = engine.view()
     spec = engine.config.spec
     lines = [f"# {engine.config.id}", "", f"Ended: {why}. Store: {engine.root}", ""]
+    standing = view.standing
+    leader = standing.leader()
+    lines += [f"Confirmed best: {standing.incumbent}. Leader: {leader[0] if leader else 'none'}.", ""]
     lines += [f"| trial | role | status | {spec.score.metric} | hypothesis |", "|---|---|---|---|---|"]
     for row in view.trials()[-TABLE_ROWS:]:
-        score = f"{row.score:.{spec.score.digits}f}" if row.score is not None else "–"
+        quoted = view.quoted(row.trial or "")
+        score = f"{quoted:.{spec.score.digits}f}" if quoted is not None else "–"
         outcome = f"{row.status}" + (f" ({row.cause})" if row.cause else "")
         hypothesis = (row.hypothesis or "").replace("|", "\\|")[:120]
         lines.append(f"| {row.trial} | {row.role} | {outcome} | {score} | {hypothesis} |")

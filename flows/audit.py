@@ -58,6 +58,9 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
         yield Finding("differs", mismatch.trial, str(mismatch))
     for mismatch in recompute_promotions(rows, plan, measured, config.spec):
         yield Finding("differs", mismatch.trial, str(mismatch))
+    for number, trial in view.standing.unsealed:
+        text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
+        yield Finding("unfinished", f"trial {trial}", text)
     yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from prefect import flow
 
 from flows.artifacts import publish_campaign
+from flows.attempts import due, sweep
 from flows.budget import refusal, spent
 from flows.campaign_events import first_start, log_calibration, log_campaign
 from flows.config import BASELINE, now
@@ -25,7 +26,6 @@ from flows.confirm import confirm
 from flows.control import paused
 from flows.engine import Engine, engine_for
 from flows.nightwatch import Watch, patiently, tell, watching
-from flows.standing import book
 from flows.trial import trial
 from flows.wording import one_line
 from flows.words import Interrupted, TrialRef
@@ -96,6 +96,7 @@ async def drive(
         continued = now()
         started = await patiently(watch, lambda: asyncio.to_thread(first_start, engine))
         await patiently(watch, lambda: asyncio.to_thread(log_calibration, engine))
+        await patiently(watch, lambda: asyncio.to_thread(sweep, engine))
         turns = asyncio.Semaphore(at_once)
         state = Campaign(engine, run_one, confirm_one, started, turns, watch, continued)
         try:
@@ -123,7 +124,7 @@ async def confirm_here(ref: TrialRef) -> Row:
 
 
 async def _confirm_leaders(state: Campaign) -> None:
-    """Confirm the leader while there is one that is worth it; one attempt at a time in a campaign.
+    """Seal, continue or open confirmations while one is due; one attempt at a time in a campaign.
 
     A fault of the machine leaves the attempt undecided; it is taken up at the next keep or resume.
     """
@@ -132,9 +133,10 @@ async def _confirm_leaders(state: Campaign) -> None:
         return
     async with state.confirming:
         while not engine.cancel.is_set():
-            candidate = await patiently(state.watch, lambda: asyncio.to_thread(_candidate, engine))
-            if candidate is None:
+            next_one = await patiently(state.watch, lambda: asyncio.to_thread(due, engine))
+            if next_one is None:
                 return
+            candidate = next_one.trial
             ref = state.ref(candidate, "")
             try:
                 row = await patiently(state.watch, partial(state.confirm_one, ref))
@@ -145,10 +147,6 @@ async def _confirm_leaders(state: Campaign) -> None:
                 await asyncio.to_thread(
                     tell, engine, f"new confirmed best: {candidate}, p = {row.p_value:.2g}"
                 )
-
-
-def _candidate(engine: Engine) -> str | None:
-    return book(engine.config, engine.view()).candidate()
 
 
 async def _measure_baseline(state: Campaign) -> None:

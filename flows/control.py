@@ -94,7 +94,7 @@ def stage_of(store: Store, campaign: str, trial: str) -> str:
 def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[str, Any]:
     """What a campaign is doing now, for people and machines."""
     used = spent(view, now())
-    best, leader = view.incumbent(), view.leader()
+    leader = view.standing.leader()
     return {
         "run": root,
         "campaign": config.id,
@@ -107,8 +107,8 @@ def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[
             for row in view.open_trials()
         },
         "slots_busy_here": busy("gpu" if config.spec.budget.gpus else "cpu"),
-        "incumbent": best.trial if best else None,
-        "leader": leader.trial if leader else None,
+        "incumbent": view.standing.incumbent,
+        "leader": leader[0] if leader else None,
         "usd": used.usd,
         "tokens": used.tokens,
         "cpu_s": used.cpu_s,

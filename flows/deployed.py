@@ -19,6 +19,7 @@ from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
+from flows.attempts import finished, open_attempt
 from flows.campaign import drive
 from flows.config import campaign_id, campaigns, now
 from flows.data import check_data, prepare
@@ -143,17 +144,17 @@ async def run_deployed(ref: TrialRef) -> Row:
 
 
 async def confirm_deployed(ref: TrialRef) -> Row:
-    """Hand a confirmation to the work pool. Raises InfraFault when it ended without a verdict."""
+    """Hand a confirmation to the work pool. Raises InfraFault when it ended without a verdict or sealed score."""
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
-    before = engine.view().count("confirmation")
+    begun = await asyncio.to_thread(open_attempt, engine, ref.trial)
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
     state = ""
     for attempt in range(DISPATCHES):
-        key = f"{ref.campaign}/confirm-{ref.trial}/{before}/{attempt}"
+        key = f"{ref.campaign}/confirm-{ref.trial}/{begun.number}/{attempt}"
         state = await _dispatch(CONFIRM_DEPLOYMENT[engine.slot_kind], parameters, key)
-        verdicts = [row for row in engine.view().events("confirmation") if row.trial == ref.trial]
-        if engine.view().count("confirmation") > before and verdicts:
-            return verdicts[-1]
+        row = await asyncio.to_thread(lambda: finished(engine.view(), begun.number))
+        if row is not None:
+            return row
     raise InfraFault(
         "worker", f"{DISPATCHES} flow runs to confirm {ref.trial} ended as {state} without a verdict"
     )

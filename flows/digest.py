@@ -101,6 +101,8 @@ class Digest:
     leader: Row | None
     champions: tuple[Row, ...]
     fresh: Mapping[str, Row]
+    means: Mapping[str, float]
+    unsealed: tuple[str, ...]
     noise_sd: float | None
     noise_runs: int
     failures: tuple[Failure, ...]
@@ -125,8 +127,7 @@ class Digest:
         """
         if row is None:
             return None
-        again = self.fresh.get(row.trial or "")
-        return again.score if again is not None and again.score is not None else row.score
+        return self.means.get(row.trial or "", row.score)
 
     @property
     def improved(self) -> bool:
@@ -139,8 +140,8 @@ class Digest:
 
     @property
     def unconfirmed_leader(self) -> Row | None:
-        """The best single measurement, when it is neither the incumbent nor the baseline."""
-        known = {row.trial for row in (self.incumbent, self.baseline) if row is not None}
+        """The leader, when it is a single measurement: neither the baseline nor confirmed."""
+        known = {row.trial for row in (self.incumbent, self.baseline, *self.champions) if row is not None}
         return self.leader if self.leader is not None and self.leader.trial not in known else None
 
 
@@ -150,7 +151,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
     noise_sd, noise_runs = _noise(view.events("calibration"), baseline, trials)
     started, finished, why = _span(view.events("campaign"), trials)
     reference = baseline.score if baseline else None
-    champions = tuple(view.champions())
+    champions = tuple(view.rows_of_champions())
     confirmed = {row.trial for row in champions}
     return Digest(
         campaign=view.campaign,
@@ -161,10 +162,12 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         valid=sum(row.status in w.VALID for row in trials),
         statuses=dict(Counter(str(row.status) for row in trials)),
         baseline=baseline,
-        incumbent=view.incumbent(),
-        leader=view.leader(),
+        incumbent=view.row_of_incumbent(),
+        leader=view.row_of_leader(),
         champions=champions,
         fresh={row.trial or "": row for row in view.events("confirmation")},
+        means=dict(view.standing.fresh),
+        unsealed=tuple(trial for _, trial in view.standing.unsealed),
         noise_sd=noise_sd,
         noise_runs=noise_runs,
         failures=_failures(trials),

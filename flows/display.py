@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -22,6 +22,7 @@ from flows import wording as w
 from flows.digest import detail
 from flows.live import RECENT_KEPT, Running, State, budget_lines
 from lineage.records import Row, Status
+from lineage.standing import Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +52,9 @@ class Display:
     ) -> None:
         self.spec = spec
         self.settings = settings
-        self.state = State(title=title or spec.name, started=clock(), footer=footer)
+        self.state = State(
+            title=title or spec.name, started=clock(), standing=Standing(spec.sign), footer=footer
+        )
         self.fault: BaseException | None = None
         self.clock = clock
         self._lock = threading.Lock()
@@ -97,6 +100,13 @@ class Display:
                 self._print(line, row.t_finished if isinstance(row, Row) else None)
         except Exception as fault:  # kept for __exit__, see above
             self.fault = self.fault or fault
+
+    def remember(self, rows: Iterable[Row]) -> None:
+        """Take in what an earlier session of the campaign recorded, without a line for it."""
+        with self._lock:
+            for row in rows:
+                if row.event != "submitted":
+                    self._take({"kind": "row", "row": row})
 
     def _print(self, line: str, at: datetime | None = None) -> None:
         stamp = (at.astimezone() if at else datetime.now()).strftime("%H:%M:%S")
@@ -152,29 +162,22 @@ class Display:
             state.running.setdefault(trial, Running(trial, row.role or "", "", since, since))
         elif row.event == "confirmation":
             return self._verdict(row)
-        elif row.event == "sealed" and row.sealed_score is not None:
-            return f"{trial} on the sealed split: {w.score_text(self.spec, row.sealed_score)}"
+        elif row.event == "sealed":
+            state.standing.read(row)
+            if row.sealed_score is not None:
+                return f"{trial} on the sealed split: {w.score_text(self.spec, row.sealed_score)}"
         elif row.event == "intervention":
+            state.standing.read(row)
             return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
     def _count(self, row: Row) -> None:
         state = self.state
-        if row.status == Status.BASELINE:
-            state.baseline = row
-            state.incumbent = state.incumbent or row
-            state.leader = state.leader or row
-        elif row.status == Status.KEEP:
+        state.standing.read(row)
+        if row.status == Status.KEEP:
             state.keeps += 1
-            if self._better(row, state.leader):
-                state.leader = row
         elif row.status not in w.VALID:
             state.failures[row.cause or str(row.status)] += 1
-
-    def _better(self, row: Row, than: Row | None) -> bool:
-        if row.score is None:
-            return False
-        return than is None or than.score is None or self.spec.sign * (row.score - than.score) > 0
 
     def _verdict(self, row: Row) -> str:
         state, trial = self.state, row.trial or ""
@@ -183,20 +186,7 @@ class Display:
         if known is not None:
             known = state.rows[trial] = known.model_copy(update={"verdict": row.verdict})
             state.recent = deque((state.rows.get(r.trial or "", r) for r in state.recent), RECENT_KEPT)
-        if row.score is not None:
-            state.fresh[trial] = row.score
-        if row.verdict == "confirmed":
-            state.confirmed += 1
-            if known is not None and self._better(known, state.incumbent):
-                state.incumbent = known
-        elif row.verdict == "unconfirmed":
-            state.failed_confirmation.add(trial)
-            fit = [
-                r
-                for r in state.rows.values()
-                if r.status in (Status.KEEP, Status.BASELINE) and r.trial not in state.failed_confirmation
-            ]
-            state.leader = max(fit, key=lambda r: self.spec.sign * (r.score or 0.0), default=None)
+        state.standing.read(row)
         text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
         text += f": {w.score_text(self.spec, row.score)}" if row.score is not None else ""
         told = [w.p_text(row.p_value)] if row.p_value is not None else []

@@ -84,14 +84,14 @@ def to_paper_tsv(view: View, spec: EnvironmentSpec, folder: str | Path) -> list[
     tree_head = f"exp_id parent_exp depth path specialist status {metric} delta_vs_best hypothesis".split()
     _tsv(tree, tree_head, (_tree_line(row, by_id) for row in trials))
     written = [results, tree]
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     if best is not None:
         facts = {
             "exp_id": best.trial,
             "specialist": best.role,
             "domain": best.role,
             "hypothesis": best.hypothesis,
-            metric: best.score,
+            metric: view.quoted(best.trial or ""),
             "delta_vs_prev": best.delta_best,
             "timestamp": _time(best),
             "snapshot_path": best.source_sha256,

@@ -29,7 +29,7 @@ def leavings(root: str, campaign: str) -> Path:
 
 def links_for(root: str, config: CampaignConfig, view: View) -> Links:
     folder = leavings(root, config.id)
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     changed = best is not None and best.parent is not None
     anchor = _anchor(root, config.id)
     return Links(
@@ -76,7 +76,7 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     folder = leavings(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
     write_report(root, campaign)
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     if links.diff and best is not None:
         Path(links.diff).write_text(whole_diff(store, config, best.source_sha256 or ""), "utf-8")
     summary = morning_summary(view, config.spec, links, why)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lineage.records import Row
+from lineage.standing import Standing
 
 BudgetLine = tuple[str, float | None, str]
 NOTES_KEPT = 3
@@ -32,20 +33,33 @@ class State:
 
     title: str
     started: float
+    standing: Standing
     footer: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     recent: deque[Row] = field(default_factory=lambda: deque(maxlen=RECENT_KEPT))
     failures: Counter[str] = field(default_factory=Counter)
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
-    baseline: Row | None = None
-    incumbent: Row | None = None
-    leader: Row | None = None
     keeps: int = 0
-    confirmed: int = 0
-    fresh: dict[str, float] = field(default_factory=dict)
-    failed_confirmation: set[str] = field(default_factory=set)
     spent: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> Row | None:
+        return self.rows.get(self.standing.start or "")
+
+    @property
+    def best(self) -> Row | None:
+        """The incumbent's row."""
+        return self.rows.get(self.standing.incumbent or "")
+
+    @property
+    def ahead(self) -> Row | None:
+        """The leader's row, which need not be confirmed."""
+        leader = self.standing.leader()
+        return self.rows.get(leader[0]) if leader is not None else None
+
+    def score_of(self, row: Row) -> float | None:
+        return self.standing.fresh.get(row.trial or "", row.score)
 
     @property
     def noise_sd(self) -> float | None:

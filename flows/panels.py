@@ -112,7 +112,7 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(state.title, style="bold")
         text.append(
-            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {state.confirmed} confirmed,"
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.standing.champions)} confirmed,"
             f" {w.seconds(self.clock() - state.started)}"
         )
         return text
@@ -122,14 +122,14 @@ class Screen:
         if state.baseline is None:
             return Text("measuring the baseline", style="bright_black")
         text = Text(no_wrap=True, overflow="ellipsis")
-        best = state.incumbent or state.baseline
+        best = state.best or state.baseline
         text.append("confirmed best ", style="bright_black")
-        score = state.fresh.get(best.trial or "", best.score)
+        score = state.score_of(best)
         text.append(f"{best.trial} {w.score_text(spec, score)}", style="bold")
         gain = w.relative(spec, score, state.baseline.score)
         if best.trial != state.baseline.trial:
             text.append(f" ({w.percent(gain)})", style="green")
-        lucky = state.leader
+        lucky = state.ahead
         if lucky is not None and lucky.trial not in (best.trial, state.baseline.trial):
             text.append("  measured once ", style="bright_black")
             text.append(f"{lucky.trial} {w.score_text(spec, lucky.score)}")

@@ -1,7 +1,7 @@
 """The label stage: facts to label to one lineage row, appended once.
 
-The leader's score that a label was decided against is part of the row (`detail_json.leader`), so
-that `verify` can recompute the label from the row alone.
+The leader that a label was decided against is part of the row, with its score (`detail_json.leader`):
+`verify` decides the label again against that one, and asks whether it led at all while the trial was open.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from flows.config import BASELINE, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
 from flows.payments import cost_of
-from flows.standing import book
 from flows.words import Patched, TrialRef
 from lineage.errors import EditRefused
 from lineage.queries import View
@@ -53,7 +52,7 @@ class Progress:
 
 def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple[str, float] | None]:
     """Label the trial against the leader as of now. Returns the label, the leader's id and standing score."""
-    leader = book(engine.config, view).leader()
+    leader = view.standing.leader()
     if progress.infra is not None:
         return label_infra(progress.infra, progress.infra_text), leader
     if progress.refusal is not None:
@@ -98,8 +97,7 @@ def build_row(
 ) -> Row:
     config, measurement = engine.config, progress.measurement
     base = _parent(progress)
-    parent = view.trial(base) if base is not None else None
-    incumbent = view.incumbent()
+    parent_score = view.quoted(base) if base is not None else None
     score = measurement.score if measurement is not None else None
     leader_score = leader[1] if leader is not None else None
     detail: dict[str, Any] = {
@@ -118,13 +116,13 @@ def build_row(
         **_patch_fields(progress.patched),
         **_measurement_fields(measurement),
         **_cost_fields(progress),
-        "incumbent": incumbent.trial if incumbent is not None else None,
+        "incumbent": view.standing.incumbent,
         "status": decided.status,
         "cause": decided.cause,
         "numbers_json": json.dumps(decided.numbers, sort_keys=True),
         "error_excerpt": _excerpt(progress),
         "stage": progress.stage,
-        "delta_parent": _difference(score, parent.score if parent is not None else None),
+        "delta_parent": _difference(score, parent_score),
         "delta_best": _difference(score, leader_score),
         "detail_json": json.dumps(detail, sort_keys=True),
         "isolation": config.isolation,

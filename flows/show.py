@@ -33,9 +33,9 @@ DIFF_STYLES = (("+++", "bold"), ("---", "bold"), ("@@", "cyan"), ("+", "green"),
 def find_trial(view: View, text: str) -> Row:
     """The trial a person means: `t0042`, `42`, `#42`, `best`, `leader`, `baseline`, `last`. Raises UnknownName."""
     named = {
-        "best": view.incumbent,
-        "champion": view.incumbent,
-        "leader": view.leader,
+        "best": view.row_of_incumbent,
+        "champion": view.row_of_incumbent,
+        "leader": view.row_of_leader,
         "baseline": view.baseline,
     }
     wanted = text.strip().lstrip("#")
@@ -240,8 +240,8 @@ def _trial_numbers(
         ("score", w.score_text(spec, row.score)),
         ("seeds", ", ".join(w.number(x, spec.score.digits) for x in row.scores)),
         ("against baseline", w.percent(gain)),
-        ("against parent", w.signed(spec, row.delta_parent)),
-        ("against leader then", w.signed(spec, row.delta_best)),
+        ("against parent then", w.signed(spec, row.delta_parent)),
+        (f"against leader then{_leader_then(row)}", w.signed(spec, row.delta_best)),
         ("forecast", w.signed(spec, row.expected_delta)),
     ]
     for source in (row.quantities_json, row.numbers_json):
@@ -254,6 +254,12 @@ def _trial_numbers(
         pairs.append(("verdict", w.verdict_text(again)))
     pairs.append(("sealed split", w.score_text(spec, row.sealed_score)))
     return pairs
+
+
+def _leader_then(row: Row) -> str:
+    """The leader that the label was decided against, with its score of that moment."""
+    leader = loads(row.detail_json).get("leader")
+    return f" ({leader.get('trial')})" if isinstance(leader, dict) else ""
 
 
 def _stages(row: Row) -> Text:

@@ -25,12 +25,11 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
     def brief(row: Row | None) -> dict[str, Any] | None:
         if row is None:
             return None
-        again = d.fresh.get(row.trial or "")
         return {
             "trial": row.trial,
             "role": row.role,
             "score": row.score,
-            "fresh_score": again.score if again is not None else None,
+            "fresh_score": d.means.get(row.trial or ""),
             "gain": w.relative(spec, d.score_of(row), base),
             "noise_sds": in_sds(spec, d.score_of(row), base, d.noise_sd),
             "p_value": row.p_value,
@@ -54,6 +53,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "incumbent": brief(d.incumbent),
         "leader": brief(d.leader),
         "champions": [brief(row) for row in d.champions],
+        "champions_not_sealed": list(d.unsealed),
         "noise_sd": d.noise_sd,
         "noise_runs": d.noise_runs,
         "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],

@@ -34,6 +34,7 @@ from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.results import first_result, get_result, list_results, put_result
 from lineage.syntax import parse as parse_source
 
+CONFIRMING = ".confirm"
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
@@ -195,7 +196,7 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     files = engine.tree(patched.source_sha256)
     checks = _static_checks(engine, files)
     if all(check.passed for check in checks):
-        source = write_source(engine, ref, patched)
+        source = write_source(engine, engine.scratch(ref.trial), patched)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
             checks.append(client.smoke(engine.bench, source, cancel=engine.cancel))
         engine.raise_if_cancelled()
@@ -239,7 +240,8 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     reused = _reusable(engine, ref, purpose)
     if reused is not None:
         return reused
-    source = write_source(engine, ref, patched)
+    place = _place(engine, ref, purpose)
+    source = write_source(engine, place, patched)
     attempt = len(
         [
             name
@@ -247,7 +249,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
             if name.startswith(f"{purpose}-train-")
         ]
     )
-    base = engine.scratch(ref.trial) / f"{purpose}-{attempt}"
+    base = place / f"{purpose}-{attempt}"
     shutil.rmtree(base, ignore_errors=True)
     runs: list[TrainRun] = []
     places: list[str] = []
@@ -324,7 +326,7 @@ def evaluate(
     stored = get_result(engine.store, ref.campaign, ref.trial, name)
     if stored is not None:
         return Measurement.model_validate_json(stored)
-    source = write_source(engine, ref, patched)
+    source = write_source(engine, _place(engine, ref, trained.purpose), patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
     with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
         measurement = client.judge(
@@ -354,12 +356,12 @@ def seeds_for(engine: Engine, patched: Patched, purpose: str) -> tuple[int, ...]
     return draw_seeds(engine.config, patched.source_sha256, purpose, count)
 
 
-def write_source(engine: Engine, ref: TrialRef, patched: Patched) -> Path:
-    """The snapshot as read-only files in scratch space; the folder is complete or absent.
+def write_source(engine: Engine, place: Path, patched: Patched) -> Path:
+    """The snapshot as read-only files in a folder of scratch space; complete or absent.
 
     Several stages of one trial share it, so it is written beside and renamed into place.
     """
-    target = engine.scratch(ref.trial) / f"source-{patched.source_sha256[:16]}"
+    target = place / f"source-{patched.source_sha256[:16]}"
     if target.is_dir():
         return target
     staging = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
@@ -377,5 +379,15 @@ def write_source(engine: Engine, ref: TrialRef, patched: Patched) -> Path:
     return target
 
 
-def drop_scratch(engine: Engine, trial: str) -> None:
-    shutil.rmtree(engine.scratch(trial), ignore_errors=True)
+def confirm_place(trial: str) -> str:
+    """Name of a confirmation's folder in scratch space: the trial's own is dropped when the trial ends."""
+    return trial + CONFIRMING
+
+
+def _place(engine: Engine, ref: TrialRef, purpose: str) -> Path:
+    return engine.scratch(confirm_place(ref.trial) if purpose.startswith("confirm") else ref.trial)
+
+
+def drop_scratch(engine: Engine, place: str) -> None:
+    """Remove the folder of a trial, or of its confirmation (`confirm_place`)."""
+    shutil.rmtree(engine.scratch(place), ignore_errors=True)

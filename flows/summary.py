@@ -130,6 +130,8 @@ def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) ->
         text += f", {w.p_text(row.p_value)}"
     if row.sealed_score is not None:
         text += f"; on the sealed split {w.score_text(spec, row.sealed_score)}"
+    elif row.trial in d.unsealed:
+        text += "; its score on the sealed split is missing, `bakeoff resume` measures it"
     return text
 
 
@@ -229,8 +231,8 @@ def next_steps(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list[
 
 def near_misses(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list[Row]:
     """Trials whose score would lead but that broke a hard limit: the ones worth one more edit."""
-    best = d.leader or d.incumbent or d.baseline
-    if best is None or best.score is None:
+    best = d.score_of(d.leader or d.incumbent or d.baseline)
+    if best is None:
         return []
     barred = (
         Status.SIZE_BLOCKED,
@@ -244,7 +246,7 @@ def near_misses(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list
         if row.status in barred
         and row.cause in ("oversize", "gate_missed", "cpu_cap", "wall_cap")
         and row.score is not None
-        and spec.sign * (row.score - best.score) > 0
+        and spec.sign * (row.score - best) > 0
     ]
     return sorted(found, key=lambda row: -spec.sign * (row.score or 0.0))[:3]
 

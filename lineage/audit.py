@@ -49,7 +49,7 @@ def audit(view: View) -> dict[str, Any]:
     trials = [row for row in rows if row.status not in ROOTS]
     keeps = [row for row in trials if row.status is Status.KEEP]
     steps = view.best_so_far()
-    baseline, incumbent = view.baseline(), view.incumbent()
+    baseline = view.baseline()
     words = diversity([row.hypothesis or "" for row in trials])
     environment = next((row.environment for row in rows if row.environment), "")
     result: dict[str, Any] = {
@@ -65,8 +65,8 @@ def audit(view: View) -> dict[str, Any]:
         "baseline_score": baseline.score if baseline else None,
         "best_score": steps[-1][2] if steps else None,
         "best_trial": steps[-1][1] if steps else None,
-        "confirmed_trial": incumbent.trial if incumbent and incumbent.verdict == "confirmed" else None,
-        "confirmed": sum(row.verdict == "confirmed" for row in rows),
+        "confirmed_trial": view.standing.champions[-1] if view.standing.champions else None,
+        "confirmed": len(view.standing.champions),
         "best_so_far": _best_at(steps, len(trials)),
         "last_keep_after": steps[-1][0] if steps else 0,
         **_architecture(trials),

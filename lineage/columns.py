@@ -200,6 +200,12 @@ class Frame:
         new: list[Any] = self.fresh.array(name).slice(max(0, start - self.cut)).to_pylist()
         return [*old, *new]
 
+    def take_values(self, name: str, indices: Ints) -> list[Any]:
+        """Cells of the trial rows with these indices, which rise."""
+        old, new = indices[indices < self.cut], indices[indices >= self.cut] - self.cut
+        first: list[Any] = self.settled.array(name).take(pa.array(old)).to_pylist() if len(old) else []
+        return first + (self.fresh.array(name).take(pa.array(new)).to_pylist() if len(new) else [])
+
     def ids(self, positions: Ints) -> list[str]:
         """Event ids by position."""
         settled, fresh = self.settled.table["event_id"], self.fresh.table["event_id"]
@@ -232,6 +238,11 @@ class Frame:
         if index < self.cut:
             return int(self.settled.at[index])
         return self.rows + int(self.fresh.at[index - self.cut])
+
+    def positions(self, indices: Ints) -> Ints:
+        """The same for many, whose indices rise."""
+        old, new = indices[indices < self.cut], indices[indices >= self.cut] - self.cut
+        return np.concatenate([self.settled.at[old], self.fresh.at[new] + self.rows]).astype(np.int64)
 
     def events(self, *kinds: str) -> Ints:
         """Positions of events of these kinds."""

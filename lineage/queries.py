@@ -22,8 +22,9 @@ import pyarrow as pa
 from lineage.columns import Block, Floats, Frame, Ints, Mask
 from lineage.errors import UnknownName, UsageError
 from lineage.ids import uuid7
-from lineage.records import EventKind, Row
+from lineage.records import EventKind, Row, Status
 from lineage.schema import SCHEMA, seal, to_row, to_table
+from lineage.standing import Standing
 from lineage.text import TextIndex
 
 if TYPE_CHECKING:
@@ -101,6 +102,15 @@ class View:
         return self._frame.floats("score") * self.sign
 
     @cached_property
+    def _quoted_scores(self) -> Floats:
+        """The same with the mean of fresh replicates where a trial has them."""
+        scores = self._score.copy()
+        for trial, mean in self.standing.fresh.items():
+            if (index := self._frame.index(trial)) is not None:
+                scores[index] = mean * self.sign
+        return scores
+
+    @cached_property
     def _visible(self) -> Mask:
         return ~self._frame.mask("status", "harness_abort")
 
@@ -109,18 +119,54 @@ class View:
         return self._frame.folds()
 
     @cached_property
-    def _verdicts(self) -> dict[int, str]:
-        """trial index -> its last verdict, in the order in which the verdicts fell."""
-        pairs = sorted((position, index) for index, many in self._folds.items() for position in many)
-        if not pairs:
-            return {}
-        said = self._frame.column("verdict").take(pa.array([position for position, _ in pairs])).to_pylist()
-        verdicts: dict[int, str] = {}
-        for (_, index), verdict in zip(pairs, said, strict=True):
-            if verdict is not None:
-                verdicts.pop(index, None)
-                verdicts[index] = verdict
-        return verdicts
+    def standing(self) -> Standing:
+        """Leader, incumbent and champions of this moment."""
+        standing = Standing(self.sign)
+        for _, step in self._steps():
+            _take(standing, step)
+        return standing
+
+    def _steps(self) -> list[tuple[int, Row | tuple[str, float]]]:
+        """What decides who leads, with its position, in order; a keep as its id and score, which builds no row."""
+        frame = self._frame
+        starts = [frame.position(int(at)) for at in np.flatnonzero(frame.mask("status", "baseline"))]
+        later = frame.events("confirmation", "sealed", "intervention")
+        positions = np.sort(np.concatenate([np.array(starts, dtype=np.int64), later]))
+        steps: list[tuple[int, Row | tuple[str, float]]] = list(
+            zip(positions.tolist(), self._build(positions), strict=True)
+        )
+        scores = frame.floats("score")
+        keeps = np.flatnonzero(frame.mask("status", "keep") & np.isfinite(scores))
+        where, names = frame.positions(keeps).tolist(), frame.take_values("trial", keeps)
+        steps += list(zip(where, zip(names, scores[keeps].tolist(), strict=True), strict=True))
+        steps.sort(key=lambda step: step[0])
+        return steps
+
+    def leaders_since(self, trial: str) -> list[str]:
+        """Trials that led at some time since this one was last submitted, the last of them now; none if it never was."""
+        begun = self._submitted(trial)
+        if begun is None:
+            return []
+        standing, led = Standing(self.sign), [""]
+        for position, step in self._steps():
+            if position > begun:
+                _note_leader(led, standing)
+            _take(standing, step)
+        _note_leader(led, standing)
+        return led[1:]
+
+    def ended_since(self, trial: str, other: str) -> bool:
+        """Was the outcome of `trial` recorded after `other` was last submitted?"""
+        begun, index = self._submitted(other), self._frame.index(trial)
+        return begun is not None and index is not None and self._frame.position(index) > begun
+
+    def _submitted(self, trial: str) -> int | None:
+        """Position of the last `submitted` event of a trial."""
+        found = self._frame.events("submitted")
+        names = self._frame.column("trial").take(pa.array(found)).to_pylist() if len(found) else []
+        return max(
+            (at for at, name in zip(found.tolist(), names, strict=True) if name == trial), default=None
+        )
 
     # --- rows ----------------------------------------------------------------------------------
 
@@ -214,34 +260,26 @@ class View:
         found = np.flatnonzero(self._frame.mask("status", "baseline"))
         return self._rows(found[:1])[0] if len(found) else None
 
-    def _best(self, indices: Ints) -> Row | None:
-        """The best scored trial among these; the earlier one when scores tie."""
-        scored = indices[np.isfinite(self._score[indices])]
-        if not len(scored):
-            return None
-        return self._rows([int(scored[np.argmax(self._score[scored])])])[0]
+    def row_of_leader(self) -> Row | None:
+        leader = self.standing.leader()
+        return self.trial(leader[0]) if leader is not None else None
 
-    def incumbent(self) -> Row | None:
-        """The last trial confirmed, each having beaten the one before it; the baseline while there is none.
+    def row_of_incumbent(self) -> Row | None:
+        trial = self.standing.incumbent
+        return self.trial(trial) if trial is not None else self.baseline()
 
-        Not the champion with the best first measurement: that one may be the luckier, not the better.
-        """
-        champions = self.champions()
-        return champions[-1] if champions else self.baseline()
+    def rows_of_champions(self) -> list[Row]:
+        """Confirmed trials that nobody vetoed, in the order in which they were confirmed."""
+        found = [self._frame.index(trial) for trial in self.standing.champions]
+        return self._rows(index for index in found if index is not None)
 
-    def leader(self) -> Row | None:
-        """The best keep or baseline by its measured score, unless it failed its confirmation or was vetoed."""
-        fit = self._frame.mask("status", "keep", "baseline")
-        fit[[index for index, verdict in self._verdicts.items() if verdict == "unconfirmed"]] = False
-        for row in self.events("intervention"):
-            index = self._frame.index(row.trial) if row.operator == "veto" and row.trial else None
-            if index is not None:
-                fit[index] = False
-        return self._best(np.flatnonzero(fit))
-
-    def champions(self) -> list[Row]:
-        """Confirmed trials in the order in which they were confirmed."""
-        return self._rows(index for index, verdict in self._verdicts.items() if verdict == "confirmed")
+    def quoted(self, trial: str) -> float | None:
+        """What a trial is said to score: the mean of its fresh replicates where it has been tested, else as measured."""
+        if trial in self.standing.fresh:
+            return self.standing.fresh[trial]
+        index = self._frame.index(trial)
+        score = None if index is None else self._frame.value("score", index)
+        return None if score is None else float(score)
 
     def chain(self, trial: str) -> list[Row]:
         """From the root to this trial along `parent`; stops where a parent is unknown."""
@@ -276,7 +314,8 @@ class View:
         )
         keeps = np.flatnonzero(others & self._frame.mask("status", "keep"))
         rest = np.flatnonzero(others & self._frame.mask("status", "discard"))
-        ranked = [part[np.argsort(-self._score[part], kind="stable")] for part in (keeps, rest)]
+        scores = self._quoted_scores
+        ranked = [part[np.argsort(-scores[part], kind="stable")] for part in (keeps, rest)]
         return self._rows(np.concatenate(ranked)[:n])
 
     def failures(self, role: str | None, n: int) -> list[Row]:
@@ -369,6 +408,19 @@ class View:
             for name in (*FOLDED["confirmation"], *FOLDED["sealed"]):
                 frame.at[index, name] = getattr(row, name)
         return frame
+
+
+def _take(standing: Standing, step: Row | tuple[str, float]) -> None:
+    if isinstance(step, Row):
+        standing.read(step)
+    else:
+        standing.measured(step[0], Status.KEEP, step[1])
+
+
+def _note_leader(led: list[str], standing: Standing) -> None:
+    leader = standing.leader()
+    if leader is not None and leader[0] != led[-1]:
+        led.append(leader[0])
 
 
 def _last(found: Ints, n: int) -> Ints:

@@ -84,8 +84,7 @@ def import_released(folder: str | Path, store: Store, campaign: str) -> ImportRe
         )
         added = len(run.rows)
     view = Lineage(store, campaign).refresh()
-    leader = view.leader()
-    best = (str(leader.trial), float(leader.score)) if leader and leader.score is not None else None
+    best = view.standing.leader()
     return ImportReport(
         campaign=campaign,
         environment=environment,

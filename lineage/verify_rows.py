@@ -19,6 +19,7 @@ from lineage.parts import Footer, decode_log, log_event
 from lineage.records import Row
 from lineage.schema import Record, row_hash, strip, to_row
 
+LATER = ("confirmation", "sealed")
 TREES = ("source_sha256", "parent_sha256")
 BLOBS = ("diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256", *TREES)
 # A link of a writer's chain: number, event id, previous hash, own hash.
@@ -45,6 +46,9 @@ class RowCheck:
         self._fences: dict[int, FenceRow] = {}
         self._stops: list[tuple[str, bool]] = []
         self._labels: dict[str, tuple[str, Row]] = {}
+        self._decided: list[tuple[str, Row]] = []
+        self._later: list[Row] = []
+        self._afterwards: list[tuple[str, Row]] = []  # event id, later fact
         self._claimed: dict[str, str] = {}
         self._payload: dict[str, bytes] = {}
         self._ended = False
@@ -105,6 +109,8 @@ class RowCheck:
             self._stops.append((event, record.get("operator") == "end"))
         if record.get("event") == "trial":
             self._ends.append((event, where, to_row(record, self.campaign)))
+        elif record.get("event") in LATER:
+            self._afterwards.append((event, to_row(record, self.campaign)))
 
     def _stamp(self, where: str, record: Record) -> None:
         epoch, writer, seq = int(record["epoch"]), str(record["writer"]), int(record["writer_seq"])
@@ -145,9 +151,13 @@ class RowCheck:
             return
         if said.get("trial", trial) not in (trial, None):
             self._found("swapped", key, f"holds a result of trial {said['trial']}")
-        if name == "label" and said.get("event") == "trial":
+        if (name == "label" and said.get("event") == "trial") or said.get("event") in LATER:
             try:
-                self._labels[trial] = (key, Row.model_validate(said))
+                row = Row.model_validate(said)
+                if row.event in LATER:
+                    self._decided.append((key, row))
+                else:
+                    self._labels[trial] = (key, row)
             except ValueError as error:
                 self._found("altered", key, f"is no lineage row: {' '.join(str(error).split())[:120]}")
         elif "per_seed" in said and "score" in said:
@@ -160,10 +170,14 @@ class RowCheck:
         for event, where, row in self._ends:
             if event not in dead:
                 self._outcome(where, row)
+        self._later = [
+            row.model_copy(update={"epoch": 0}) for event, row in self._afterwards if event not in dead
+        ]  # as it was recorded, before an epoch was stamped on it
         self._ended = next((end for event, end in reversed(self._stops) if event not in dead), False)
         for writer in sorted(self._writers):
             self._chain(writer, self._writers[writer], hashes)
         self._results()
+        self._confirmations()
         loose = self.count if not parts else 0
         if loose:
             self._found(
@@ -222,6 +236,23 @@ class RowCheck:
                     f"trial {trial} has a row and no recorded label: the campaign did not write it",
                 )
             self._measured(where, trial, row)
+
+    def _confirmations(self) -> None:
+        """Every recorded decision and sealed score against its row."""
+        recorded = [said for _, said in self._decided]
+        loose = [(row.event, row.trial) for row in self._later if row not in recorded]
+        for key, said in self._decided:
+            if said in self._later:
+                continue
+            if (said.event, said.trial) in loose:
+                self._found(
+                    "altered", key, f"no {said.event} row of trial {said.trial} says what it recorded"
+                )
+            elif self._ended or self.unreadable:
+                self._found("missing", f"trial {said.trial}", f"its {said.event} row is gone; {key} has it")
+            else:
+                text = f"{key} is recorded, its {said.event} row is not: a resume appends it"
+                self._found("unfinished", f"trial {said.trial}", text)
 
     def _measured(self, where: str, trial: str, row: Row) -> None:
         """The score in the row against the measurement that it names."""

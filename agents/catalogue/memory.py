@@ -201,9 +201,9 @@ class Memory:
         if base is not None and base.noise_sd is not None and base.score:
             memory.noise = min(0.2, max(1e-4, base.noise_sd / abs(base.score)))
         for order, row in enumerate(rows):
-            memory._add(row, order, base, spec)
+            memory._add(row, order, base, spec, view.standing.fresh.get(row.trial or "", row.score))
         memory.start = memory.trials.get(base.trial or "") if base else None
-        leader, incumbent = view.leader(), view.incumbent()
+        leader, incumbent = view.row_of_leader(), view.row_of_incumbent()
         memory.leader = memory.trials.get(leader.trial or "") if leader else memory.start
         memory.incumbent = memory.trials.get(incumbent.trial or "") if incumbent else memory.start
         return memory
@@ -220,11 +220,14 @@ class Memory:
         base = abs(self.start.score) if self.start and self.start.score else 1.0
         return score + self.sign * more_gain * max(base, 1e-9)
 
-    def _add(self, row: Row, order: int, base: Row | None, spec: EnvironmentSpec) -> None:
+    def _add(
+        self, row: Row, order: int, base: Row | None, spec: EnvironmentSpec, score: float | None
+    ) -> None:
+        """`score`: the mean of the trial's fresh replicates where it has been tested, else as measured."""
         if row.trial is None or row.status is None:
             return
-        scored = row.score is not None and base is not None and base.score is not None
-        gain = self.gain_of(row.score or 0.0, base.score or 0.0) if scored and base else None
+        scored = score is not None and base is not None and base.score is not None
+        gain = self.gain_of(score or 0.0, base.score or 0.0) if scored and base else None
         room = {
             name: value / self.scales.setdefault(name, max(abs(value), 1e-12))
             for name, value in _rooms(row, spec).items()
@@ -236,7 +239,7 @@ class Memory:
             operator=row.operator or "",
             status=row.status,
             cause=row.cause or "",
-            score=row.score,
+            score=score,
             gain=gain,
             room=room,
             delta=parse_delta(row.notes) if row.notes else None,

@@ -73,9 +73,13 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
     from flows.display import Display
     from flows.finish import end_of_run
     from flows.run import run_campaign
+    from lineage.store import open_store
+    from lineage.table import Lineage
 
     interactive = sys.stdout.isatty() and not plain
     with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
+        view = Lineage(open_store(root), config.id, config.spec.score.direction).refresh()
+        display.remember(view.rows())
         why = run_campaign(root, config.id, [display.on])
     print(end_of_run(root, config.id, why))
     if why == "stopped by a person":

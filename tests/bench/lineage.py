@@ -107,8 +107,8 @@ def build(store: Store, total: int, baselines: Path | None = None) -> None:
 
 def context(view: View, role: str = "opt") -> None:
     """What one prompt asks."""
-    leader = view.leader()
-    view.incumbent()
+    leader = view.row_of_leader()
+    view.row_of_incumbent()
     view.baseline()
     view.chain(str(leader.trial) if leader else "")
     view.recent(12)

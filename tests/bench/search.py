@@ -85,7 +85,7 @@ def play_engine(
         opened = open_store(store)
         campaign = next(iter(opened.list("lineage/"))).split("campaign=")[1].split("/")[0]
         view = Lineage(opened, campaign).refresh()
-        rows, start, champion = view.trials(), view.baseline(), view.incumbent()
+        rows, start, champion = view.trials(), view.baseline(), view.row_of_incumbent()
         assert start is not None and start.score is not None and champion is not None
         best, area = start.score, []
         for row in rows[1:]:

@@ -156,7 +156,7 @@ class Campaign:
         self.rows.append(Row(event="trial", campaign=self.name, trial=trial, arm=self.arm, **values))
         if self.rows[-1].status is Status.KEEP:
             self._recheck(trial)
-        leader = self.view.leader()
+        leader = self.view.row_of_leader()
         assert leader is not None and leader.score is not None and self.rows[0].score is not None
         self.best.append(gain(self.environment, leader.score, self.rows[0].score))
         return self.rows[-1]
@@ -181,7 +181,7 @@ class Campaign:
             self.random.randrange(2**31) for _ in range(self.runs if not baseline else max(5, self.runs))
         ]
         runs, measurement = measured(self.environment, self.worker, trial, files, seeds)
-        leader = None if baseline else self.view.leader()
+        leader = None if baseline else self.view.row_of_leader()
         told = label(
             self.environment.spec,
             runs=runs,
@@ -223,7 +223,7 @@ class Campaign:
             proposal = self.proposer.propose(request)
         except NothingLeft:
             return None
-        leader = self.view.leader()
+        leader = self.view.row_of_leader()
         self.off_leader += leader is not None and proposal.parent != leader.trial
         trial = f"t{len(self.rows):04d}"
         said = {

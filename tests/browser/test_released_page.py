@@ -64,7 +64,7 @@ def test_its_tree_shows_every_keep_and_its_whole_chain(
     golf: View, open_page: Callable[..., Any], tmp_path: Path
 ) -> None:
     page = open_page(build_report(golf, GOLF, lambda _: b"", tmp_path / "golf.html")).page
-    leader = golf.leader()
+    leader = golf.row_of_leader()
     assert leader is not None and leader.trial is not None
     drawn = len(page.query_selector_all("#tree .node"))
     assert drawn >= sum(str(row.status) in ("keep", "baseline") for row in golf.trials())

@@ -48,7 +48,7 @@ def test_the_head_tells_the_verdict_and_the_table_counts_all(
     report: Path, open_page: Callable[..., Any], rows: list[Row]
 ) -> None:
     page = open_page(report).page
-    best = View.from_rows(rows, "min").incumbent()
+    best = View.from_rows(rows, "min").row_of_incumbent()
     assert best is not None
     assert f"Confirmed on fresh seeds: {best.trial}" in page.inner_text("h1")
     assert page.inner_text("#shown") == f"{N} trials"
@@ -95,7 +95,7 @@ def test_a_click_in_the_tree_opens_the_trial_with_its_chain(
 ) -> None:
     opened = open_page(report)
     page = opened.page
-    best = View.from_rows(rows, "min").incumbent()
+    best = View.from_rows(rows, "min").row_of_incumbent()
     assert best is not None and best.trial is not None
     page.wait_for_selector("#tree .node.main")
     node = page.locator(

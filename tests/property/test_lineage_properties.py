@@ -228,9 +228,9 @@ class JournalAndTable(RuleBasedStateMachine):
         assert warm.trials() == cold.trials()
         assert warm.best_so_far() == cold.best_so_far() == fresh.best_so_far()
         assert warm.failure_counts() == cold.failure_counts() == fresh.failure_counts()
-        assert [r.trial for r in warm.champions()] == [r.trial for r in cold.champions()]
-        leader = warm.leader()
-        assert (leader and leader.trial) == (cold.leader() and cold.leader().trial)
+        assert [r.trial for r in warm.rows_of_champions()] == [r.trial for r in cold.rows_of_champions()]
+        leader = warm.row_of_leader()
+        assert (leader and leader.trial) == (cold.row_of_leader() and cold.row_of_leader().trial)
         assert [row.trial for row in warm.recent(5)] == self.expected[-5:]
 
     def teardown(self) -> None:

@@ -260,7 +260,7 @@ def test_arms(proposer: CatalogueProposer) -> None:
         kinds = {proposer.propose(campaign.ask("opt", seed, arm=arm)).edit_kind for seed in range(6)}
         assert "technique" in kinds and not kinds & {"crossover", "undo"}
     quoted = [proposer.propose(campaign.ask("opt", seed, arm="no_lineage")).hypothesis for seed in range(6)]
-    leader = campaign.view.leader()
+    leader = campaign.view.row_of_leader()
     assert leader is not None
     others = [f"t{n:04d}" for n in range(len(campaign.rows)) if f"t{n:04d}" != leader.trial]
     assert not any(trial in text for text in quoted for trial in others), (

@@ -70,10 +70,10 @@ def test_the_state_follows_verdicts() -> None:
     display, _ = filled(120)
     view = View.from_rows(campaign_rows(120)[0], "min")
     state = display.state
-    best, leader = view.incumbent(), view.leader()
+    best, leader = view.row_of_incumbent(), view.row_of_leader()
     assert state.incumbent is not None and best is not None and state.incumbent.trial == best.trial
     assert state.leader is not None and leader is not None and state.leader.trial == leader.trial
-    assert state.confirmed == len(view.champions())
+    assert state.confirmed == len(view.rows_of_champions())
     assert sum(state.failures.values()) == sum(view.failure_counts().values())
 
 

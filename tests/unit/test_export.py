@@ -29,7 +29,7 @@ def test_csv_has_every_trial_and_runs_no_formula(view: View, tmp_path: Path) -> 
     bad = read[5]
     assert bad["hypothesis"] == '\'=cmd|"/c calc"!A1 with a "quoted" line'
     assert float(bad["expected_delta"]) < 0, "numbers stay numbers"
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     assert best is not None
     mine = next(r for r in read if r["trial"] == best.trial)
     assert json.loads(mine["scores"]) == best.scores and mine["verdict"] == "confirmed"
@@ -59,7 +59,7 @@ def test_the_papers_files_have_the_papers_columns(view: View, tmp_path: Path) ->
             line["path"].split("/")[-1] == line["exp_id"]
             and len(line["path"].split("/")) == int(line["depth"]) + 1
         )
-    winner = view.incumbent()
+    winner = view.row_of_incumbent()
     assert winner is not None and json.loads(best.read_text())["exp_id"] == winner.trial
 
 

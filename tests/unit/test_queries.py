@@ -94,9 +94,9 @@ def test_queries_counts_and_order() -> None:
 def test_queries_best_rows() -> None:
     view = campaign()
     assert view.baseline() is not None and view.baseline().trial == "t0"
-    assert view.incumbent().trial == "t1", "the best confirmed one, not the best measured one"
-    assert view.leader().trial == "t1", "t2 measured better but failed its confirmation"
-    assert names(view.champions()) == ["t1"]
+    assert view.row_of_incumbent().trial == "t1", "the best confirmed one, not the best measured one"
+    assert view.row_of_leader().trial == "t1", "t2 measured better but failed its confirmation"
+    assert names(view.rows_of_champions()) == ["t1"]
     assert view.best_so_far() == [(0, "t0", 10.0), (1, "t1", 9.0), (2, "t2", 8.0)]
 
 
@@ -171,11 +171,11 @@ def test_queries_open_trials_show_the_last_attempt() -> None:
 def test_queries_empty_campaign() -> None:
     view = View.from_rows([], "max")
     assert view.count() == 0
-    assert view.trials() == view.open_trials() == view.champions() == view.recent(3) == []
+    assert view.trials() == view.open_trials() == view.rows_of_champions() == view.recent(3) == []
     assert (
         view.baseline() is None
-        and view.incumbent() is None
-        and view.leader() is None
+        and view.row_of_incumbent() is None
+        and view.row_of_leader() is None
         and view.trial("x") is None
     )
     assert view.best_so_far() == [] and view.hit_rates() == [] and view.failure_counts() == {}
@@ -189,4 +189,4 @@ def test_queries_without_direction_say_so() -> None:
     blind = View(rows._frame, C, None)
     assert blind.count() == 1
     with pytest.raises(UsageError, match="records no direction"):
-        blind.leader()
+        blind.row_of_leader()

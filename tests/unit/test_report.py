@@ -134,7 +134,7 @@ def test_a_missing_diff_is_no_error_and_no_page_is_left_half_written(tmp_path: P
 def test_the_champions_chain_comes_first_when_space_is_short() -> None:
     rows, blobs = campaign_rows(200)
     view = View.from_rows(rows, "min")
-    trials, best = view.trials(), view.incumbent()
+    trials, best = view.trials(), view.row_of_incumbent()
     assert best is not None and best.trial is not None
     order = diff_order(trials, [best.trial])
     chain = [r.trial for r in reversed(view.chain(best.trial)) if r.diff_sha256]

@@ -42,7 +42,7 @@ def test_the_summary_has_its_six_parts_and_says_what_won(view: View) -> None:
     assert re.findall(r"^## (.*)$", text, re.M) == [
         "What won", "What was learnt", "What kept failing", "What it cost", "What to try next", "Where things are",
     ]  # fmt: skip
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     assert best is not None
     assert f"**{best.trial}**" in text and "noise sd" in text and "sealed split" in text
     assert "bakeoff diff t0001 | patch -p1" in text and "all 120 trials are done" in text
@@ -133,7 +133,7 @@ def test_a_trial_is_found_however_it_is_written(view: View, text: str) -> None:
 
 
 def test_trials_by_name_and_an_unknown_one(view: View) -> None:
-    best = view.incumbent()
+    best = view.row_of_incumbent()
     assert best is not None and find_trial(view, "best").trial == best.trial
     assert find_trial(view, "baseline").trial == "t0000" and find_trial(view, "last").trial == "t0119"
     with pytest.raises(UnknownName, match=r"no trial named 't0420'; did you mean 't0\d+'\?"):

@@ -1,0 +1,108 @@
+"""Who leads, who is confirmed, who is out: the one fold over lineage rows that every reader asks.
+
+Use: `standing = Standing(sign)`, `standing.read(row)` for every row in the order recorded; then `leader()`,
+`incumbent`, `champions`. `View.standing` is this fold over a whole campaign, `evaluators.standing.Book` adds
+noise, levels and the next candidate. Nothing else in the project ranks trials.
+
+Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score is the
+mean of its fresh replicates, not the lucky measurement that made it a leader: otherwise every later
+improvement would have to beat that luck. Incumbent: the last confirmed trial that nobody vetoed, each having
+beaten the one before it on fresh seeds; the start while there is none.
+
+What is read from rows: `trial` (status, score, scores), `confirmation` (verdict, scores, the incumbent's scores),
+`sealed`, and `intervention` with operator `veto`. Limits: no statistics; memory grows by the replicates.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from lineage.records import Row, Status
+
+
+class Standing:
+    """The running state; read rows in order, ask at any time. `sign` is +1 when a higher score is better.
+
+    `fresh`: mean of the fresh replicates of each trial that was tested on fresh seeds, confirmed or not.
+    """
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+        self.start: str | None = None
+        self.attempts = 0
+        self.confirmed: list[str] = []
+        self.vetoed: set[str] = set()
+        self.fresh: dict[str, float] = {}
+        self.replicates: dict[str, list[float]] = {}
+        self._scores: dict[str, float] = {}
+        self._unsealed: dict[str, int] = {}
+
+    @property
+    def incumbent(self) -> str | None:
+        """The last confirmed trial that nobody vetoed; the start while there is none."""
+        return next((t for t in reversed(self.confirmed) if t not in self.vetoed), self.start)
+
+    @property
+    def champions(self) -> list[str]:
+        """Confirmed trials that nobody vetoed, once each, by their last confirmation."""
+        last = {trial: at for at, trial in enumerate(self.confirmed) if trial not in self.vetoed}
+        return sorted(last, key=last.__getitem__)
+
+    @property
+    def unsealed(self) -> list[tuple[int, str]]:
+        """Number of the attempt and trial of each champion without a recorded sealed score, oldest first."""
+        return sorted((at, trial) for trial, at in self._unsealed.items() if trial not in self.vetoed)
+
+    def leader(self) -> tuple[str, float] | None:
+        """Best standing trial and its score; the earlier one on a tie; None before a valid start."""
+        best: tuple[str, float] | None = None
+        for trial, score in self._scores.items():
+            if best is None or self.sign * (score - best[1]) > 0:
+                best = (trial, score)
+        return best
+
+    def read(self, row: Row) -> None:
+        """Take one row in; events that say nothing about who leads are passed over."""
+        if row.event == "trial" and row.trial is not None:
+            self.measured(row.trial, row.status, row.score, row.scores)
+        elif row.event == "confirmation":
+            self._decided(row)
+        elif row.event == "sealed":
+            self._unsealed.pop(row.trial or "", None)
+        elif row.event == "intervention" and row.operator == "veto" and row.trial:
+            self.vetoed.add(row.trial)
+            self._scores.pop(row.trial, None)
+
+    def measured(
+        self, trial: str, status: Status | None, score: float | None, scores: list[float] | None = None
+    ) -> None:
+        """The outcome of a trial. The start's own runs count as fresh, because nothing was chosen by them."""
+        if score is None or trial in self.vetoed:
+            return
+        if status is Status.BASELINE and self.start is None:
+            self.start = trial
+            self.replicates[trial] = list(scores or [score])
+            self._scores[trial] = score
+        elif status is Status.KEEP:
+            self._scores[trial] = score
+
+    def _decided(self, row: Row) -> None:
+        trial, beaten = row.trial or "", row.incumbent or self.incumbent
+        if beaten is not None:
+            theirs = json.loads(row.detail_json).get("incumbent_scores", [])
+            self.replicates.setdefault(beaten, []).extend(float(value) for value in theirs)
+        ours = self.replicates.setdefault(trial, [])
+        ours.extend(row.scores)
+        mean = math.fsum(ours) / len(ours) if ours else row.score  # an imported event may have no replicates
+        if mean is not None:
+            self.fresh[trial] = mean
+        if row.verdict == "confirmed":
+            self._unsealed[trial] = self.attempts
+        if row.verdict == "confirmed" and trial not in self.vetoed:
+            self.confirmed.append(trial)
+            if trial in self.fresh:
+                self._scores[trial] = self.fresh[trial]
+        else:
+            self._scores.pop(trial, None)
+        self.attempts += 1
