@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lineage.errors import BudgetSpent, NothingLeft, ProposerUnusable
-from lineage.records import Row, Usage
+from lineage.records import Allowance, Row, Usage
 
 
 class TrialCapReached(ProposerUnusable):
@@ -122,10 +122,16 @@ class Ledger:
 
     @contextmanager
     def admitted(
-        self, *, role: str, session: str, worst: Usage, deadline: float | None = None
+        self,
+        *,
+        role: str,
+        session: str,
+        worst: Usage,
+        deadline: float | None = None,
+        allowance: Allowance = Allowance(),
     ) -> Iterator[Callable[[Usage], None]]:
         """Admission for one call. Call the yielded function once for each reply, whole or cut off."""
-        accounts = self._enter(role, session, worst, deadline)
+        accounts = self._enter(role, session, worst, deadline, allowance)
         billed: list[Usage] = []
         try:
             yield billed.append
@@ -142,7 +148,9 @@ class Ledger:
     def _role(self, role: str) -> _Account:
         return self._roles.setdefault(role, _Account())
 
-    def _enter(self, role: str, session: str, worst: Usage, deadline: float | None) -> list[_Account]:
+    def _enter(
+        self, role: str, session: str, worst: Usage, deadline: float | None, allowance: Allowance
+    ) -> list[_Account]:
         with self._change:
             own = self._sessions.setdefault(session, _Account())
             levels = (
@@ -155,6 +163,7 @@ class Ledger:
                     if words := account.reached(cap, with_open=False):
                         hint = "raise the cap in campaign.toml to go on"
                         raise fault(f"{who} has used {words}; {hint}", usage=own.spent)
+                _check_allowance(own, worst, allowance)
                 if not any(account.reached(cap, with_open=True) for account, cap, _, _ in levels):
                     break
                 left = None if deadline is None else deadline - self._clock()
@@ -166,6 +175,21 @@ class Ledger:
                 account.reserved = account.reserved + worst
                 account.open += 1
             return accounts
+
+
+def _check_allowance(own: _Account, worst: Usage, allowance: Allowance) -> None:
+    """Refuse the call that could pass the trial's allowance: the session's end, the role's when it is the first call."""
+    known = own.spent if allowance.beyond else own.spent + worst
+    limits = (
+        (allowance.usd, known.usd, own.spent.usd, "dollars"),
+        (allowance.tokens, all_tokens(known), all_tokens(own.spent), "tokens"),
+    )
+    for limit, could, used, word in limits:
+        full = limit is not None and (could >= limit if allowance.beyond else could > limit)
+        if full:
+            told = f"{used:,.4g} of the {limit:,.4g} {word} allowed to this proposal are used"
+            fault = TrialCapReached if used else BudgetSpent
+            raise fault(f"{told}, and the next call may cost more than is left", usage=own.spent)
 
 
 def _less(a: Usage, b: Usage) -> Usage:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from lineage.records import Check, Proposal
+from lineage.records import Allowance, Check, Proposal, Usage
 from lineage.spec import EnvironmentSpec, Role
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ProposalRequest:
     `in_flight` holds the normal-form hashes (`agents.normal.ast_hash`) of programs that run right
     now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
     is a `time.monotonic` value. `arm` is the campaign's control condition. `trial` is the id that the
-    answer will get.
+    answer will get. `allowance` limits what the answer may cost; `paid` is told the whole cost so far after each reply.
     """
 
     spec: EnvironmentSpec
@@ -43,6 +43,8 @@ class ProposalRequest:
     deadline: float | None = None
     arm: str = "specialists"
     trial: str = ""
+    allowance: Allowance = Allowance()
+    paid: Callable[[Usage], None] | None = None
 
 
 class Proposer(Protocol):

@@ -177,12 +177,20 @@ class Session:
         asked = chars_in([self.prompt.system, self.messages]) // 3
         worst = self._priced(Usage(calls=1, tokens_in=asked, tokens_out=self.settings.max_tokens))
         role = self.request.role.name
-        with self.ledger.admitted(role=role, session=self.key, worst=worst, deadline=self.deadline) as bill:
+        with self.ledger.admitted(
+            role=role,
+            session=self.key,
+            worst=worst,
+            deadline=self.deadline,
+            allowance=self.request.allowance,
+        ) as bill:
 
             def priced(usage: Usage) -> None:
                 known = self._priced(usage)
                 self.usage = self.usage + known
                 bill(known)
+                if self.request.paid is not None:
+                    self.request.paid(self.usage)
 
             yield priced
 

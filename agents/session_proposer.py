@@ -16,7 +16,9 @@ from agents.prices import Prices, load_prices
 from agents.prompt import render
 from agents.protocol import ProposalRequest
 from agents.session import SessionSettings, run_session
-from lineage.records import Proposal
+from lineage.records import Proposal, Usage
+
+USUAL_INPUT = 30_000  # tokens of a long conversation
 
 
 class SessionProposer:
@@ -52,6 +54,16 @@ class SessionProposer:
         key = f"{request.role.name}-{request.seed}-{next(self._numbers)}"
         return run_session(
             self.chat, request, prompt, self.settings, self.ledger, self.prices, key, self._cancel
+        )
+
+    def worst_call(self) -> Usage:
+        """What one call of a usual session costs at most: below this, trials are proposed one at a time."""
+        asked = Usage(calls=1, tokens_in=USUAL_INPUT, tokens_out=self.settings.max_tokens)
+        models = {self.settings.model, *self.settings.models.values()}
+        ttl = self.settings.cache_ttl
+        return max(
+            (self.prices.priced(model, asked, host=self.chat.host, cache_ttl=ttl) for model in models),
+            key=lambda usage: usage.usd,
         )
 
     def close(self) -> None:

@@ -8,15 +8,19 @@ Everything here is plain and synchronous; `flows.confirm` runs it.
 
 from __future__ import annotations
 
+import re
+
 from flows import stages
 from flows.config import HOLDER
 from flows.engine import Engine
 from flows.standing import book
+from flows.words import Trained
 from lineage.errors import UsageError
 from lineage.queries import View
-from lineage.records import Record, Row
-from lineage.results import get_result, put_result
+from lineage.records import Measurement, Record, Row
+from lineage.results import first_result, get_result, list_results
 
+REPLICATE = re.compile(r"confirm-[a-z]+-(\d+)-(train|measurement)(?:-\d+)?")
 OFFSET = 1000  # a trial that is confirmed again draws seeds from here on
 
 
@@ -71,9 +75,9 @@ def open_attempt(engine: Engine, trial: str) -> Opening:
     begun = _opening(engine, number) or (_decided_before(view, number) if late else None)
     if begun is None:
         begun = _new(engine, view, number, trial)
-        put_result(
-            engine.store, engine.config.id, HOLDER, _opening_name(number), begun.model_dump_json().encode()
-        )
+        made = begun.model_dump_json().encode()
+        kept = first_result(engine.store, engine.config.id, HOLDER, _opening_name(number), made)
+        begun = Opening.model_validate_json(kept)
     if begun.candidate != trial:
         raise UsageError(
             f"{trial} cannot be confirmed now: attempt {number} of {engine.config.id} is that of {begun.candidate}; "
@@ -141,9 +145,26 @@ def record(engine: Engine, begun: Opening, row: Row) -> bool:
     if decided if row.event == "confirmation" else not awaits_seal(view, begun.number):
         return False
     name = f"{row.event}-{begun.number:04d}"
-    put_result(engine.store, engine.config.id, begun.candidate, name, row.model_dump_json().encode())
-    engine.append(row)
+    kept = first_result(engine.store, engine.config.id, begun.candidate, name, row.model_dump_json().encode())
+    engine.append(Row.model_validate_json(kept))
     return True
+
+
+def cpu_of(engine: Engine, begun: Opening) -> dict[str, float]:
+    """CPU seconds of the candidates of an attempt, repeated trainings too, as columns of its event."""
+    train, evaluate = 0.0, 0.0
+    for name in list_results(engine.store, engine.config.id, begun.candidate):
+        found = REPLICATE.fullmatch(name)
+        if found is None or not begun.skip <= int(found[1]) < begun.skip + OFFSET:
+            continue
+        raw = get_result(engine.store, engine.config.id, begun.candidate, name) or b""
+        if found[2] == "measurement":
+            seeds = Measurement.model_validate_json(raw).per_seed
+            evaluate += sum(s.facts.cpu_s + s.facts.start_cpu_s for s in seeds if s.facts is not None)
+        else:
+            runs = Trained.model_validate_json(raw).runs
+            train += sum(run.facts.cpu_s + run.facts.start_cpu_s for run in runs)
+    return {"train_cpu_s": train, "evaluate_cpu_s": evaluate}
 
 
 def sweep(engine: Engine) -> None:

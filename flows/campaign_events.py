@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,18 +17,25 @@ from lineage.records import Row
 
 
 def first_start(engine: Engine) -> datetime:
-    """When the campaign began, also over resumes; writes the start event on the first call."""
+    """When the campaign began, also over resumes; writes the start event on the first call.
+
+    The event is the first of its owner's epoch and says what that owner has read (`lineage.epochs`).
+    """
     starts = [
         row.t_started for row in engine.view().events("campaign") if row.operator == "start" and row.t_started
     ]
+    heads = engine.heads()
     if starts:
-        log_campaign(engine, "resume", "")
+        log_campaign(engine, "resume", "", heads)
         return min(starts)
-    return log_campaign(engine, "start", "")
+    return log_campaign(engine, "start", "", heads)
 
 
-def log_campaign(engine: Engine, what: str, why: str) -> datetime:
+def log_campaign(
+    engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None
+) -> datetime:
     at = now()
+    told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
     engine.append(
         Row(
             event="campaign",
@@ -40,7 +48,7 @@ def log_campaign(engine: Engine, what: str, why: str) -> datetime:
             evaluator_sha256=engine.config.evaluator_sha256,
             bakeoff_version=bakeoff_version(),
             t_started=at,
-            detail_json=json.dumps(_told_of(engine.config), sort_keys=True),
+            detail_json=json.dumps(told, sort_keys=True),
         )
     )
     return at

@@ -43,7 +43,7 @@ from evaluators.standing import row_fields
 from flows import attempts, stages
 from flows.attempts import Opening
 from flows.config import BASELINE, draw_seeds
-from flows.engine import Engine, engine_for
+from flows.engine import Engine, engine_of_worker
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
 from flows.standing import book, reader
@@ -58,21 +58,22 @@ CANDIDATE, INCUMBENT = "candidate", "incumbent"
 
 
 @flow(name="confirm", flow_run_name="{environment} · confirm {trial}", persist_result=False)
-async def confirm(store: str, campaign: str, trial: str, environment: str = "") -> Row:
+async def confirm(store: str, campaign: str, trial: str, environment: str = "", epoch: int = 0) -> Row:
     """Decide one leader and seal a champion; continue where an earlier call was killed. Returns the decision.
 
     Raises InfraFault when the machine fails; the attempt stays open. It takes its turn among the trials of
     this process and keeps it to the end: its runs follow each other closely, and trials that come and go
     cannot keep it waiting.
     """
-    engine = await asyncio.to_thread(engine_for, store, campaign)
+    engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
     async with engine.turns:
         engine.raise_if_cancelled()
         work = await asyncio.to_thread(_begin, engine, trial)
         row = await asyncio.to_thread(attempts.recorded, engine, work.opening, "confirmation")
         if row is None:
             step = await decide(work)
-            row = decision(work, step)
+            cost = await asyncio.to_thread(attempts.cpu_of, engine, work.opening)
+            row = decision(work, step).model_copy(update=cost)
         if await asyncio.to_thread(attempts.record, engine, work.opening, row):
             engine.emit({"kind": "confirm", "trial": trial, "state": row.verdict, "row": row})
         if await asyncio.to_thread(lambda: attempts.awaits_seal(engine.view(), work.opening.number)):
@@ -383,6 +384,7 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
         public_score=_mean([m.score for m in public]),
         source_sha256=work.programs[CANDIDATE].source_sha256,
         quantities_json=json.dumps(_quantities(sealed), sort_keys=True),
+        evaluate_cpu_s=sum(s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts),
         detail_json=json.dumps(detail, sort_keys=True),
         **columns,
     )

@@ -25,6 +25,7 @@ from flows.isolation import proven
 from flows.proposers import build_proposer, close_proposer
 from flows.words import Interrupted, Patched
 from lineage.blobs import get_tree, put_blob
+from lineage.epochs import Fence, FencedStore
 from lineage.errors import UsageError
 from lineage.journal import Journal
 from lineage.queries import View
@@ -52,6 +53,7 @@ class Engine:
     sinks: list[Callable[[Event], None]] = field(default_factory=list)
     in_flight: dict[str, str] = field(default_factory=dict)
     label_lock: threading.Lock = field(default_factory=threading.Lock)
+    fence: Fence | None = None
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -65,6 +67,11 @@ class Engine:
         """Move the log's tail into the table once it is long enough to slow readers down."""
         with self._lock:
             self.lineage.compact(min_new)
+
+    def heads(self) -> dict[str, int]:
+        """What this process has read of earlier owners' events: what the first event of its epoch says."""
+        with self._lock:
+            return self.lineage.heads()
 
     def append(self, row: Row) -> None:
         with self._lock:
@@ -133,9 +140,14 @@ def writer_name() -> str:
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
-def open_engine(root: str, campaign: str) -> Engine:
-    """Open from the store alone. Raises the errors of the store, of the data check and of isolation."""
-    store = open_store(root)
+def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
+    """Open from the store alone, to write under the epoch of `fence`.
+
+    Raises the errors of the store, of the data check and of isolation.
+    """
+    plain = open_store(root)
+    fence = fence or Fence(plain, campaign, root=root)
+    store = FencedStore(plain, fence)
     config = load_config(store, campaign)
     # its folder when it is still here: a relative path or ./recipes/NAME means another place elsewhere
     here = (Path(config.folder) / "environment.toml").is_file()
@@ -164,20 +176,38 @@ def open_engine(root: str, campaign: str) -> Engine:
         config=config,
         environment=environment,
         bench=bench,
-        journal=Journal(store, campaign, writer_name()),
+        journal=Journal(plain, campaign, writer_name(), fence.check),
         proposer=build_proposer(config.settings, environment, paid, cancel),
         lineage=lineage,
         cancel=cancel,
+        fence=fence,
         turns=asyncio.Semaphore(config.settings.slots),
     )
 
 
-def engine_for(root: str, campaign: str) -> Engine:
+def engine_for(root: str, campaign: str, fence: Fence | None = None) -> Engine:
+    """The engine of this process, opened by the first caller under the epoch of its `fence`."""
     with _OPEN_LOCK:
         key = (root, campaign)
         if key not in _OPEN:
-            _OPEN[key] = open_engine(root, campaign)
+            _OPEN[key] = open_engine(root, campaign, fence)
         return _OPEN[key]
+
+
+def engine_of_worker(root: str, campaign: str, epoch: int) -> Engine:
+    """The engine of a process that runs one trial for the owner of `epoch`; 0 in the owner's own process."""
+    if not epoch:
+        return engine_for(root, campaign)
+    fence = Fence(open_store(root), campaign, epoch, server_name(), follows=True, root=root)
+    engine = engine_for(root, campaign, fence)
+    if engine.fence is not None:
+        engine.fence.epoch = max(engine.fence.epoch, epoch)
+    return engine
+
+
+def server_name() -> str:
+    """What trials are dispatched through: the address of the Prefect server, empty when there is none."""
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/")
 
 
 def close_engine(root: str, campaign: str) -> None:

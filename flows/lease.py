@@ -1,8 +1,7 @@
-"""One live owner per campaign: a second `bakeoff run` or `resume` on it is refused.
+"""One live owner per campaign on this machine: a second `bakeoff run` or `resume` on it is refused.
 
-On this machine the lease is a flock under BAKEOFF_HOME: it ends with its holder, however that dies.
-Across machines a record in the store names the owner's host and process; it is advice that a person
-can overrule with `--take-over`, because no clock can prove that another machine is dead.
+The lease is a flock under BAKEOFF_HOME: it ends with its holder, however that dies. What holds across machines is
+`flows.owner`, which takes this lock first.
 """
 
 from __future__ import annotations

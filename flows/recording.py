@@ -18,12 +18,13 @@ from evaluators.lawful import deterministic
 from flows.config import BASELINE, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
+from flows.payments import cost_of
 from flows.standing import must_depend
 from flows.words import Patched, TrialRef
 from lineage.errors import EditRefused
 from lineage.queries import View
 from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun, Usage
-from lineage.results import get_result, put_result
+from lineage.results import first_result, get_result
 
 EXCERPT = 2000
 
@@ -85,7 +86,10 @@ def record(engine: Engine, progress: Progress) -> Row:
         else:
             decided, leader = decide(engine, progress, view)
             row = build_row(engine, progress, decided, leader, view)
-            put_result(engine.store, ref.campaign, ref.trial, "label", row.model_dump_json().encode())
+            kept = first_result(
+                engine.store, ref.campaign, ref.trial, "label", row.model_dump_json().encode()
+            )
+            row = Row.model_validate_json(kept)
         engine.append(row)
         engine.in_flight.pop(ref.trial, None)
     return row
@@ -111,6 +115,7 @@ def build_row(
     values: dict[str, Any] = {
         **_identity(engine, progress),
         **_proposal_fields(engine, progress),
+        **usage_fields(cost_of(engine, view, progress.ref.trial, _said(progress))),
         **_patch_fields(progress.patched),
         **_measurement_fields(measurement),
         **_cost_fields(progress),
@@ -161,13 +166,11 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
     proposal = progress.proposal
     if proposal is None:
         return {
-            **usage_fields(progress.usage or Usage()),
             "exchange_sha256": progress.exchange_sha256,
             "prompt_sha256": progress.prompt_sha256,
             "proposer": engine.proposer.name,
         }
     return {
-        **usage_fields(proposal.usage),
         "proposer": proposal.proposer,
         "model": proposal.model or None,
         "edit_kind": proposal.edit_kind or None,
@@ -179,6 +182,11 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
         "prompt_sha256": engine.blob(proposal.prompt.encode()),
         "exchange_sha256": engine.blob(proposal.exchange.encode()),
     }
+
+
+def _said(progress: Progress) -> Usage:
+    """What the session that ended says it cost."""
+    return progress.proposal.usage if progress.proposal is not None else progress.usage or Usage()
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from flows.engine import Engine, close_engine, engine_for
 from flows.environments import Environment, load_environment
 from flows.home import bakeoff_version
 from flows.isolation import proven
-from flows.lease import campaign_lease
+from flows.owner import owned
 from flows.proposers import build_proposer, close_proposer
 from flows.server import embedded_server, save_template
 from flows.settings import Settings
@@ -122,15 +122,21 @@ def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
         )
 
 
-def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | None = None) -> str:
+def run_campaign(
+    root: str,
+    campaign: str,
+    sinks: list[Callable[[Any], None]] | None = None,
+    take_over: bool = False,
+) -> str:
     """Run or continue a campaign in this process until it ends; returns why it ended.
 
     Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
     resume. Raises RunBusy when another process has it.
     """
-    with campaign_lease(root, campaign), embedded_server(root) as url:
+    with owned(root, campaign, take_over=take_over) as ownership, embedded_server(root) as url:
         save_template(root)
-        engine = engine_for(root, campaign)
+        engine = engine_for(root, campaign, ownership.fence)
+        ownership.when_lost.append(engine.cancel.set)
         engine.sinks.extend(sinks or [])
         engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
         try:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     until: str | None = Field(
         None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="clock time HH:MM, local"
     )
+    zone: str = Field("", description="time zone of `until`, such as Europe/Berlin; default this machine's")
     tokens: int | None = Field(None, ge=1)
     usd: float | None = Field(None, gt=0)
     usd_per_role: float | None = Field(None, gt=0)
@@ -60,6 +62,11 @@ class Settings(BaseModel):
     outage_first_s: float = Field(
         5.0, gt=0, description="first wait when a model endpoint is away; doubles up to five minutes"
     )
+    take_over_s: float = Field(
+        90.0,
+        gt=0,
+        description="silence of the owner on another machine after which a campaign may be taken over",
+    )
     webhook: str = Field(
         "", description="URL that gets {text} by POST: end, stall, pause, new confirmed best"
     )
@@ -70,6 +77,14 @@ class Settings(BaseModel):
         if len(set(value)) != len(value):
             raise ValueError("the same role twice")
         return value
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key if value else ""
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("no time zone of that name; give one such as Europe/Berlin") from None
 
     @property
     def trials_at_once(self) -> int:

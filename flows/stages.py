@@ -7,10 +7,12 @@ these in tasks and `tests` call them directly.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agents.edits import apply_edits, canonical_diff
@@ -22,16 +24,17 @@ from evaluators.information import source_bytes
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
 from flows.measuring import beside_start
+from flows.payments import allowed
 from flows.pruning import Watcher, pruning_rule
 from flows.rebase import base_of, moved
 from flows.slots import slot
 from flows.surfaces import guard_of
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
-from lineage.errors import EditRefused, InfraFault, ProposerOutage
+from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
-from lineage.results import get_result, list_results, put_result
+from lineage.results import first_result, get_result, list_results, put_result
 from lineage.syntax import parse as parse_source
 
 CONFIRMING = ".confirm"
@@ -56,8 +59,8 @@ def propose(engine: Engine, ref: TrialRef) -> Proposal:
         proposal = _ask(engine, ref)
     engine.blob(proposal.prompt.encode())
     engine.blob(proposal.exchange.encode())
-    put_result(engine.store, ref.campaign, ref.trial, "propose", proposal.model_dump_json().encode())
-    return proposal
+    kept = first_result(engine.store, ref.campaign, ref.trial, "propose", proposal.model_dump_json().encode())
+    return Proposal.model_validate_json(kept)
 
 
 def _ask(engine: Engine, ref: TrialRef) -> Proposal:
@@ -69,7 +72,7 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
     pause, began, told = engine.config.settings.outage_first_s, time.monotonic(), ""
     while True:
         try:
-            return engine.proposer.propose(_request(engine, ref))
+            return engine.proposer.propose(replace(_request(engine, ref), **allowed(engine, ref)))
         except ProposerOutage as outage:
             if time.monotonic() - began > OUTAGE_GIVE_UP_S:
                 raise InfraFault("proposer", f"the proposer's endpoint stayed away: {outage}") from outage
@@ -94,6 +97,7 @@ def outage_row(engine: Engine, ref: TrialRef, usage: Usage, outage: ProposerOuta
         arm=engine.config.settings.arm,
         role=ref.role,
         operator="outage",
+        detail_json=json.dumps({"trial": ref.trial}),
         notes=str(outage)[:500],
         exchange_sha256=engine.blob(outage.exchange or b""),
         tokens_in=usage.tokens_in,
@@ -143,8 +147,8 @@ def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
         if base == proposal.parent:
             raise
         raise moved(refused, base, proposal) from refused
-    put_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
-    return patched
+    kept = first_result(engine.store, ref.campaign, ref.trial, "patch", patched.model_dump_json().encode())
+    return Patched.model_validate_json(kept)
 
 
 def _patched(engine: Engine, ref: TrialRef, proposal: Proposal, base: str) -> Patched:
@@ -200,14 +204,9 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
             guard = guard_of(engine, ref, patched)
             checks.append(client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard))
         engine.raise_if_cancelled()
-    put_result(
-        engine.store,
-        ref.campaign,
-        ref.trial,
-        "build",
-        BuildChecks(checks=tuple(checks)).model_dump_json().encode(),
-    )
-    return tuple(checks)
+    made = BuildChecks(checks=tuple(checks)).model_dump_json().encode()
+    kept = first_result(engine.store, ref.campaign, ref.trial, "build", made)
+    return BuildChecks.model_validate_json(kept).checks
 
 
 def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
@@ -289,14 +288,18 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         places=tuple(places),
         curves=tuple(curves),
     )
-    put_result(
-        engine.store,
-        ref.campaign,
-        ref.trial,
-        f"{purpose}-train-{attempt}",
-        trained.model_dump_json().encode(),
-    )
-    return trained
+    return _keep_training(engine, ref, trained)
+
+
+def _keep_training(engine: Engine, ref: TrialRef, trained: Trained) -> Trained:
+    """Record it under the first free number: an earlier owner's training may have come in meanwhile."""
+    while True:
+        name, payload = f"{trained.purpose}-train-{trained.attempt}", trained.model_dump_json().encode()
+        try:
+            put_result(engine.store, ref.campaign, ref.trial, name, payload)
+            return trained
+        except ObjectExists:
+            trained = trained.model_copy(update={"attempt": trained.attempt + 1})
 
 
 def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
@@ -348,8 +351,8 @@ def evaluate(
             (faulty.cause or "infra:judge").partition(":")[2],
             f"trial {ref.trial}: the judge could not run: {faulty.numbers}",
         )
-    put_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
-    return measurement
+    kept = first_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
+    return Measurement.model_validate_json(kept)
 
 
 def seeds_for(engine: Engine, patched: Patched, purpose: str) -> tuple[int, ...]:

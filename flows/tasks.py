@@ -42,6 +42,8 @@ RETRIED: dict[str, Any] = {
 
 async def _stage(ref: TrialRef, name: str, work: Callable[[Engine], T], quiet: bool = False) -> T:
     engine = engine_for(ref.store, ref.campaign)
+    if name != "label":  # what was measured is still recorded after a stop; nothing else begins
+        engine.raise_if_cancelled()
     if not quiet:
         engine.emit(
             {"kind": "stage", "trial": ref.trial, "role": ref.role, "stage": name, "state": "running"}

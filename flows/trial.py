@@ -18,7 +18,7 @@ from prefect.context import FlowRunContext
 from agents.exchange import read_exchange
 from flows import stages
 from flows.config import BASELINE, now
-from flows.engine import Engine, engine_for
+from flows.engine import Engine, engine_of_worker
 from flows.names import trial_name
 from flows.recording import Progress
 from flows.tasks import build, evaluate, label, patch, propose, train
@@ -36,7 +36,9 @@ from lineage.records import Proposal, Row, Usage
 
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
-async def trial(store: str, campaign: str, trial: str, role: str, environment: str = "") -> Row:
+async def trial(
+    store: str, campaign: str, trial: str, role: str, environment: str = "", epoch: int = 0
+) -> Row:
     """Run one trial to its row. Raises only `Interrupted`, when a person stopped the campaign.
 
     Args:
@@ -45,9 +47,10 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
         trial: id that the campaign allocated, e.g. t0042.
         role: the specialist whose trial it is.
         environment: only for the name of the flow run.
+        epoch: of the owner that dispatched it to another process; 0 in the owner's own.
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
-    engine = await asyncio.to_thread(engine_for, store, campaign)
+    engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
     progress = Progress(ref=ref, started=now())
     cpu = time.process_time()
     async with AsyncExitStack() as held:

@@ -11,7 +11,8 @@
     │   ├── ObjectMissing           4   no such object
     │   ├── StoreUnavailable        4   network, server or disk; worth trying again later
     │   ├── StoreDenied             4   credentials, bucket or permissions; trying again will not help
-    │   └── StoreCorrupt            4   stored bytes do not match their hash, checksum or chain
+    │   ├── StoreCorrupt            4   stored bytes do not match their hash, checksum or chain
+    │   └── Superseded              4   another process owns the campaign now; this one writes nothing more
     ├── IsolationRefused            6   the sandbox level proven on this machine is below the policy
     ├── EditRefused                 -   an edit that never became a program (a trial outcome, not an exit)
     ├── InfraFault                  5   ours, not the candidate's: retried, never shown to agents as their failure
@@ -92,6 +93,10 @@ class StoreDenied(StoreError):
 
 class StoreCorrupt(StoreError):
     pass
+
+
+class Superseded(StoreError):
+    """A later epoch of the campaign has been claimed; the message names its owner."""
 
 
 class IsolationRefused(BakeoffError):

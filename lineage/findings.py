@@ -21,10 +21,11 @@ Kind = Literal[
     "differs",  # a label or promotion recomputed from the facts is not the recorded one
     "orphaned",  # an object that nothing refers to
     "unfinished",  # facts without their row yet: a resume appends it
+    "superseded",  # an event that an owner wrote after another had taken over; readers leave it out
     "unvouched",  # rows or parts that no anchor covers
     "foreign",  # a file that Bakeoff did not write
 ]
-NOTES = frozenset({"orphaned", "unfinished", "unvouched", "foreign"})
+NOTES = frozenset({"orphaned", "unfinished", "superseded", "unvouched", "foreign"})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from lineage.anchors import write_anchor
@@ -38,11 +38,14 @@ ABOUT_TRIALS = ("submitted", "trial", "confirmation", "sealed")
 
 
 class Journal:
-    """Appends rows to one campaign."""
+    """Appends rows to one campaign. `epoch` is asked before each write and gives the epoch to stamp, or raises."""
 
-    def __init__(self, store: Store, campaign: str, writer: str) -> None:
+    def __init__(
+        self, store: Store, campaign: str, writer: str, epoch: Callable[[], int] | None = None
+    ) -> None:
         self._store = store
         self._campaign = check_campaign(campaign)
+        self._epoch = epoch or (lambda: 0)
         self.writer = f"{check_segment('writer', writer)}-{uuid.uuid4().hex[:8]}"
         self._lock = threading.Lock()
         self._opened = False
@@ -60,6 +63,7 @@ class Journal:
         with self._lock:
             if not self._opened:
                 self._open()
+            epoch = self._epoch()
             if self._pending is not None:
                 same = self._pending[0] == row
                 event_id = self._flush()
@@ -67,7 +71,7 @@ class Journal:
                     return event_id
             event_id = uuid7(after=self._newest)
             record = seal(
-                row,
+                row.model_copy(update={"epoch": epoch}) if epoch else row,
                 event_id=event_id,
                 writer=self.writer,
                 seq=self._seq,

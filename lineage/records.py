@@ -106,6 +106,18 @@ class Usage(Record):
         )
 
 
+class Allowance(Record):
+    """What one trial's proposal may spend, reserved before it starts; None means no limit.
+
+    `beyond`: no other trial is being proposed, so its last call may pass the limit by one reply. Without it a call
+    that could pass the limit is not made.
+    """
+
+    usd: Finite | None = None
+    tokens: int | None = None
+    beyond: bool = False
+
+
 class Edit(Record):
     """One search/replace block. `search` must occur exactly once in `path`.
 
@@ -364,3 +376,4 @@ class Row(Record):
     sealed_level: Finite | None = Field(None, description="of this look at the sealed split, one-sided")
     sealed_looks: int | None = Field(None, description="looks at the sealed split up to this one")
     sealed_verdict: Literal["generalises", "not shown", "reversed"] | None = None
+    epoch: int = Field(0, description="of the owner that wrote it; 0: no owner did (lineage.epochs)")

@@ -13,7 +13,7 @@ import json
 import re
 
 from lineage.blobs import get_blob, put_blob
-from lineage.errors import ObjectMissing, StoreCorrupt
+from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt
 from lineage.ids import HEX64, canonical_json, check_campaign, check_segment, sha256
 from lineage.store import Store
 
@@ -58,6 +58,16 @@ def put_result(store: Store, campaign: str, trial: str, name: str, payload: byte
     sha = put_blob(store, payload)
     store.create(key, claim_bytes(campaign, trial, name, payload))
     return sha
+
+
+def first_result(store: Store, campaign: str, trial: str, name: str, payload: bytes) -> bytes:
+    """Record a result, or take the one that another worker recorded before: whichever was first counts."""
+    try:
+        put_result(store, campaign, trial, name, payload)
+        return payload
+    except ObjectExists:
+        kept = get_result(store, campaign, trial, name)
+        return payload if kept is None else kept
 
 
 def get_result(store: Store, campaign: str, trial: str, name: str) -> bytes | None:

@@ -141,7 +141,10 @@ def conform(table: Any, name: str) -> Any:
     columns = []
     for field in SCHEMA:
         if field.name in table.column_names:
-            columns.append(table[field.name].cast(field.type))
+            try:
+                columns.append(table[field.name].cast(field.type))
+            except pa.ArrowException as error:  # a damaged file can name another type
+                raise StoreCorrupt(f"{name}: column {field.name} is no {field.type}: {error}") from error
         else:
             fill = _FILL.get(field.name)
             columns.append(pa.array([fill] * table.num_rows, field.type))

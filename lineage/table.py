@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from lineage.anchors import write_anchor
 from lineage.columns import Block, Frame
+from lineage.epochs import FenceRow, fences, heads, superseded, without
 from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt, StoreUnavailable
 from lineage.ids import check_campaign, sha256
 from lineage.packs import SIZES, choose, decode_pack, encode_pack, pack_folder, pack_key, pack_range, wanted
@@ -56,12 +57,14 @@ class Lineage:
         self._direction = direction
         self._part_sha: list[str] = []
         self._base: Any = SCHEMA.empty_table()
-        self._settled = Block(self._base)
+        self._settled: Block | None = None  # of the parts, without superseded events
         self._newest = ""  # largest event id in the parts
         self._tail: dict[str, Record] = {}
         self._tail_table: Any = SCHEMA.empty_table()
         self._covered: set[str] = set()
         self._deletable: set[str] = set()
+        self._fences: dict[int, FenceRow] = {}
+        self._superseded: set[str] = set()  # of the parts
         self._shared = Shared()
         self._view: View | None = None
 
@@ -73,6 +76,8 @@ class Lineage:
     def refresh(self) -> View:
         """The campaign as of now; cheap when little is new, the same object when nothing is."""
         changed = self._look()
+        if changed:
+            self._fold_epochs()
         if changed or self._view is None:
             self._view = View(self._joined(), self.campaign, self._direction, self._shared)
             if self._direction is None:
@@ -186,7 +191,7 @@ class Lineage:
         elif self._base.num_columns and self._base.column(0).num_chunks > 4 * SIZES[0]:
             self._base = self._base.combine_chunks()
         self._newest = max([self._newest, *(end for _, end in ends)])
-        self._settled = Block(self._base)
+        self._settled = None
         return True
 
     def _list_packs(self) -> dict[tuple[int, int], str]:
@@ -278,12 +283,34 @@ class Lineage:
 
     def _joined(self) -> Frame:
         """Parts and tail in order of event id; only where the two overlap is anything sorted."""
-        tail, at = self._tail_table, self._base.num_rows
+        tail = without(self._tail_table, superseded(self._tail_table, self._fences))
+        if self._settled is None:
+            self._settled = Block(without(self._base, self._superseded))
+        base = self._settled.table
+        at = base.num_rows
         if tail.num_rows and tail["event_id"][0].as_py() < self._newest:
-            later = pc.greater(self._base["event_id"], tail["event_id"][0])
+            later = pc.greater(base["event_id"], tail["event_id"][0])
             at -= pc.sum(later).as_py() or 0
-            tail = _ordered(pa.concat_tables([self._base.slice(at), tail]))
+            tail = _ordered(pa.concat_tables([base.slice(at), tail]))
         return Frame(self._settled, at, tail)
+
+    def _fold_epochs(self) -> None:
+        """Note new owners and which events they superseded; rows of the parts are looked at only when that changed."""
+        known = {**self._fences, **fences(self._tail_table)}
+        if self._settled is None:
+            known |= fences(self._base)
+        if self._settled is not None and known.keys() == self._fences.keys():
+            return
+        self._fences = known
+        dead = superseded(self._base, known)
+        if dead != self._superseded:
+            self._superseded, self._settled = dead, None
+
+    def heads(self) -> dict[str, int]:
+        """What the owner of a new epoch has read: the last event of each writer that a takeover would cut off."""
+        self.refresh()
+        since = max(self._fences, default=1)
+        return heads(pa.concat_tables([self._base, self._tail_table]), since)
 
 
 def list_campaigns(store: Store) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from lineage.epochs import FenceRow, heads_of, is_superseded, standing
 from lineage.errors import StoreCorrupt
 from lineage.findings import Finding
 from lineage.ids import HEX64
@@ -40,9 +41,14 @@ class RowCheck:
         self._writers: dict[str, list[Link]] = {}
         self._events: dict[str, str] = {}
         self._outcomes: dict[str, tuple[str, Any]] = {}
+        self._ends: list[tuple[str, str, Row]] = []  # event id, where, outcome
+        self._stamped: list[tuple[str, str, int, str, int]] = []  # event id, where, epoch, writer, number
+        self._fences: dict[int, FenceRow] = {}
+        self._stops: list[tuple[str, bool]] = []
         self._labels: dict[str, tuple[str, Row]] = {}
         self._decided: list[tuple[str, Row]] = []
         self._later: list[Row] = []
+        self._afterwards: list[tuple[str, Row]] = []  # event id, later fact
         self._claimed: dict[str, str] = {}
         self._payload: dict[str, bytes] = {}
         self._ended = False
@@ -97,12 +103,31 @@ class RowCheck:
         for value in record.values():
             if isinstance(value, str) and len(value) >= 64:
                 self.mentions |= set(HEX64.findall(value))
-        if record["event"] == "campaign":
-            self._ended = record.get("operator") == "end"
-        if record["event"] == "trial":
-            self._outcome(where, to_row(record, self.campaign))
-        elif record["event"] in LATER:
-            self._later.append(to_row(record, self.campaign))
+        if record.get("epoch"):
+            self._stamp(where, record)
+        if record.get("event") == "campaign":
+            self._stops.append((event, record.get("operator") == "end"))
+        if record.get("event") == "trial":
+            self._ends.append((event, where, to_row(record, self.campaign)))
+        elif record.get("event") in LATER:
+            self._afterwards.append((event, to_row(record, self.campaign)))
+
+    def _stamp(self, where: str, record: Record) -> None:
+        epoch, writer, seq = int(record["epoch"]), str(record["writer"]), int(record["writer_seq"])
+        self._stamped.append((str(record["event_id"]), where, epoch, writer, seq))
+        told = heads_of(record.get("detail_json", "{}")) if record.get("event") == "campaign" else None
+        if told is not None:
+            self._fences.setdefault(epoch, FenceRow(writer, seq, told))
+
+    def _superseded(self) -> set[str]:
+        """Events that an owner wrote after another had taken over: listed, and left out of what follows."""
+        told, dead = standing(self._fences), set()
+        for event, where, epoch, writer, seq in self._stamped:
+            if is_superseded(epoch, writer, seq, told):
+                dead.add(event)
+                text = f"event {event} of epoch {epoch} was written after epoch {min(n for n in told if n > epoch)} began"
+                self._found("superseded", where, f"{text}; readers leave it out")
+        return dead
 
     def _outcome(self, where: str, row: Row) -> None:
         trial = str(row.trial)
@@ -141,6 +166,14 @@ class RowCheck:
     def finish(self, parts: int) -> Iterable[Finding]:
         """All findings about the rows; `parts` is the number of compacted parts."""
         hashes = set(self._events.values())
+        dead = self._superseded()
+        for event, where, row in self._ends:
+            if event not in dead:
+                self._outcome(where, row)
+        self._later = [
+            row.model_copy(update={"epoch": 0}) for event, row in self._afterwards if event not in dead
+        ]  # as it was recorded, before an epoch was stamped on it
+        self._ended = next((end for event, end in reversed(self._stops) if event not in dead), False)
         for writer in sorted(self._writers):
             self._chain(writer, self._writers[writer], hashes)
         self._results()
@@ -191,7 +224,7 @@ class RowCheck:
                         f"trial {trial}",
                         f"{key} is recorded, its row is not: a resume appends it",
                     )
-            elif said != self._outcomes[trial][1]:
+            elif said.model_copy(update={"epoch": self._outcomes[trial][1].epoch}) != self._outcomes[trial][1]:
                 where, row = self._outcomes[trial]
                 names = [name for name in Row.model_fields if getattr(said, name) != getattr(row, name)]
                 self._found("altered", where, f"differs from the recorded label {key} in {', '.join(names)}")
