@@ -27,6 +27,7 @@ JUDGE_CODE = (
     "audits.py",
     "billing.py",
     "client.py",
+    "control.py",
     "endings.py",
     "exchange.py",
     "gates.py",
