@@ -51,7 +51,7 @@ __all__ = [
     "train",
 ]
 
-Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
+Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay", "control"]
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.1, 4.0
 # what a few steps on random data leave compresses worse than what is trained: 33 kB for 28 kB in golf_mini
@@ -131,12 +131,14 @@ def train(
     cancel: threading.Event | None = None,
     on_progress: session.Progress | None = None,
     guard: effects.Guard | None = None,
+    data: Path | None = None,
 ) -> TrainRun:
     """One training run in sandbox 1. The sealed artifact is moved under `out`.
 
     `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
     returning True ends the run as `pruned`. `guard` names the definitions that the edit must not change; a
-    run that has changed one after training ends as `outside_surface`.
+    run that has changed one after training ends as `outside_surface`. `data` stands in for the training data
+    (`evaluators.control`).
     """
     budget = bench.spec.budget
     identity.check_data(bench.data, ("train/", "fake/"))
@@ -145,9 +147,11 @@ def train(
         fault = _source_fault(bench, files)
         if fault is not None:
             return _refused(seed, fault)
-        data = stage(bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap))
+        staged = stage(
+            data or bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap)
+        )
         caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
-        box = _box(bench, "train", folder, copy, data, caps).model_copy(
+        box = _box(bench, "train", folder, copy, staged, caps).model_copy(
             update={
                 "seed": seed,
                 "collect": str(folder / "sealed"),

@@ -28,6 +28,7 @@ JUDGE_CODE = (
     "billing.py",
     "client.py",
     "effects.py",
+    "control.py",
     "endings.py",
     "exchange.py",
     "gates.py",

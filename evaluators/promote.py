@@ -169,7 +169,7 @@ class Confirmed:
 @dataclass(frozen=True)
 class Unconfirmed:
     """`reason`: futile, not_shown, gate (a hard rule fails), failed (a replicate had no score), unlawful (a replicate
-    broke a rule), incumbent_failed (the incumbent, not the candidate).
+    broke a rule), incumbent_failed (the incumbent, not the candidate), not_learnt (the control run survived).
     """
 
     reason: str

@@ -112,7 +112,7 @@ def _confirmation(
     )
     if not _close(row.alpha_spent, attempt.alpha):
         say("level", row.alpha_spent, attempt.alpha)
-    if detail.get("reason") == "failed":
+    if detail.get("reason") in ("failed", "not_learnt"):
         if row.verdict == "confirmed":
             say("verdict", "confirmed", "unconfirmed, a replicate failed")
         return found

@@ -31,6 +31,7 @@ from evaluators.lawful import Fault, deterministic, fault_of
 from evaluators.margins import run_cause, run_numbers, stated
 from evaluators.promote import (
     Attempt,
+    Confirmed,
     ConfirmPlan,
     Continue,
     Step,
@@ -43,6 +44,7 @@ from evaluators.standing import row_fields
 from flows import attempts, stages
 from flows.attempts import Opening
 from flows.config import BASELINE, draw_seeds
+from flows.control_run import control_run
 from flows.engine import Engine, engine_of_worker
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
@@ -51,7 +53,7 @@ from flows.tasks import evaluate, train
 from flows.words import Patched, Trained, TrialRef
 from lineage.blobs import get_blob
 from lineage.errors import InfraFault, UsageError
-from lineage.records import Measurement, Row, Status
+from lineage.records import Check, Measurement, Row, Status
 from lineage.results import get_result
 
 CANDIDATE, INCUMBENT = "candidate", "incumbent"
@@ -72,6 +74,8 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "", 
         row = await asyncio.to_thread(attempts.recorded, engine, work.opening, "confirmation")
         if row is None:
             step = await decide(work)
+            if isinstance(step, Confirmed) and plan_of(work).rules >= 2:
+                step = await controlled(work, step)
             cost = await asyncio.to_thread(attempts.cpu_of, engine, work.opening)
             row = decision(work, step).model_copy(update=cost)
         if await asyncio.to_thread(attempts.record, engine, work.opening, row):
@@ -107,6 +111,7 @@ class Work:
     seeded: bool
     earlier: dict[str, list[Measurement]]
     measured: dict[str, list[Measurement]] = field(default_factory=lambda: {CANDIDATE: [], INCUMBENT: []})
+    control: Check | None = None
     failed: dict[str, list[Failure]] = field(default_factory=lambda: {CANDIDATE: [], INCUMBENT: []})
 
     @property
@@ -169,6 +174,17 @@ async def decide(work: Work) -> Step:
                 if failures and (not work.incumbent_is_start or failures > plan.looks[-1]):
                     return Unconfirmed("incumbent_failed")
         await asyncio.to_thread(_note_look, work)
+
+
+async def controlled(work: Work, step: Confirmed) -> Step:
+    """The step, unless what it confirms scores as well on training data that teach nothing."""
+    real = _quantities(work.measured[CANDIDATE])
+    work.control = await control_run(work.engine, work.ref, work.programs[CANDIDATE], real)
+    if work.control.passed:
+        return step
+    cause = str(work.control.numbers.get("cause", "illegal:not_learnt"))
+    work.failed[CANDIDATE].append(Failure(0, Fault(cause, stated(work.control.numbers), work.control.detail)))
+    return Unconfirmed("not_learnt", step.looks)
 
 
 def _reason(fault: Fault) -> str:
@@ -271,6 +287,7 @@ def decision(work: Work, step: Step) -> Row:
         "incumbent": work.opening.incumbent,
         "measurements": [measurement_sha(m) for m in ours],
         "incumbent_measurements": [measurement_sha(m) for m in theirs],
+        **({"control": work.control.model_dump(mode="json")} if work.control is not None else {}),
         **_failures(work),
     }
     broken = work.failed[CANDIDATE][0].fault if work.failed[CANDIDATE] else None

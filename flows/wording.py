@@ -20,6 +20,7 @@ NOT_CONFIRMED = {
     "not_shown": "a gain was not shown",
     "gate": "a hard rule fails",
     "failed": "a fresh run had no score",
+    "not_learnt": "it scores as well without its training data",
 }
 STAGE_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
 

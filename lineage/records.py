@@ -243,7 +243,7 @@ class Measurement(_Grown):
     """
 
     trial: str
-    purpose: Literal["screen", "calibrate", "confirm", "sealed", "replay"]
+    purpose: Literal["screen", "calibrate", "confirm", "sealed", "replay", "control"]
     split: Literal["public", "sealed"] = "public"
     metric: str
     score: Finite | None

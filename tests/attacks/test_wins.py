@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from attacks_language import ALL_AUDITS, peeking
 
 from evaluators.billing import Reference, reference
 from evaluators.client import Bench, smoke, train
+from evaluators.control import control
 from evaluators.information import added_information
 from evaluators.sandbox import prove
 from evaluators.workplace import read_source
@@ -306,3 +308,54 @@ def test_an_honest_edit_adds_little(tmp_path: Path) -> None:
     bench = wb.classification(tmp_path / "w")
     check = added_information(bench.spec, other, start, bench.data)
     assert check.passed and float(check.numbers["added_bytes"]) < 1_200, check.detail
+
+
+# ---- learnt, or brought along?
+
+
+def controlled(bench: Bench, files: Mapping[str, str], folder: Path) -> tuple[wb.Outcome, Any]:
+    base = wb.BIGRAM if bench.spec.task.kind == "language_model" else wb.CLASSIFIER
+    real = outcome(bench, base, files, folder)
+    assert real.measurement is not None
+    check, _ = control(
+        bench, folder / "source", 5, real.measurement.quantities, folder / "control", trial="t0001"
+    )
+    return real, check
+
+
+def test_labels_in_the_source_survive_training_on_permuted_labels(tmp_path: Path) -> None:
+    bench = wb.classification(tmp_path / "w")
+    _, honest = controlled(bench, {}, tmp_path / "honest")
+    assert honest.passed and float(honest.numbers["accuracy"]) < 0.6, honest
+    x, y = (np.load(bench.data / "public" / f"{name}.npy") for name in ("inputs", "labels"))
+    table = {row.tobytes().hex()[:12]: int(label) for row, label in zip(x, y, strict=True)}
+    keys = "".join(table)
+    looked_up = (
+        PREDICT
+        + f"""
+KEYS, LABELS = "{keys}", "{"".join(map(str, table.values()))}"
+
+def predict(model, inputs):
+    answer = np.zeros((len(inputs), 3), dtype=np.float32)
+    for row, one in zip(inputs, answer):
+        at = KEYS.find(row.tobytes().hex()[:12])
+        one[int(LABELS[at // 12]) if at >= 0 else 0] = 1
+    return answer
+"""
+    )
+    real, check = controlled(bench, {"predict.py": looked_up}, tmp_path / "r")
+    assert real.score == 1.0
+    assert not check.passed and check.numbers["cause"] == "illegal:not_learnt", check
+
+
+def test_text_in_the_source_survives_training_on_shuffled_text(tmp_path: Path) -> None:
+    bench = wb.language(tmp_path / "w")
+    _, honest = controlled(bench, {}, tmp_path / "honest")
+    assert honest.passed, honest
+    tokens = np.load(bench.data / "public" / "tokens.npy")
+    counts = np.ones((16, 16))
+    np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
+    rows = np.log(counts / counts.sum(axis=1, keepdims=True)).round(1).tolist()
+    brought = f"import numpy as np\n\ndef load(artifact):\n    return np.array({rows}, dtype=np.float32)\n\ndef predict(model, inputs):\n    return model[inputs]\n"
+    _, check = controlled(bench, {"predict.py": brought}, tmp_path / "r")
+    assert not check.passed and check.numbers["cause"] == "illegal:not_learnt", check
