@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from evaluators import client
-from evaluators.lawful import deterministic
 from evaluators.label import label, label_infra, label_refusal
+from evaluators.lawful import deterministic
 from flows.config import BASELINE, now
 from flows.engine import Engine
 from flows.home import bakeoff_version
