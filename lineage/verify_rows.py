@@ -97,11 +97,11 @@ class RowCheck:
         for value in record.values():
             if isinstance(value, str) and len(value) >= 64:
                 self.mentions |= set(HEX64.findall(value))
-        if record["event"] == "campaign":
+        if record.get("event") == "campaign":
             self._ended = record.get("operator") == "end"
-        if record["event"] == "trial":
+        if record.get("event") == "trial":
             self._outcome(where, to_row(record, self.campaign))
-        elif record["event"] in LATER:
+        elif record.get("event") in LATER:
             self._later.append(to_row(record, self.campaign))
 
     def _outcome(self, where: str, row: Row) -> None:
