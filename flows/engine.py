@@ -75,7 +75,7 @@ class Engine:
 
     def append(self, row: Row) -> None:
         with self._lock:
-            self.journal.append(row)
+            self.journal.append(row, after=self.lineage.newest)
         self.emit({"kind": "row", "row": row})
 
     def emit(self, event: Event) -> None:

@@ -54,8 +54,11 @@ class Journal:
         self._newest = ""
         self._pending: tuple[Row, Record, str, bytes] | None = None
 
-    def append(self, row: Row) -> str:
-        """Make a row durable and return its event id; see the module text for what a failure means."""
+    def append(self, row: Row, after: str = "") -> str:
+        """Make a row durable and return its event id; see the module text for what a failure means.
+
+        `after`: newest event that the writer has read; the row gets a later id, whatever the clocks of others say.
+        """
         if row.campaign != self._campaign:
             raise UsageError(f"a row of campaign {row.campaign!r} cannot be appended to {self._campaign!r}")
         if row.trial is None and row.event in ABOUT_TRIALS:
@@ -69,7 +72,7 @@ class Journal:
                 event_id = self._flush()
                 if same:
                     return event_id
-            event_id = uuid7(after=self._newest)
+            event_id = uuid7(after=max(self._newest, after))
             record = seal(
                 row.model_copy(update={"epoch": epoch}) if epoch else row,
                 event_id=event_id,

@@ -73,6 +73,11 @@ class Lineage:
         """Events not compacted yet, as of the last refresh."""
         return len(self._tail)
 
+    @property
+    def newest(self) -> str:
+        """The largest event id seen by the last refresh; empty before the first event."""
+        return max(self._newest, *(str(record["event_id"]) for record in self._tail.values()), "")
+
     def refresh(self) -> View:
         """The campaign as of now; cheap when little is new, the same object when nothing is."""
         changed = self._look()

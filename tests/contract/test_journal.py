@@ -6,6 +6,8 @@ import io
 import time
 from datetime import UTC, datetime
 from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -157,3 +159,20 @@ def test_journal_processes_append_while_others_compact(store_root: str) -> None:
 @pytest.mark.slow
 def test_journal_sixteen_processes_two_hundred_rows_each(store_root: str) -> None:
     storm(store_root, writers=16, each=200, compactors=2)
+
+
+def test_a_row_comes_after_what_its_writer_has_read_whatever_the_clocks_say(tmp_path: Path) -> None:
+    """Another machine's clock is an hour ahead; what is written in the knowledge of its row is sorted after it."""
+    store = open_store(str(tmp_path / "s"), create=True)
+    here = Journal(store, "c", "here")
+    here.append(Row(event="campaign", campaign="c", operator="start"))
+    ahead = Journal(store, "c", "ahead")
+    with mock.patch("lineage.ids.time.time_ns", return_value=time.time_ns() + 3600 * 10**9):
+        ahead.append(Row(event="trial", campaign="c", trial="t1", status="keep", score=1.0))
+    with mock.patch("lineage.ids._last", (0, 0)):
+        lineage = Lineage(store, "c", "min")
+        lineage.refresh()
+        here.append(
+            Row(event="trial", campaign="c", trial="t2", status="discard", score=2.0), after=lineage.newest
+        )
+    assert [row.trial for row in lineage.refresh().events("trial")] == ["t1", "t2"]

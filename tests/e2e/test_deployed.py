@@ -56,6 +56,31 @@ def test_a_campaign_runs_through_the_work_pools(lab: Lab) -> None:
     assert all(run["state_name"] == "Completed" for run in runs), named
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_deployed_campaign_with_confirmations_leaves_a_whole_record(lab: Lab) -> None:
+    """The start learns for 4 steps only, so that the catalogue's first keeps are worth a confirmation."""
+    store, fitting = lab.folder / "confirmed", lab.folder / "recipes" / "quick" / "source" / "fitting.py"
+    before = fitting.read_text("utf-8")
+    fitting.write_text(before.replace("STEPS = 300 ", "STEPS = 4 "), "utf-8")
+    try:
+        lab.prefect(
+            "deployment", "run", "campaign/campaign", "--watch",
+            "--param", "environment=quick", "--param", f"store={store}", "--param", "trials=4",
+            "--param", "confirm=true", "--param", "in_flight=2", timeout=800,
+        )  # fmt: skip
+    finally:
+        fitting.write_text(before, "utf-8")
+    events = pd.read_parquet(store / "lineage")
+    decided = events.query("event == 'confirmation'")
+    assert len(decided) > 0, lab.logs()
+    confirmed = decided.query("verdict == 'confirmed'")
+    assert sorted(events.query("event == 'sealed'")["trial"]) == sorted(confirmed["trial"])
+    verified = quick.bakeoff("verify", str(store), env=lab.env, cwd=lab.folder, check=False)
+    assert verified.returncode == 0, verified.stdout
+    assert "unfinished" not in verified.stdout
+
+
 def test_a_schedule_that_is_switched_on_gets_a_scheduled_run(lab: Lab) -> None:
     """Newer SQLAlchemy lets the server run and silently schedule nothing; nothing else would notice."""
     name = "campaign/overnight-airbench-mini"

@@ -236,3 +236,59 @@ def test_a_score_without_evidence_is_found_and_an_infra_fault_is_not(record: Rec
 def test_gauge_inputs_are_the_sealed_events(record: Record) -> None:
     sealed = Row(event="sealed", campaign="c", trial="t1", public_score=9.45, sealed_score=9.6)
     assert gauge_inputs([*record.rows, sealed]) == ([9.45], [9.6])
+
+
+def submitted(record: Record, name: str) -> None:
+    record.add(Row(event="submitted", campaign="c", trial=name))
+
+
+def named(record: Record, name: str, score: float, status: str, leader: tuple[str, float]) -> None:
+    """A trial whose row names the leader that its label was decided against."""
+    record.trial(name, [score], status)
+    said = json.dumps({"leader": {"trial": leader[0], "score": leader[1]}})
+    row = record.rows[-1].model_copy(update={"detail_json": said, "delta_best": score - leader[1]})
+    record.rows[-1] = row
+
+
+def labels(record: Record) -> list[str]:
+    found = recompute_labels(record.rows, PLAN, SPEC, lambda row: record.evidence.get(row.trial or ""))
+    return [mismatch.what for mismatch in found]
+
+
+def test_a_label_is_judged_against_the_leader_that_it_names(record: Record) -> None:
+    """While t6 is labelled against t5, another worker's confirmation of t5 is appended: the record is honest."""
+    record.trial("t5", [8.0], "keep")
+    submitted(record, "t6")
+    record.confirm("t5", [9.9, 10.0, 9.95], [9.3, 9.2, 9.25, 9.3, 9.2, 9.25])
+    assert record.rows[-1].verdict == "unconfirmed"
+    named(record, "t6", 8.5, "discard", ("t5", 8.0))  # it would lead now, and did not when it was labelled
+    assert labels(record) == []
+    record.rows[-1] = record.rows[-1].model_copy(update={"detail_json": "{}"})
+    assert labels(record) == ["label", "difference to the leader"]
+
+
+@pytest.mark.parametrize("leader", [("t9", 7.0), ("t5", 9.9), ("t0", 10.0)])
+def test_a_leader_that_never_led_while_the_trial_was_open_is_a_problem(
+    record: Record, leader: tuple[str, float]
+) -> None:
+    record.trial("t5", [8.0], "keep")
+    submitted(record, "t6")
+    named(record, "t6", 7.5 if leader[1] > 7.5 else 8.5, "keep" if leader[1] > 7.5 else "discard", leader)
+    assert labels(record) == ["leader"]
+
+
+def test_a_veto_of_the_incumbent_in_mid_attempt_leaves_the_record_whole(record: Record) -> None:
+    record.trial("t5", [8.0], "keep")
+    incumbent = record.book.incumbent
+    pool = record.book.pool()
+    attempt = replace(record.book.open(), candidate=(8.0, 8.1, 8.05), incumbent=(), gates=(True,))
+    step = next_step(attempt, PLAN)
+    while not hasattr(step, "looks"):
+        attempt = replace(attempt, incumbent=(*attempt.incumbent, 9.25 + 0.01 * len(attempt.incumbent)))
+        step = next_step(attempt, PLAN)
+    fields = row_fields(attempt, step, record.book.trials)
+    fields["detail_json"] = json.dumps(fields["detail_json"], sort_keys=True)
+    record.add(Row(event="intervention", campaign="c", operator="veto", trial=incumbent))
+    record.add(Row(event="confirmation", campaign="c", trial="t5", incumbent=incumbent, **fields))
+    assert incumbent == "t1" and record.book.incumbent == "t5" and pool
+    assert recompute_promotions(record.rows, PLAN) == []
