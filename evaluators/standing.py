@@ -45,7 +45,9 @@ class Book(Standing):
         self.trials = 0
         self.alpha_left = plan.alpha
         self.deterministic: dict[str, bool | None] = {}
-        self.failures: dict[str, int] = {}  # runs of an incumbent that failed by its own fault, in confirmations
+        self.failures: dict[
+            str, int
+        ] = {}  # runs of an incumbent that failed by its own fault, in confirmations
         self._evidence: dict[str, list[str]] = {}
         self._runs: dict[str, int] = {}
         self._differences: list[list[float]] = []
