@@ -18,6 +18,7 @@ is asked in; the bytes of a document are its share of the tokens, exact where a 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def unpack(data: bytes) -> tuple[tuple[int, ...], dict[str, Items]]:
                 )
                 for name in names
             }
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StoreCorrupt(f"not an artifact of test items: {error}; restore it from a copy") from error
     for name, items in found.items():
         if items.values.shape != (len(seeds), len(items.weights)):

@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluators.crossed import ItemChance
+from evaluators.evidence import Read, SealedRuns, chance_of, is_fixed, look_at_sealed
 from evaluators.label import label, status_of
+from evaluators.lawful import deterministic, fault_of
 from evaluators.promote import (
     Attempt,
     Confirmed,
@@ -27,9 +30,10 @@ from evaluators.promote import (
     next_step,
 )
 from evaluators.standing import Book
-from lineage.records import Check, Measurement, Row, Status, TrainRun
+from lineage.errors import StoreCorrupt, StoreError
+from lineage.records import Check, Measurement, Row, SeedResult, Status, TrainRun
 from lineage.spec import EnvironmentSpec
-from lineage.standing import Standing
+from lineage.standing import INCUMBENT_FAILED, UNLAWFUL, Standing
 
 CLOSE = 1e-9  # relative; the same arithmetic on the same machine agrees to the last bit
 
@@ -67,9 +71,15 @@ def recompute_promotions(
     plan: ConfirmPlan,
     measured: Measured | None = None,
     spec: EnvironmentSpec | None = None,
+    read: Read | None = None,
 ) -> list[Mismatch]:
-    """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates with `spec`."""
+    """Every confirmation event again: incumbent, level, replicates, looks, verdict; gates with `spec`.
+
+    With `read`, and for plans with `rules` 2, also the chance of the test items at each look, whether every replicate was
+    lawful, and every sealed gain with its verdict.
+    """
     book, found = Book(plan), []
+    sealed: list[Row] = []
     last_trials = 0
     held: set[str | None] = (
         set()
@@ -83,10 +93,20 @@ def recompute_promotions(
                 found.append(Mismatch(row.trial or "", "trials seen at the opening", str(trials), span))
                 trials = book.trials
             last_trials = trials
-            found += _confirmation(row, detail, book, trials, held)
+            again: dict[str, Any] = {}
+            if measured is not None and read is not None and plan.rules >= 2:
+                found += _lawful(row, detail, book, spec, measured) if spec is not None else []
+                if plan.has_items:
+                    more, again = _items_again(row, detail, book, measured, read)
+                    found += more
+            found += _confirmation(row, {**detail, **again}, book, trials, held)
             if measured is not None:
                 found += _replicates(row, detail, measured)
                 found += _gates(row, detail, plan, spec, measured) if spec is not None else []
+        elif row.event == "sealed" and plan.rules >= 2:
+            if measured is not None and read is not None and spec is not None:
+                found += _sealed(row, sealed, book, spec, measured, read)
+            sealed.append(row)
         book.read(row)
         held = {book.incumbent} if row.event == "confirmation" else held | {book.incumbent}
     return found
@@ -104,15 +124,17 @@ def _confirmation(
     if row.incumbent not in held:
         say("incumbent", row.incumbent, book.incumbent)
     attempt = replace(
-        book.open(trials, row.incumbent if row.incumbent in held else None),
+        book.open(trials, row.incumbent if row.incumbent in held else None, trial),
         candidate=tuple(row.scores),
         incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
         gates=tuple(bool(g) for g in detail.get("gates", [])),
         hopeless=tuple(bool(g) for g in detail.get("hopeless", [])),
+        items=tuple(ItemChance(**chance) for chance in detail.get("items", [])),
+        fixed=tuple(bool(f) for f in detail.get("fixed", [])),
     )
     if not _close(row.alpha_spent, attempt.alpha):
         say("level", row.alpha_spent, attempt.alpha)
-    if detail.get("reason") == "failed":
+    if detail.get("reason") in ("failed", UNLAWFUL, INCUMBENT_FAILED):
         if row.verdict == "confirmed":
             say("verdict", "confirmed", "unconfirmed, a replicate failed")
         return found
@@ -133,6 +155,116 @@ def _confirmation(
     mean = math.fsum(row.scores) / len(row.scores)
     if row.score is not None and not _close(row.score, mean):
         say("score", row.score, mean)
+    return found
+
+
+def _stored(hashes: Sequence[Any], measured: Measured) -> list[Measurement]:
+    return [made for sha in hashes if sha and (made := measured(sha)) is not None]
+
+
+def _items_again(
+    row: Row, detail: dict[str, Any], book: Book, measured: Measured, read: Read
+) -> tuple[list[Mismatch], dict[str, Any]]:
+    """Chance of the items and runs that repeat, at each look, from the stored items; and where the record differs."""
+    plan, trial = book.plan, row.trial or ""
+    ours, theirs = (_stored(detail.get(n, []), measured) for n in ("measurements", "incumbent_measurements"))
+    before = _stored(book.evidence(row.incumbent), measured)
+    pool = len(book.pool(row.incumbent))
+    chances, fixed = [], []
+    for n in plan.looks[: len(detail.get("items", detail.get("looks", [])))]:
+        sides = ours[:n], [*before, *theirs[: plan.incumbent_runs(pool, n)]]
+        try:
+            chances.append(chance_of(*sides, plan, read).as_json())
+        except (StoreError, ValueError) as error:
+            return [Mismatch(trial, "test items", "at each look", str(error))], {}
+        fixed.append(is_fixed(*sides))
+    found = []
+    for recorded, again in zip(detail.get("items", []), chances, strict=False):
+        if set(recorded) != set(again) or not all(_close(float(recorded[k]), float(again[k])) for k in again):
+            found.append(Mismatch(trial, "chance of the test items", str(recorded), str(again)))
+    if len(detail.get("items", [])) != len(chances) or (detail.get("fixed") or fixed) != fixed:
+        found.append(Mismatch(trial, "looks with test items", str(detail.get("fixed")), str(fixed)))
+    return found, {"items": chances, "fixed": fixed}
+
+
+def _lawful(
+    row: Row, detail: dict[str, Any], book: Book, spec: EnvironmentSpec, measured: Measured
+) -> list[Mismatch]:
+    """No replicate that a confirmation counts may break a rule."""
+    earlier: list[SeedResult] = []
+    for made in _stored(detail.get("measurements", []), measured):
+        seeded = book.must_depend(row.incumbent)
+        fault = fault_of(made, spec, seeded=seeded, beside=earlier, replicate=True)
+        if fault is not None:
+            return [Mismatch(row.trial or "", "a replicate", "lawful", f"{fault.cause}: {fault.text}")]
+        earlier += made.per_seed
+    return []
+
+
+def _sealed(
+    row: Row, earlier: Sequence[Row], book: Book, spec: EnvironmentSpec, measured: Measured, read: Read
+) -> list[Mismatch]:
+    """A sealed event's gains, level and verdict from the measurements on both splits."""
+    trial, detail = row.trial or "", json.loads(row.detail_json)
+    names = (
+        ("public_measurements", "measurements"),
+        ("incumbent_public_measurements", "incumbent_measurements"),
+    )
+    sides = [tuple(_stored(detail.get(name, []), measured) for name in pair) for pair in names]
+    wrong = [
+        m
+        for side in sides
+        for runs, split in zip(side, ("public", "sealed"), strict=True)
+        for m in runs
+        if m.split != split
+    ]
+    if wrong or not all(part for side in sides for part in side):
+        return [
+            Mismatch(trial, "sealed score", str(row.sealed_score), "measurements of both splits are missing")
+        ]
+    runs = SealedRuns(trial, row.incumbent or "", (sides[0][0], sides[0][1]), (sides[1][0], sides[1][1]))
+
+    def stored(sha: str) -> Measurement:
+        made = measured(sha)
+        if made is None:
+            raise StoreCorrupt(f"no measurement {sha}")
+        return made
+
+    try:
+        columns, more = look_at_sealed(
+            runs, earlier, book.plan, spec, book.must_depend(row.incumbent), stored, read
+        )
+    except (StoreError, ValueError) as error:
+        return [Mismatch(trial, "sealed gain", str(row.sealed_gain), str(error))]
+    found = []
+    for name, value in columns.items():
+        said = getattr(row, name)
+        same = said == value if isinstance(value, str | int) else _near(said, value)
+        if not same:
+            found.append(Mismatch(trial, name.replace("_", " "), str(said), str(value)))
+    if detail.get("contradicted") != more["contradicted"]:
+        found.append(Mismatch(trial, "alarm", str(detail.get("contradicted")), str(more["contradicted"])))
+    mean = math.fsum(m.score or 0.0 for m in sides[0][1]) / len(sides[0][1])
+    if not _close(row.sealed_score, mean):
+        found.append(Mismatch(trial, "sealed score", str(row.sealed_score), str(mean)))
+    return found
+
+
+def _near(left: float | None, right: float | None) -> bool:
+    """Differences of nearly equal means keep fewer digits."""
+    if left is None or right is None:
+        return left is right
+    return math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def recompute_items(measurement: Measurement, read: Read) -> list[Mismatch]:
+    """Every run's quantities again from its test items. Raises StoreError when their artifact cannot be read."""
+    found = []
+    for name, items in (read(measurement) or {}).items():
+        said = [seed.quantities.get(name, math.nan) for seed in measurement.per_seed]
+        again = items.means.tolist()
+        if len(said) != len(again) or not all(map(_near, said, again)):
+            found.append(Mismatch(measurement.trial, f"{name} of each run", str(said), str(again)))
     return found
 
 
@@ -211,6 +343,7 @@ def recompute_labels(
     but it must have led at some time while the trial was open.
     """
     standing, found = Standing(plan.sign), []
+    depends: dict[str | None, bool | None] = {}
     led: list[Leader | None] = [None]
     begun: dict[str, int] = {}
     for row in rows:
@@ -218,7 +351,15 @@ def recompute_labels(
             begun[row.trial] = len(led) - 1
         elif row.event == "trial":
             was_open = led[begun.get(row.trial or "", 0) :]
-            found += _leader_named(row, was_open, standing) + _label(row, standing, spec, evidence(row))
+            facts = evidence(row)
+            made = facts.measurement if facts is not None else None
+            if plan.rules >= 2:
+                depends[row.trial] = deterministic(made.per_seed) if made is not None else None
+            seeded = False in (depends.get(standing.start), depends.get(row.parent))
+            found += _leader_named(row, was_open, standing) + _label(row, standing, spec, facts, seeded)
+            if plan.rules >= 2 and row.deterministic != depends[row.trial]:
+                said, again = str(row.deterministic), str(depends[row.trial])
+                found.append(Mismatch(row.trial or "", "independence of the seed", said, again))
         standing.read(row)
         if (leader := standing.leader()) != led[-1]:
             led.append(leader)
@@ -247,7 +388,9 @@ def _leader_text(leader: Leader | None) -> str:
     return "nobody" if leader is None else f"{leader[0]} at {leader[1]}"
 
 
-def _label(row: Row, standing: Standing, spec: EnvironmentSpec, facts: Evidence | None) -> list[Mismatch]:
+def _label(
+    row: Row, standing: Standing, spec: EnvironmentSpec, facts: Evidence | None, seeded: bool
+) -> list[Mismatch]:
     trial = row.trial or ""
     if facts is None or row.status is Status.REJECTED:
         # No program was run: the cause alone carries the status, and a score would have no source.
@@ -263,6 +406,7 @@ def _label(row: Row, standing: Standing, spec: EnvironmentSpec, facts: Evidence 
         measurement=facts.measurement,
         leader_score=leader[1] if leader else None,
         is_baseline=standing.start is None and row.parent is None,
+        seeded=seeded,
     )
     found = []
     if (row.status, row.cause) != (again.status, again.cause) and not _told_infra(row):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evaluators.recompute import Evidence, recompute_labels, recompute_promotions
+from evaluators.evidence import Read
+from evaluators.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
 from flows.calibrate import Calibration
 from flows.config import CampaignConfig, campaigns, load_config
+from flows.standing import reader
 from flows.words import BuildChecks, Trained
 from lineage.blobs import get_blob
 from lineage.errors import StoreError
@@ -56,12 +59,30 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
 
     for mismatch in recompute_labels(rows, plan, config.spec, evidence):
         yield Finding("differs", mismatch.trial, str(mismatch))
-    for mismatch in recompute_promotions(rows, plan, measured, config.spec):
+    read = reader(store)
+    for mismatch in recompute_promotions(rows, plan, measured, config.spec, read):
         yield Finding("differs", mismatch.trial, str(mismatch))
     for number, trial in view.standing.unsealed:
         text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
         yield Finding("unfinished", f"trial {trial}", text)
+    yield from _items(rows, measured, read)
     yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
+
+
+def _items(rows: list[Row], measured: Callable[[str], Measurement | None], read: Read) -> Iterator[Finding]:
+    """Every measurement's scores against what its test items gave; older measurements have none."""
+    names = ("measurements", "incumbent_measurements")
+    for row in rows:
+        detail = json.loads(row.detail_json) if row.event in ("confirmation", "sealed") else {}
+        for sha in [row.measurement_sha256, *(sha for name in names for sha in detail.get(name, []))]:
+            made = measured(sha) if sha else None
+            if made is None:
+                continue
+            try:
+                for mismatch in recompute_items(made, read):
+                    yield Finding("differs", made.trial, str(mismatch))
+            except StoreError as error:
+                yield Finding("missing", made.trial, f"test items of measurement {sha}: {error}")
 
 
 def _calibrations(store: Store, config: CampaignConfig, rows: list[Row]) -> Iterator[Finding]:

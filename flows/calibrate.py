@@ -17,16 +17,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import Field, ValidationError
 
 from evaluators import client
 from evaluators.client import Bench
+from evaluators.crossed import difference_sd, item_chance
+from evaluators.items import Items
+from evaluators.lawful import deterministic
+from evaluators.promote import plan_for, power_statement
 from flows.config import new_secret, now, seeds_from
 from flows.home import bakeoff_version, home
 from flows.measuring import Told, measure, smoke
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256, tree_hash
 from lineage.records import Check, Finite, Record
+from lineage.spec import EnvironmentSpec
 
 
 class Calibration(Record):
@@ -50,11 +56,18 @@ class Calibration(Record):
     accelerator: str
     bakeoff_version: str
     measured_at: datetime
+    deterministic: bool | None = None
+    items: int | None = None
+    item_sd: Finite | None = Field(None, description="spread over items of the difference of two runs, at one item")
 
     @property
     def bytes(self) -> bytes:
-        """Canonical JSON: what is hashed, and what a campaign that uses it keeps in its store."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Canonical JSON: what is hashed, and what a campaign that uses it keeps in its store.
+
+        Fields that an older calibration has not are left out, so that it keeps its hash.
+        """
+        unset = {name for name in ("deterministic", "items", "item_sd") if getattr(self, name) is None}
+        return canonical_json(self.model_dump(mode="json", exclude=unset))
 
     @property
     def sha256(self) -> str:
@@ -113,7 +126,41 @@ def calibrate(
         accelerator=found.accelerator,
         bakeoff_version=bakeoff_version(),
         measured_at=now(),
+        deterministic=deterministic(found.per_seed),
+        **_item_facts(found.metric, done.items),
     )
+
+
+def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
+    """How many test items the public split has, and how far two programs of this kind differ at one.
+
+    From two runs of the start; where they are equal, from two that would be right at items of their own.
+    """
+    items = held.get(metric)
+    if items is None or len(items) < 2:
+        return {}
+    one, two = (Items(items.weights, items.values[at : at + 1]) for at in (0, -1))
+    sd = difference_sd(item_chance(one, two))
+    return {"items": len(items), "item_sd": sd or float(np.sqrt(2) * np.std(items.values[0]))}
+
+
+def advice(calibration: Calibration, spec: EnvironmentSpec) -> list[str]:
+    """What a person should know before a campaign: a start without randomness, a split that is too small."""
+    told = []
+    if calibration.deterministic:
+        told.append(
+            "the start gives the same answers for every seed: it counts as one run, and edits of it are judged by the "
+            "test items alone"
+        )
+    score = sum(calibration.scores) / len(calibration.scores)
+    power = power_statement(plan_for(spec), 0.0, calibration.item_sd or 0.0, calibration.items or 0, score)
+    least = max(spec.evaluation.min_gain * abs(score), spec.evaluation.min_units)
+    if "items_gain" in power and least > 0 and power["items_gain"] > least:
+        told.append(
+            f"{power['items']:,.0f} test items show gains above {power['items_gain']:.4g}; your min_gain is {least:.4g}, "
+            f"which needs about {power['items_needed']:,.0f}: add items to the public split, or raise min_gain"
+        )
+    return told
 
 
 def calibration_path(environment: str) -> Path:

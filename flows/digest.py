@@ -103,6 +103,7 @@ class Digest:
     fresh: Mapping[str, Row]
     means: Mapping[str, float]
     unsealed: tuple[str, ...]
+    sealed: Mapping[str, Row]
     noise_sd: float | None
     noise_runs: int
     failures: tuple[Failure, ...]
@@ -168,6 +169,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         fresh={row.trial or "": row for row in view.events("confirmation")},
         means=dict(view.standing.fresh),
         unsealed=tuple(trial for _, trial in view.standing.unsealed),
+        sealed={row.trial or "": row for row in view.events("sealed")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,
         failures=_failures(trials),
@@ -188,7 +190,15 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
 
 
 def headline(spec: EnvironmentSpec, d: Digest) -> str:
-    """One honest sentence: what won and whether it is beyond the measured noise."""
+    """What won, by how much on the sealed split, and whether it is beyond the measured noise; alarms come first."""
+    alarms = [text for row in d.sealed.values() if (text := w.contradiction(row))]
+    best = d.sealed.get(d.incumbent.trial or "") if d.incumbent is not None else None
+    told = w.sealed_gain(best) if best is not None else ""
+    champion = [f"{best.trial} is {told}."] if best is not None and told else []
+    return " ".join([*alarms, *champion, _public_headline(spec, d)])
+
+
+def _public_headline(spec: EnvironmentSpec, d: Digest) -> str:
     base, best, lucky = d.baseline, d.incumbent, d.unconfirmed_leader
     if base is None:
         return "No baseline has been measured yet." if d.trials else "Nothing has been tried yet."

@@ -165,7 +165,9 @@ class Display:
         elif row.event == "sealed":
             state.standing.read(row)
             if row.sealed_score is not None:
-                return f"{trial} on the sealed split: {w.score_text(self.spec, row.sealed_score)}"
+                told = w.sealed_gain(row)
+                score = w.score_text(self.spec, row.sealed_score)
+                return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
             state.standing.read(row)
             return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"

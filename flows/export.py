@@ -213,6 +213,7 @@ def _mlflow_run(client: Any, experiment: str, row: Row, spec: EnvironmentSpec) -
         "train_cpu_s": row.train_cpu_s,
         "artifact_bytes": row.artifact_bytes,
         "sealed_score": row.sealed_score,
+        "sealed_gain": row.sealed_gain,
     }
     tags = {
         "mlflow.runName": f"{row.trial} {row.role or ''}".strip(),

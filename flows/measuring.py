@@ -12,11 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluators import client
 from evaluators.client import Bench
+from evaluators.items import Items, unpack
 from evaluators.workplace import write_files
 from flows.config import CampaignConfig
 from flows.data import check_data
@@ -38,6 +39,7 @@ class Measured:
 
     runs: tuple[TrainRun, ...]
     measurement: Measurement | None
+    items: Mapping[str, Items] = field(default_factory=dict)  # what each test item gave, by quantity
 
     @property
     def cpu_s(self) -> float:
@@ -140,12 +142,14 @@ def measure(
             if run.cause is not None and stop_early:
                 return Measured(tuple(run for run, _ in runs), None)
         with slot(kind, slots):
-            measurement = client.judge(bench, source, runs, trial=trial, purpose=purpose)
+            kept: list[bytes] = []
+            measurement = client.judge(bench, source, runs, trial=trial, purpose=purpose, keep=kept.append)
     faulty = next((s for s in measurement.per_seed if (s.cause or "").startswith("infra")), None)
     if faulty is not None:
         what = (faulty.cause or "infra:judge").partition(":")[2]
         raise InfraFault(what, f"{trial}: the judge could not run: {faulty.numbers}")
-    return Measured(tuple(run for run, _ in runs), measurement)
+    held = unpack(kept[0])[1] if kept else {}
+    return Measured(tuple(run for run, _ in runs), measurement, held)
 
 
 def _train(bench: Bench, source: Path, seed: int, place: Path, kind: str, slots: int) -> TrainRun:

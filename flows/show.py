@@ -253,6 +253,12 @@ def _trial_numbers(
     if again is not None:
         pairs.append(("verdict", w.verdict_text(again)))
     pairs.append(("sealed split", w.score_text(spec, row.sealed_score)))
+    if row.sealed_gain is not None:
+        ends = f"{w.signed(spec, row.sealed_low)} to {w.signed(spec, row.sealed_high)}"
+        looks = w.count(row.sealed_looks or 0, "look")
+        pairs.append(
+            ("sealed gain", f"{w.signed(spec, row.sealed_gain)} ({ends}; {looks}), {row.sealed_verdict}")
+        )
     return pairs
 
 

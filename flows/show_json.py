@@ -34,6 +34,9 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
             "noise_sds": in_sds(spec, d.score_of(row), base, d.noise_sd),
             "p_value": row.p_value,
             "sealed_score": row.sealed_score,
+            "sealed_gain": row.sealed_gain,
+            "sealed_interval": [row.sealed_low, row.sealed_high],
+            "sealed_verdict": row.sealed_verdict,
             "hypothesis": row.hypothesis,
         }
 

@@ -130,6 +130,8 @@ def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) ->
         text += f", {w.p_text(row.p_value)}"
     if row.sealed_score is not None:
         text += f"; on the sealed split {w.score_text(spec, row.sealed_score)}"
+        told = w.sealed_gain(d.sealed[row.trial]) if row.trial in d.sealed else ""
+        text += f", {told}" if told else ""
     elif row.trial in d.unsealed:
         text += "; its score on the sealed split is missing, `bakeoff resume` measures it"
     return text

@@ -21,7 +21,6 @@ import math
 
 from lineage.records import Row, Status
 
-
 UNLAWFUL, INCUMBENT_FAILED = "unlawful", "incumbent_failed"  # reasons of a confirmation that ended so
 
 

@@ -248,12 +248,16 @@ def apply(
     """Write a trial's recipe into a folder; files that are neither the start's nor the trial's stay."""
     from flows.apply import write_recipe
     from flows.show import find_trial
+    from flows.wording import contradiction, sealed_gain
 
     run, trial = split_trial(run, trial)
     store, config, view = open_view(run_root(run), campaign)
     row = find_trial(view, trial or "best")
     for path in write_recipe(store, config, row, to, force):
         print(path)
+    sealed = next((event for event in reversed(view.events("sealed")) if event.trial == row.trial), None)
+    if sealed is not None and (told := contradiction(sealed) or sealed_gain(sealed)):
+        print(f"{row.trial}: {told}", file=sys.stderr)
 
 
 def export(

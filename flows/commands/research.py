@@ -111,7 +111,7 @@ def calibrate(
 ) -> None:
     """Measure how much an environment's start scatters on this machine; campaigns here then use it."""
     from flows.calibrate import calibrate as measure_start
-    from flows.calibrate import save, summary
+    from flows.calibrate import advice, save, summary
     from flows.environments import load_environment
     from flows.measuring import bench_for
     from lineage.errors import UsageError
@@ -127,6 +127,8 @@ def calibrate(
         print_json({**summary(found), "path": str(path)})
     else:
         _show_calibration(found, path)
+    for line in advice(found, chosen.spec):
+        tell(line)
     if found.missed:
         raise typer.Exit(1)
 
