@@ -1,9 +1,14 @@
 """May a run be ended early because its own curve is hopelessly behind its parent's? Pure.
 
-Use: `Pruner(parents, direction)` with the parent's recorded curves (one per seed), then
+Use: `pruner(parents, direction, start, gain)` with the parent's recorded curves (one per seed), then
 `hopeless(pruner, curve)` each time the candidate reports; the caller ends the run when it says True.
-The curve comes from the candidate through `report(step, value)`, so it is advice: it can only end
-the candidate's own run, with status `discard` and cause `pruned`, and never raises a score.
+The curve comes from the candidate through `report(step, value)`, so it is advice: it can end its own
+run, with status `discard` and cause `pruned`, and never raises a score.
+
+A parent's curve is a candidate's word too, and must not end the runs of its children by being too good to be
+true. So it counts only as far as the judge bears it out: at equal share of the steps it is taken for no better
+than the start's curve, improved by the relative `gain` over the start that the judge measured for the
+parent. The start's own curves are the recipe's, not an edit's.
 
 Rule, after the successive-halving family (Li et al. 2018) but against one known rival and much more
 careful: compare at equal share of the parent's steps; from a quarter of them on; the candidate must
@@ -46,22 +51,39 @@ class Pruner:
     usable: bool
 
 
-def pruner(parents: Sequence[Curve], better: Literal["higher", "lower"]) -> Pruner:
-    """Bars from the parent's curves; at least two of them, each with 8 points or more."""
+def pruner(
+    parents: Sequence[Curve],
+    better: Literal["higher", "lower"],
+    start: Sequence[Curve] | None = None,
+    gain: float = 0.0,
+) -> Pruner:
+    """Bars from the parent's curves; at least two of them, each with 8 points or more.
+
+    `start`: the curves of the start, by which the parent's are bounded; None where the parent is the start.
+    `gain`: judged gain of the parent over the start, relative to the start's score; below 0 counts as 0.
+    """
     sign = 1 if better == "higher" else -1
     curves = [clean for clean in (_clean(curve) for curve in parents) if len(clean[0]) >= 8]
     if len(curves) < 2:
         return Pruner((), (), (), sign, False)
     end = min(float(steps[-1]) for steps, _ in curves)
-    grid = np.linspace(end / CHECKS, end, CHECKS)
-    grid = grid[grid >= FIRST_SHARE * end]
+    grid = np.arange(round(FIRST_SHARE * CHECKS), CHECKS + 1) / CHECKS * end
     values = np.array([np.interp(grid, steps, sign * smooth(points)) for steps, points in curves])
     count = len(curves)
     # The curves' spread is pooled over the grid, since one point has only `count` values.
     spread = np.sqrt(np.mean(np.var(values, axis=0, ddof=1)))
     reach = float(stdtrit(2 * (count - 1), CONFIDENCE)) * spread * np.sqrt(1 + 1 / count)
-    mean = values.mean(axis=0)
-    bar = np.minimum(mean - reach, values.min(axis=0))
+    mean, least = values.mean(axis=0), values.min(axis=0)
+    if start is not None:
+        of_start = pruner(start, better)
+        if not of_start.usable:
+            return Pruner((), (), (), sign, False)
+        # both grids are the same shares of their own length, the last of them ends it
+        known = np.asarray(of_start.mean)
+        most = known + max(0.0, gain) * np.abs(known)
+        reach = max(reach, float(np.max(known - np.asarray(of_start.bar))))
+        mean, least = np.minimum(mean, most), np.minimum(least, most)
+    bar = np.minimum(mean - reach, least)
     return Pruner(tuple(grid), tuple(mean), tuple(bar), sign, True)
 
 

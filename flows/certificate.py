@@ -15,11 +15,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from evaluators.evidence import Read
+from evaluators.items import Items, unpack
 from evaluators.promote import ConfirmPlan
-from evaluators.recompute import recompute_promotions
+from evaluators.recompute import recompute_items, recompute_promotions
 from evaluators.standing import Book
 from flows.config import commitment, seeds_from
-from lineage.errors import UsageError
+from lineage.errors import StoreCorrupt, StoreError, UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.records import Measurement, Row
 from lineage.spec import EnvironmentSpec
@@ -155,11 +157,34 @@ def stored(blobs: Mapping[str, bytes]) -> Callable[[str], Measurement | None]:
     return measured
 
 
+def items_in(blobs: Mapping[str, bytes]) -> Read:
+    """Reads the test items of a measurement from the file."""
+    held: dict[str, Mapping[str, Items]] = {}
+
+    def read(measurement: Measurement) -> Mapping[str, Items] | None:
+        sha = measurement.items_sha256
+        if sha and sha not in blobs:
+            raise StoreCorrupt(f"the artifact {sha[:16]}… that a measurement names is not in the file")
+        if sha and sha not in held:
+            held[sha] = unpack(blobs[sha])[1]
+        return held[sha] if sha else None
+
+    return read
+
+
 def _promotions(
     rows: Sequence[Row], plan: ConfirmPlan, spec: EnvironmentSpec, blobs: Mapping[str, bytes]
 ) -> Iterator[str]:
-    for mismatch in recompute_promotions(rows, plan, stored(blobs), spec):
-        yield str(mismatch)
+    read = items_in(blobs)
+    try:
+        for mismatch in recompute_promotions(rows, plan, stored(blobs), spec, read):
+            yield str(mismatch)
+        for sha in named_measurements(rows):
+            made = stored(blobs)(sha)
+            if made is not None:
+                yield from map(str, recompute_items(made, read))
+    except StoreError as error:
+        yield f"what test items gave cannot be read: {error}"
 
 
 def of_subject(rows: Sequence[Row], trial: str) -> tuple[Row | None, Row | None]:

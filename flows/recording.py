@@ -20,7 +20,7 @@ from flows.engine import Engine
 from flows.home import bakeoff_version
 from flows.payments import cost_of
 from flows.standing import must_depend
-from flows.words import Patched, TrialRef
+from flows.words import Patched, Pruning, TrialRef
 from lineage.errors import EditRefused
 from lineage.queries import View
 from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun, Usage
@@ -41,6 +41,7 @@ class Progress:
     checks: tuple[Check, ...] = ()
     runs: tuple[TrainRun, ...] = ()
     measurement: Measurement | None = None
+    pruning: Pruning | None = None
     refusal: EditRefused | None = None
     infra: str | None = None
     infra_text: str = ""
@@ -110,6 +111,8 @@ def build_row(
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
         "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
     }
+    if progress.pruning is not None:
+        detail["pruning"] = progress.pruning.model_dump()
     if progress.proposal is not None and base not in (None, progress.proposal.parent):
         detail["rebased_from"] = progress.proposal.parent
     values: dict[str, Any] = {

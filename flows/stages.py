@@ -25,7 +25,7 @@ from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
 from flows.measuring import beside_start
 from flows.payments import allowed
-from flows.pruning import Watcher, pruning_rule
+from flows.pruning import Watcher, pruning_of, pruning_rule
 from flows.rebase import base_of, moved
 from flows.slots import slot
 from flows.surfaces import guard_of
@@ -258,6 +258,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     runs: list[TrainRun] = []
     places: list[str] = []
     curves: list[Curve] = []
+    watchers: list[Watcher] = []
     rule = pruning_rule(engine, ref, purpose)
     guard = guard_of(engine, ref, patched)
     for index, seed in enumerate(seeds):
@@ -265,6 +266,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         out.mkdir(parents=True)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
             watcher = Watcher(rule)
+            watchers.append(watcher)
             run = client.train(engine.bench, source, seed, out, engine.cancel, watcher, guard)
         engine.raise_if_cancelled()
         if run.facts.end == "infra":
@@ -287,6 +289,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         runs=tuple(runs),
         places=tuple(places),
         curves=tuple(curves),
+        pruning=pruning_of(rule, watchers),
     )
     return _keep_training(engine, ref, trained)
 

@@ -46,6 +46,18 @@ class BuildChecks(Record):
 Curve = tuple[tuple[float, float], ...]  # (step, value) as the candidate reported them: advice
 
 
+class Pruning(Record):
+    """What the pruning rule said of a trial: at which step it would have ended a run, and of which.
+
+    `is_checked`: the trial was drawn to run to its end whatever the rule says, so that false prunes are counted.
+    """
+
+    step: float
+    run: int
+    is_checked: bool
+    against: str = Field("", description="trial whose curves the rule compared with")
+
+
 class Trained(Record):
     """Finished trainings of one purpose. `places` are folders of this machine's scratch space.
 
@@ -58,6 +70,7 @@ class Trained(Record):
     runs: tuple[TrainRun, ...]
     places: tuple[str, ...]
     curves: tuple[Curve, ...] = ()
+    pruning: Pruning | None = None
 
     @property
     def purpose_word(self) -> Purpose:

@@ -90,3 +90,38 @@ def test_a_lying_curve_can_only_keep_or_end_its_own_run() -> None:
     assert hopeless(rival, []) is False
     assert hopeless(rival, [(s, 0.0) for s, _ in curves(rng, 1)[0]]) is False
     assert isinstance(rival, Pruner)
+
+
+def golf(rng: np.random.Generator, gain: float = 0.0) -> list[tuple[float, float]]:
+    """A curve of golf_mini's size: loss in nats over 2,600 steps."""
+    steps = np.arange(50, 2601, 50)
+    noise = 0.03 * rng.standard_normal(len(steps))
+    return [
+        (float(s), float(1.72 - gain + 1.6 * np.exp(-s / 250) + e)) for s, e in zip(steps, noise, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("forge", ["lower by 0.5", "flat and tiny"])
+def test_a_parent_that_reports_too_good_a_curve_ends_no_honest_child(forge: str) -> None:
+    rng = np.random.default_rng(0)
+    start = [golf(rng) for _ in range(3)]
+    parents = [golf(rng), golf(rng)]
+    if forge == "lower by 0.5":
+        parents = [[(s, v - 0.5) for s, v in curve] for curve in parents]
+    else:
+        parents = [[(s, 0.01 + 1e-6 * i) for i, (s, _) in enumerate(curve)] for curve in parents]
+    child = golf(rng, 0.06)
+    assert ends_at(pruner(parents, "lower"), child) is not None  # what the unbounded rule does
+    bounded = pruner(parents, "lower", start, gain=0.01)
+    assert ends_at(bounded, child) is None
+    ended = sum(hopeless(bounded, golf(rng, 0.06)) for _ in range(300))
+    assert ended == 0
+    assert hopeless(bounded, [(s, 3.3) for s, _ in child])  # a run that does not learn is still ended
+
+
+def test_an_honest_parent_is_bounded_by_nothing_it_has_earned() -> None:
+    rng = np.random.default_rng(7)
+    start, parents = [golf(rng) for _ in range(4)], [golf(rng, 0.1) for _ in range(4)]
+    free, bounded = pruner(parents, "lower"), pruner(parents, "lower", start, gain=0.2)
+    assert np.allclose(free.mean, bounded.mean)
+    assert not pruner(parents, "lower", start[:1], gain=0.2).usable  # nothing to bound it by
