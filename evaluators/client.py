@@ -24,8 +24,9 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators import effects, endings, identity, items
+from evaluators import accelerators, effects, endings, identity, items
 from evaluators.billing import Reference
+from evaluators.device_watch import Watch
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.information import added_information, source_bytes
 from evaluators.leaks import redact
@@ -37,7 +38,7 @@ from evaluators.sandbox.prove import Isolation
 from evaluators.workplace import read_source, stage, workplace, write_files
 from lineage.errors import DataMissing, InfraFault
 from lineage.ids import sha256, tree_hash
-from lineage.records import Artifact, Check, Measurement, Number, SeedResult, TrainRun
+from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay", "control"]
+Devices = tuple[Device, ...]  # what the run has to itself; as many as its budget says
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.1, 4.0
 # what a few steps on random data leave compresses worse than what is trained: 33 kB for 28 kB in golf_mini
@@ -62,23 +64,30 @@ EFFECTS_TEXT = 2000  # characters of the names in a smoke check's numbers
 
 @dataclass(frozen=True)
 class Bench:
-    """Where candidates are run: environment, prepared data, proven sandbox, scratch space, device.
+    """Where candidates are run: environment, prepared data, proven sandbox, scratch space.
 
-    `start` are the files of the start recipe, against which what a source adds is measured; `reference` is what the
-    start needs outside the clock, None only while the start itself is measured.
+    `pool` are the devices of this machine that its runs may be given, each run its own. `start` are the files of the
+    start recipe, against which what a source adds is measured; `reference` is what the start needs outside the
+    clock, None only while the start itself is measured.
     """
 
     spec: EnvironmentSpec
     data: Path
     isolation: Isolation
     scratch: Path
-    accelerator: str = ""
+    pool: tuple[Device, ...] = ()
     start: Mapping[str, bytes] | None = None
     reference: Reference | None = None
 
 
-def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits) -> Box:
+def _box(
+    bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits, devices: Devices
+) -> Box:
     spec = bench.spec
+    if len(devices) != spec.budget.gpus:  # never on the CPU instead, nor on devices that nobody counted
+        raise InfraFault(
+            "accelerator", f"a run of {spec.name} takes {spec.budget.gpus} devices and got {len(devices)}"
+        )
     return Box(
         mode=mode,
         folder=str(folder),
@@ -89,7 +98,7 @@ def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: 
         context=spec.task.context if spec.task.kind == "language_model" else 0,
         packages=tuple(spec.packages),
         masked=tuple(spec.masked_packages),
-        accelerator=bench.accelerator,
+        devices=devices,
         limits=caps,
     )
 
@@ -132,8 +141,9 @@ def train(
     on_progress: session.Progress | None = None,
     guard: effects.Guard | None = None,
     data: Path | None = None,
+    devices: Devices = (),
 ) -> TrainRun:
-    """One training run in sandbox 1. The sealed artifact is moved under `out`.
+    """One training run in sandbox 1, on these devices. The sealed artifact is moved under `out`.
 
     `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
     returning True ends the run as `pruned`. `guard` names the definitions that the edit must not change; a
@@ -151,7 +161,7 @@ def train(
             data or bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap)
         )
         caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
-        box = _box(bench, "train", folder, copy, staged, caps).model_copy(
+        box = _box(bench, "train", folder, copy, staged, caps, devices).model_copy(
             update={
                 "seed": seed,
                 "collect": str(folder / "sealed"),
@@ -160,7 +170,9 @@ def train(
             }
         )
         (folder / "sealed").mkdir()
-        final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+        with Watch(devices) as watch:
+            final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+        final["device"] = watch.use
         cause, numbers = endings.explain(final, caps, artifact_needed=True)
         changed = effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
         if changed is not None and not (cause or "").startswith(("infra", "abandoned")):
@@ -196,6 +208,7 @@ def smoke(
     source: Path,
     cancel: threading.Event | None = None,
     guard: effects.Guard | None = None,
+    devices: Devices = (),
 ) -> Check:
     """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
 
@@ -214,7 +227,7 @@ def smoke(
         data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
         caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
-        box = _box(bench, "smoke", folder, copy, data, caps).model_copy(
+        box = _box(bench, "smoke", folder, copy, data, caps, devices).model_copy(
             update={
                 "collect": str(folder / "sealed"),
                 "artifact_cap": SMOKE_ARTIFACT * budget.artifact_bytes,
@@ -223,8 +236,11 @@ def smoke(
             }
         )
         (folder / "sealed").mkdir()
-        final = session.run(request(box, bench.isolation.tools), cancel)
-    return _guarded(_smoke_check(final, caps, time.monotonic() - began), final["effects"], guard)
+        with Watch(devices) as watch:
+            final = session.run(request(box, bench.isolation.tools), cancel)
+        final["device"] = watch.use
+    check = _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
+    return _guarded(check, final["effects"], guard)
 
 
 def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: effects.Guard | None) -> Check:
@@ -276,6 +292,7 @@ def judge(
     split: Literal["public", "sealed"] = "public",
     cancel: threading.Event | None = None,
     keep: Callable[[bytes], object] | None = None,
+    devices: Devices = (),
 ) -> Measurement:
     """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers.
 
@@ -291,7 +308,8 @@ def judge(
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
             "isolation": bench.isolation.model_dump(mode="json"),
-            "accelerator": bench.accelerator,
+            "devices": [device.model_dump(mode="json") for device in devices],
+            "driver_library": accelerators.vendor().library() if devices else "",
             "folder": str(folder),
             "source": str(copy),
             "source_bytes": size,
@@ -304,7 +322,7 @@ def judge(
         }
         answer = _ask_judge(job, cancel)
         if not answer:
-            return _abandoned(bench, copy, size, runs, trial, purpose, split)
+            return _abandoned(bench, copy, size, runs, trial, purpose, split, devices)
         measured = Measurement.model_validate_json(answer)
         if keep is not None and measured.items_sha256:
             keep(_items(folder, measured.items_sha256))
@@ -326,6 +344,7 @@ def _abandoned(
     trial: str,
     purpose: Purpose,
     split: Literal["public", "sealed"],
+    devices: Devices,
 ) -> Measurement:
     """What a cancelled judge leaves: no score, and a cause that says so."""
     return Measurement(
@@ -341,7 +360,7 @@ def _abandoned(
         evaluator_sha256=evaluator_sha256(),
         isolation=bench.isolation.level,
         machine=machine_identity(),
-        accelerator=bench.accelerator,
+        accelerator=accelerators.describe(devices),
         measured_at=datetime.now(UTC),
     )
 

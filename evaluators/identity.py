@@ -24,11 +24,13 @@ from lineage.spec import EnvironmentSpec
 HERE = Path(__file__).resolve().parent
 # What decides a score. Labels, statistics and promotion act on measurements and are not in it.
 JUDGE_CODE = (
+    "accelerators.py",
     "audits.py",
     "billing.py",
     "client.py",
     "effects.py",
     "control.py",
+    "device_watch.py",
     "endings.py",
     "exchange.py",
     "gates.py",
@@ -39,6 +41,7 @@ JUDGE_CODE = (
     "language.py",
     "leaks.py",
     "literals.py",
+    "nvidia.py",
     "questions.py",
     "tasks.py",
     "metrics.py",

@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from evaluators import endings, identity
+from evaluators.accelerators import describe, use_library
 from evaluators.audits import compare, merged, sittings
 from evaluators.billing import Bill, Reference, bill, over_budget, start_seconds
+from evaluators.device_watch import Watch
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.information import added_information
@@ -37,7 +39,7 @@ from evaluators.sandbox.session import Session
 from evaluators.tasks import questions
 from evaluators.workplace import alike, read_source
 from lineage.ids import sha256, tree_hash
-from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
+from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
 SKETCH, SKETCH_SEED = 4, 20_261_128
@@ -48,7 +50,7 @@ class Job:
     spec: EnvironmentSpec
     data: Path
     isolation: Isolation
-    accelerator: str
+    devices: tuple[Device, ...]
     folder: Path
     source: Path
     source_bytes: int
@@ -63,11 +65,12 @@ class Job:
 
 def read_job(raw: bytes) -> Job:
     job = json.loads(raw)
+    use_library(job["driver_library"])
     return Job(
         spec=EnvironmentSpec.model_validate(job["spec"]),
         data=Path(job["data"]),
         isolation=Isolation.model_validate(job["isolation"]),
-        accelerator=job["accelerator"],
+        devices=tuple(Device.model_validate(device) for device in job["devices"]),
         folder=Path(job["folder"]),
         source=Path(job["source"]),
         source_bytes=job["source_bytes"],
@@ -99,7 +102,7 @@ def _box(job: Job, artifact: Path) -> Box:
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
         masked=tuple(job.spec.masked_packages),
-        accelerator=job.accelerator,
+        devices=job.devices,
         limits=predict_limits(job.spec),
     )
 
@@ -111,18 +114,20 @@ def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any],
     try:
         box = _box(job, artifact)
         handles = [*channel.theirs.values(), job.lifeline]
-        session = Session(request(box, job.isolation.tools, channel.theirs), handles)
-        channel.give_away()
-        try:
-            if session.released():
-                for rows, shape, take in sitting.requests():
-                    take(channel.ask(rows, shape))
-                session.tell("stop")
-        except Broken as error:
-            broken = error
-            if error.rule:
-                session.tell("stop")
-        final = session.finish()
+        with Watch(job.devices) as watch:
+            session = Session(request(box, job.isolation.tools, channel.theirs), handles)
+            channel.give_away()
+            try:
+                if session.released():
+                    for rows, shape, take in sitting.requests():
+                        take(channel.ask(rows, shape))
+                    session.tell("stop")
+            except Broken as error:
+                broken = error
+                if error.rule:
+                    session.tell("stop")
+            final = session.finish()
+        final["device"] = watch.use
         if broken is None and final["end"] == "exit" and channel.leftovers():
             broken = Broken("extra_bytes", "bytes after the last answer")
     finally:
@@ -299,7 +304,7 @@ def measure(job: Job) -> Measurement:
         evaluator_sha256=identity.evaluator_sha256(),
         isolation=job.isolation.level,
         machine=identity.machine_identity(),
-        accelerator=job.accelerator,
+        accelerator=describe(job.devices),
         load_start=load,
         load_end=os.getloadavg()[0],
         measured_at=datetime.now(UTC),

@@ -9,6 +9,7 @@ Everything here is plain and synchronous; `flows.confirm` runs it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from flows import stages
 from flows.config import HOLDER
@@ -17,7 +18,7 @@ from flows.standing import book
 from flows.words import Trained
 from lineage.errors import UsageError
 from lineage.queries import View
-from lineage.records import Measurement, Record, Row
+from lineage.records import Measurement, Record, Row, TrainRun
 from lineage.results import first_result, get_result, list_results
 
 REPLICATE = re.compile(r"confirm-[a-z]+-(\d+)-(train|measurement)(?:-\d+)?")
@@ -150,21 +151,29 @@ def record(engine: Engine, begun: Opening, row: Row) -> bool:
     return True
 
 
-def cpu_of(engine: Engine, begun: Opening) -> dict[str, float]:
-    """CPU seconds of the candidates of an attempt, repeated trainings too, as columns of its event."""
-    train, evaluate = 0.0, 0.0
+def replicates(engine: Engine, begun: Opening) -> tuple[list[TrainRun], list[Measurement]]:
+    """All stored trainings and measurements of an attempt, repeated trainings too."""
+    runs: list[TrainRun] = []
+    measured: list[Measurement] = []
     for name in list_results(engine.store, engine.config.id, begun.candidate):
         found = REPLICATE.fullmatch(name)
         if found is None or not begun.skip <= int(found[1]) < begun.skip + OFFSET:
             continue
         raw = get_result(engine.store, engine.config.id, begun.candidate, name) or b""
         if found[2] == "measurement":
-            seeds = Measurement.model_validate_json(raw).per_seed
-            evaluate += sum(s.facts.cpu_s + s.facts.start_cpu_s for s in seeds if s.facts is not None)
+            measured.append(Measurement.model_validate_json(raw))
         else:
-            runs = Trained.model_validate_json(raw).runs
-            train += sum(run.facts.cpu_s + run.facts.start_cpu_s for run in runs)
-    return {"train_cpu_s": train, "evaluate_cpu_s": evaluate}
+            runs += Trained.model_validate_json(raw).runs
+    return runs, measured
+
+
+def cpu_of(runs: Sequence[TrainRun], measured: Sequence[Measurement]) -> dict[str, float]:
+    """CPU seconds of the candidates of an attempt, as columns of its event."""
+    asked = [seed.facts for m in measured for seed in m.per_seed if seed.facts is not None]
+    return {
+        "train_cpu_s": sum(run.facts.cpu_s + run.facts.start_cpu_s for run in runs),
+        "evaluate_cpu_s": sum(facts.cpu_s + facts.start_cpu_s for facts in asked),
+    }
 
 
 def sweep(engine: Engine) -> None:

@@ -71,7 +71,12 @@ def confirmations_cpu_s(view: View) -> float:
 
 
 def allowance(
-    settings: Settings, used: Spent, role_usd: float, open_now: Mapping[str, Usage], proposing: int, need: Usage
+    settings: Settings,
+    used: Spent,
+    role_usd: float,
+    open_now: Mapping[str, Usage],
+    proposing: int,
+    need: Usage,
 ) -> Allowance | None:
     """What a new trial's proposal may spend, None while the money left is reserved by trials under way.
 
@@ -86,9 +91,7 @@ def allowance(
     ) if cap is not None]  # fmt: skip
     tokens = [] if settings.tokens is None else [settings.tokens - used.tokens - _all(reserved)]
     enough = (used.dearest_usd + need.usd, used.dearest_tokens + _all(need))
-    small = any(
-        min(left) / free < want for left, want in zip((usd, tokens), enough, strict=True) if left
-    )
+    small = any(min(left) / free < want for left, want in zip((usd, tokens), enough, strict=True) if left)
     if small and proposing:
         return None
     parts = 1 if small else free

@@ -27,6 +27,7 @@ from evaluators.items import Items
 from evaluators.lawful import deterministic
 from evaluators.promote import plan_for, power_statement
 from flows.config import new_secret, now, seeds_from
+from flows.device_facts import device_columns, device_runs
 from flows.home import bakeoff_version, home
 from flows.measuring import Told, measure, smoke
 from lineage.errors import UsageError
@@ -54,6 +55,7 @@ class Calibration(Record):
     isolation: str
     machine: str
     accelerator: str
+    throttled_runs: int = Field(0, exclude_if=lambda value: not value)  # so that older files keep their hash
     bakeoff_version: str
     measured_at: datetime
     deterministic: bool | None = None
@@ -126,6 +128,7 @@ def calibrate(
         isolation=found.isolation,
         machine=found.machine,
         accelerator=found.accelerator,
+        throttled_runs=device_columns(device_runs((), done.runs, [found])).get("throttled_runs", 0),
         bakeoff_version=bakeoff_version(),
         measured_at=now(),
         deterministic=deterministic(found.per_seed),
@@ -201,11 +204,17 @@ def load(environment: str) -> Calibration | None:
 
 
 def matching(
-    environment: str, *, source_sha256: str, environment_sha256: str, isolation: str, told: Told
+    environment: str,
+    *,
+    source_sha256: str,
+    environment_sha256: str,
+    isolation: str,
+    accelerator: str,
+    told: Told,
 ) -> Calibration | None:
     """The calibration that holds for a campaign started here and now; None when there is none.
 
-    One of another source, environment, judge or isolation is passed over with a note. Raises UsageError
+    One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
     for an altered one, one of another machine, and one whose start missed a hard rule.
     """
     found = load(environment)
@@ -216,6 +225,7 @@ def matching(
         "environment": (found.environment_sha256, environment_sha256),
         "judge": (found.evaluator_sha256, client.evaluator_sha256()),
         "isolation": (found.isolation, isolation),
+        "accelerator": (found.accelerator, accelerator),
     }
     other = [name for name, (then, again) in here.items() if then != again]
     again = f"bakeoff calibrate {environment}"

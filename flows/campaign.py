@@ -91,7 +91,9 @@ async def drive(
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
     settings = engine.config.settings
     # a replayed role waits for a parent of another role, so every role must be able to be at work
-    at_once = len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once
+    at_once = (
+        len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once(engine.slots)
+    )
     async with watching(engine) as watch:
         continued = now()
         started = await patiently(watch, lambda: asyncio.to_thread(first_start, engine))
@@ -238,9 +240,10 @@ async def _lanes(state: Campaign) -> None:
 
 
 def _roles_of_lanes(engine: Engine) -> list[str]:
-    """One lane per role; more where a person asked for more trials at once than there are roles."""
+    """One lane per role; more where a person asked for more trials at once than there are roles, or more devices wait for work."""
     names = [role.name for role in engine.config.roles]
-    return [names[at % len(names)] for at in range(max(len(names), engine.config.settings.in_flight or 0))]
+    wanted = engine.config.settings.in_flight or (engine.slots if engine.slot_kind == "gpu" else 0)
+    return [names[at % len(names)] for at in range(max(len(names), wanted))]
 
 
 async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:

@@ -31,9 +31,7 @@ def first_start(engine: Engine) -> datetime:
     return log_campaign(engine, "start", "", heads)
 
 
-def log_campaign(
-    engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None
-) -> datetime:
+def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
     told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
     engine.append(
@@ -85,6 +83,8 @@ def log_calibration(engine: Engine) -> None:
             evaluator_sha256=held.evaluator_sha256,
             isolation=held.isolation,
             machine=held.machine,
+            accelerator=held.accelerator or None,
+            throttled_runs=held.throttled_runs,
             bakeoff_version=held.bakeoff_version,
             t_finished=held.measured_at,
             detail_json=json.dumps({"calibration_sha256": config.calibration_sha256}),

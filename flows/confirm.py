@@ -45,6 +45,7 @@ from flows import attempts, stages
 from flows.attempts import Opening
 from flows.config import BASELINE, draw_seeds
 from flows.control_run import control_run
+from flows.device_facts import as_detail, device_columns, device_runs
 from flows.engine import Engine, engine_of_worker
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
@@ -53,7 +54,7 @@ from flows.tasks import evaluate, train
 from flows.words import Patched, Trained, TrialRef
 from lineage.blobs import get_blob
 from lineage.errors import InfraFault, UsageError
-from lineage.records import Check, Measurement, Row, Status
+from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.results import get_result
 
 CANDIDATE, INCUMBENT = "candidate", "incumbent"
@@ -68,6 +69,7 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "", 
     cannot keep it waiting.
     """
     engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
+    await asyncio.to_thread(engine.check_devices)
     async with engine.turns:
         engine.raise_if_cancelled()
         work = await asyncio.to_thread(_begin, engine, trial)
@@ -76,8 +78,8 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "", 
             step = await decide(work)
             if isinstance(step, Confirmed) and plan_of(work).rules >= 2:
                 step = await controlled(work, step)
-            cost = await asyncio.to_thread(attempts.cpu_of, engine, work.opening)
-            row = decision(work, step).model_copy(update=cost)
+            runs, measured = await asyncio.to_thread(attempts.replicates, engine, work.opening)
+            row = decision(work, step, runs, measured)
         if await asyncio.to_thread(attempts.record, engine, work.opening, row):
             engine.emit({"kind": "confirm", "trial": trial, "state": row.verdict, "row": row})
         if await asyncio.to_thread(lambda: attempts.awaits_seal(engine.view(), work.opening.number)):
@@ -278,8 +280,9 @@ def _note_look(work: Work) -> None:
         work.attempt = replace(work.attempt, items=(*old.items, chance), fixed=(*old.fixed, fixed))
 
 
-def decision(work: Work, step: Step) -> Row:
-    """The confirmation event of a decided attempt."""
+def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequence[Measurement]) -> Row:
+    """The confirmation event of a decided attempt; `runs` and `measured` are all that it cost, repeated runs too."""
+    on_devices = device_runs((), runs, measured)
     fields = row_fields(work.attempt, step, work.opening.trials)
     ours, theirs = work.measured[CANDIDATE], work.measured[INCUMBENT]
     detail = {
@@ -289,6 +292,7 @@ def decision(work: Work, step: Step) -> Row:
         "incumbent_measurements": [measurement_sha(m) for m in theirs],
         **({"control": work.control.model_dump(mode="json")} if work.control is not None else {}),
         **_failures(work),
+        **({"device_runs": as_detail(on_devices)} if on_devices else {}),
     }
     broken = work.failed[CANDIDATE][0].fault if work.failed[CANDIDATE] else None
     return Row(
@@ -304,6 +308,8 @@ def decision(work: Work, step: Step) -> Row:
         seeds=[seed.seed for m in ours for seed in m.per_seed],
         source_sha256=work.programs[CANDIDATE].source_sha256,
         detail_json=json.dumps(detail, sort_keys=True),
+        **attempts.cpu_of(runs, measured),
+        **device_columns(on_devices),
         **fields,
     )
 
@@ -401,7 +407,9 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
         public_score=_mean([m.score for m in public]),
         source_sha256=work.programs[CANDIDATE].source_sha256,
         quantities_json=json.dumps(_quantities(sealed), sort_keys=True),
-        evaluate_cpu_s=sum(s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts),
+        evaluate_cpu_s=sum(
+            s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts
+        ),
         detail_json=json.dumps(detail, sort_keys=True),
         **columns,
     )

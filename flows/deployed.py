@@ -47,6 +47,7 @@ SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that we
 @flow(name="campaign", flow_run_name="campaign {environment}", persist_result=False)
 async def campaign(
     environment: str,
+    variant: str = "",
     store: str = "",
     trials: Annotated[int, Field(ge=1, description="trials besides the baseline")] = 24,
     hours: Annotated[float | None, Field(gt=0, description="stop after this many hours")] = None,
@@ -59,7 +60,10 @@ async def campaign(
     tokens: Annotated[int | None, Field(ge=1)] = None,
     usd: Annotated[float | None, Field(gt=0)] = None,
     in_flight: Annotated[int | None, Field(ge=1, description="trials under way at once")] = None,
-    slots: Annotated[int, Field(ge=1, le=64, description="candidate processes at once per machine")] = 1,
+    slots: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="candidate processes at once per machine; default 1, or all its GPUs"),
+    ] = None,
     isolation: Literal["strong", "medium", "weak"] = "medium",
     seed: int = 0,
     confirm: bool = True,
@@ -70,12 +74,14 @@ async def campaign(
 
     Args:
         environment: name of an environment on every worker's machine.
+        variant: a variant of it, as `bakeoff environments` lists them.
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
         tag: tells campaigns of one environment and arm apart; default today's date.
         webhook: URL that gets {"text": ...} by POST at the end, on a stall, a pause and a new confirmed best.
     """
-    flags = {
+    flags: dict[str, object] = {
         "environment": environment,
+        "variant": variant or None,
         "trials": trials,
         "hours": hours,
         "until": until,
@@ -105,8 +111,10 @@ async def campaign(
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
+    environment = load_environment(str(flags["environment"]), str(flags.get("variant") or ""))
+    if flags.get("slots") is None and not environment.spec.budget.gpus:
+        flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)
-    environment = load_environment(settings.environment)
     store = open_store(root, create=True)
     prefix = campaign_id(environment.spec.name, settings.arm)
     for known in campaigns(store):
@@ -118,7 +126,7 @@ def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
         check_data(environment)
     except DataMissing:
         prepare(environment)
-    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}").id
+    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}", runs_here=False).id
 
 
 async def run_deployed(ref: TrialRef) -> Row:
@@ -180,4 +188,7 @@ async def _dispatch(deployment: str, parameters: dict[str, object], key: str) ->
             await asyncio.sleep(wait)
             wait = min(2 * wait, 30.0)
             continue
-        return (run.state.name if run.state else None) or "unknown"
+        if run.state is None or not run.state.name:
+            return "unknown"
+        said = run.state.message if run.state.is_failed() else ""
+        return f"{run.state.name} ({said})" if said else run.state.name

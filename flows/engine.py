@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from evaluators.client import Bench
 from flows.config import CampaignConfig, load_config
 from flows.data import check_data
 from flows.environments import Environment, load_environment
+from flows.holds import devices_here, place, require, slots_key, slots_of
 from flows.home import scratch_dir
 from flows.isolation import proven
 from flows.proposers import build_proposer, close_proposer
@@ -29,7 +31,7 @@ from lineage.epochs import Fence, FencedStore
 from lineage.errors import UsageError
 from lineage.journal import Journal
 from lineage.queries import View
-from lineage.records import Row
+from lineage.records import Device, Row
 from lineage.results import get_result
 from lineage.store import Store, open_store
 from lineage.table import COMPACT_AT, Lineage
@@ -106,7 +108,29 @@ class Engine:
 
     @property
     def slot_kind(self) -> str:
+        """Which kind of machine its trials run on."""
         return "gpu" if self.config.spec.budget.gpus else "cpu"
+
+    @property
+    def slots(self) -> int:
+        """Candidate processes at once on this machine."""
+        return slots_of(self.config.settings.slots, self.config.spec.budget.gpus, self.bench.pool)
+
+    def place(self, whose: str) -> AbstractContextManager[tuple[Device, ...]]:
+        """A slot for one candidate process, with its devices; see `holds.place`. `whose` is for what is told."""
+        return place(
+            self.config.spec.budget.gpus,
+            self.bench.pool,
+            self.slots,
+            whose=slots_key(self.root, self.config.id),
+            cancel=self.cancel,
+            told=lambda text: self.emit({"kind": "note", "text": f"{whose}: {text}"}),
+            busy_s=self.config.settings.accelerator_wait_s,
+        )
+
+    def check_devices(self) -> None:
+        """Raise InfraFault when this machine has fewer GPUs than one run needs."""
+        require(self.config.spec, self.config.settings.gpus)
 
     def steering(self) -> str:
         return steering_note(self.config, self.view())
@@ -151,19 +175,20 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
     config = load_config(store, campaign)
     # its folder when it is still here: a relative path or ./recipes/NAME means another place elsewhere
     here = (Path(config.folder) / "environment.toml").is_file()
-    environment = load_environment(config.folder if here else config.environment)
+    environment = load_environment(config.folder if here else config.environment, config.settings.variant)
     if environment.spec != config.spec:  # edited since: the campaign goes on as it was started
         environment = replace(environment, spec=config.spec)
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)
     isolation = proven(config.settings.isolation, config.settings.trust_weak)
+    pool = devices_here(config.spec, config.settings.gpus)
     bench = Bench(
         spec=config.spec,
         data=data,
         isolation=isolation,
         scratch=scratch,
-        accelerator=config.accelerator,
+        pool=pool,
         start=get_tree(store, config.start_sha256),
     )
     lineage = Lineage(store, campaign, config.spec.score.direction)
@@ -181,7 +206,7 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
         lineage=lineage,
         cancel=cancel,
         fence=fence,
-        turns=asyncio.Semaphore(config.settings.slots),
+        turns=asyncio.Semaphore(slots_of(config.settings.slots, config.spec.budget.gpus, pool)),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import client
+from evaluators.accelerators import describe
 from evaluators.promote import plan_for
 from flows.calibrate import matching
 from flows.config import (
@@ -33,6 +34,7 @@ from flows.config import (
 from flows.data import check_data
 from flows.engine import Engine, close_engine, engine_for
 from flows.environments import Environment, load_environment
+from flows.holds import require
 from flows.home import bakeoff_version
 from flows.isolation import proven
 from flows.owner import owned
@@ -55,12 +57,16 @@ class Start:
     secret: str = ""
 
 
-def create_campaign(root: str, settings: Settings, tag: str = "", start: Start = Start()) -> CampaignConfig:
+def create_campaign(
+    root: str, settings: Settings, tag: str = "", start: Start = Start(), runs_here: bool = True
+) -> CampaignConfig:
     """Check everything that can be wrong, then write the campaign's configuration; nothing before that.
 
-    Raises the UsageError family, StoreError, IsolationRefused.
+    `runs_here`: its trials run on this machine, which must have the GPUs for it. Raises the UsageError family,
+    InfraFault, StoreError, IsolationRefused.
     """
-    environment = load_environment(settings.environment)
+    environment = load_environment(settings.environment, settings.variant)
+    devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak)
     files = environment.source() if start.files is None else dict(start.files)
@@ -72,6 +78,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "", start: Start =
         source_sha256=tree_hash(files),
         environment_sha256=environment_sha256,
         isolation=isolation.level,
+        accelerator=describe(devices[: environment.spec.budget.gpus]),
         told=lambda text: print(text, file=sys.stderr),
     )
     close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
@@ -94,6 +101,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "", start: Start =
         isolation_layers=isolation.layers,
         isolation_not_held=isolation.not_held,
         machine=client.machine_identity(),
+        accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),
         comparison=start.comparison,
@@ -131,8 +139,10 @@ def run_campaign(
     """Run or continue a campaign in this process until it ends; returns why it ended.
 
     Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
-    resume. Raises RunBusy when another process has it.
+    resume. Raises RunBusy when another process has it, InfraFault without the GPUs that a run needs.
     """
+    config = load_config(open_store(root), campaign)
+    require(config.spec, config.settings.gpus)
     with owned(root, campaign, take_over=take_over) as ownership, embedded_server(root) as url:
         save_template(root)
         engine = engine_for(root, campaign, ownership.fence)
@@ -217,6 +227,7 @@ def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
     return load_config(store, campaign)
 
 
-def default_run_dir(environment: str, prefix: str = "") -> Path:
-    """`runs/<prefix><environment>-<YYYYMMDD-HHMMSS>` under the current directory."""
-    return Path("runs") / f"{prefix}{Path(environment).name}-{now().astimezone():%Y%m%d-%H%M%S}"
+def default_run_dir(environment: str, prefix: str = "", variant: str = "") -> Path:
+    """`runs/<prefix><environment>[_<variant>]-<YYYYMMDD-HHMMSS>` under the current directory."""
+    name = Path(environment).name + (f"_{variant}" if variant else "")
+    return Path("runs") / f"{prefix}{name}-{now().astimezone():%Y%m%d-%H%M%S}"

@@ -26,6 +26,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str
+    variant: str = Field("", description="variant of the environment: other hardware, limits or data")
     proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = "catalogue"
     arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists"
     roles: tuple[str, ...] = Field((), description="roster; empty means every role of the environment")
@@ -43,7 +44,15 @@ class Settings(BaseModel):
     free_models: tuple[str, ...] = Field((), description="models that cost nothing, such as local ones")
     cpu_hours: float | None = Field(None, gt=0)
     no_improvement: int | None = Field(None, ge=1, description="stop after this many trials without a keep")
-    slots: int = Field(2, ge=1, le=64, description="candidate processes at once on this machine")
+    slots: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="candidate processes at once on this machine; 0: 2, or as many as the GPUs allow",
+    )
+    gpus: str = Field(
+        "", description="GPUs that may be used here, indices or UUIDs with commas; empty: all visible"
+    )
     in_flight: int | None = Field(
         None, ge=1, description="trials under way at once; default slots, +1 for an LLM"
     )
@@ -67,6 +76,9 @@ class Settings(BaseModel):
         gt=0,
         description="silence of the owner on another machine after which a campaign may be taken over",
     )
+    accelerator_wait_s: float = Field(
+        300.0, ge=0, description="how long a GPU that somebody else's process uses is waited for"
+    )
     webhook: str = Field(
         "", description="URL that gets {text} by POST: end, stall, pause, new confirmed best"
     )
@@ -86,11 +98,9 @@ class Settings(BaseModel):
         except (ZoneInfoNotFoundError, ValueError):
             raise ValueError("no time zone of that name; give one such as Europe/Berlin") from None
 
-    @property
-    def trials_at_once(self) -> int:
-        return self.in_flight or self.slots + (
-            0 if self.proposer in ("catalogue", "scripted", "replay") else 1
-        )
+    def trials_at_once(self, slots: int) -> int:
+        """Trials under way beside `slots` candidate processes: a model writes while another trial trains."""
+        return self.in_flight or slots + (0 if self.proposer in ("catalogue", "scripted", "replay") else 1)
 
 
 def load_settings(

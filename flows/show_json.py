@@ -59,6 +59,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "champions_not_sealed": list(d.unsealed),
         "noise_sd": d.noise_sd,
         "noise_runs": d.noise_runs,
+        "noise_throttled": d.noise_throttled,
         "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],
         "failures": [
             {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures

@@ -23,11 +23,11 @@ from evaluators import client
 from evaluators.information import source_bytes
 from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
+from flows.holds import raise_if_infra
 from flows.measuring import beside_start
 from flows.payments import allowed
 from flows.pruning import Watcher, pruning_of, pruning_rule
 from flows.rebase import base_of, moved
-from flows.slots import slot
 from flows.surfaces import guard_of
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
@@ -200,10 +200,12 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     checks = _static_checks(engine, files)
     if all(check.passed for check in checks):
         source = write_source(engine, engine.scratch(ref.trial), patched)
-        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            guard = guard_of(engine, ref, patched)
-            checks.append(client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard))
-        engine.raise_if_cancelled()
+        guard = guard_of(engine, ref, patched)
+        with engine.place(f"{ref.trial} smoke test") as devices:
+            check = client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard, devices=devices)
+            engine.raise_if_cancelled()
+            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial} smoke test: {check.detail}")
+        checks.append(check)
     made = BuildChecks(checks=tuple(checks)).model_dump_json().encode()
     kept = first_result(engine.store, ref.campaign, ref.trial, "build", made)
     return BuildChecks.model_validate_json(kept).checks
@@ -264,16 +266,14 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     for index, seed in enumerate(seeds):
         out = base / f"seed{index}"
         out.mkdir(parents=True)
-        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+        with engine.place(f"{ref.trial} training") as devices:
             watcher = Watcher(rule)
             watchers.append(watcher)
-            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher, guard)
-        engine.raise_if_cancelled()
-        if run.facts.end == "infra":
-            raise InfraFault(
-                "train",
-                f"trial {ref.trial} seed {index}: {run.facts.detail or 'the sandbox could not run it'}",
+            run = client.train(
+                engine.bench, source, seed, out, engine.cancel, watcher, guard=guard, devices=devices
             )
+            engine.raise_if_cancelled()
+            raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
         runs.append(run)
         places.append(str(out))
         curves.append(watcher.curve)
@@ -303,6 +303,10 @@ def _keep_training(engine: Engine, ref: TrialRef, trained: Trained) -> Trained:
             return trained
         except ObjectExists:
             trained = trained.model_copy(update={"attempt": trained.attempt + 1})
+
+
+def _why(run: TrainRun) -> str:
+    return str(run.numbers.get("detail") or run.facts.detail or "the sandbox could not run it")
 
 
 def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
@@ -336,7 +340,7 @@ def evaluate(
         return Measurement.model_validate_json(stored)
     source = write_source(engine, _place(engine, ref, trained.purpose), patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
-    with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+    with engine.place(f"{ref.trial} prediction") as devices:
         measurement = client.judge(
             beside_start(engine.bench, engine.store, engine.config, engine.view()),
             source,
@@ -346,14 +350,13 @@ def evaluate(
             split="sealed" if split == "sealed" else "public",
             cancel=engine.cancel,
             keep=engine.blob,
+            devices=devices,
         )
-    engine.raise_if_cancelled()
-    faulty = next((seed for seed in measurement.per_seed if (seed.cause or "").startswith("infra")), None)
-    if faulty is not None:
-        raise InfraFault(
-            (faulty.cause or "infra:judge").partition(":")[2],
-            f"trial {ref.trial}: the judge could not run: {faulty.numbers}",
-        )
+        engine.raise_if_cancelled()
+        for seed in measurement.per_seed:
+            raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
+        for check in measurement.audits:
+            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}")
     kept = first_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
     return Measurement.model_validate_json(kept)
 

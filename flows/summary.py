@@ -81,9 +81,7 @@ def end_text(view: View, spec: EnvironmentSpec, links: Links = Links(), why: str
         outcome += f"; {failed} without a valid score ({worst})"
     lines.append(outcome + ".")
     if d.noise_sd is not None:
-        lines.append(
-            f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_runs} baseline runs)."
-        )
+        lines.append(f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_from}).")
     lines.append(cost(d))
     if why or d.ended_why:
         lines.append(f"Ended: {why or d.ended_why}.")
@@ -130,7 +128,7 @@ def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) ->
         text += f", {w.p_text(row.p_value)}"
     if row.sealed_score is not None:
         text += f"; on the sealed split {w.score_text(spec, row.sealed_score)}"
-        told = w.sealed_gain(d.sealed[row.trial]) if row.trial in d.sealed else ""
+        told = w.sealed_gain(d.sealed[row.trial]) if row.trial is not None and row.trial in d.sealed else ""
         text += f", {told}" if told else ""
     elif row.trial in d.unsealed:
         text += "; its score on the sealed split is missing, `bakeoff resume` measures it"

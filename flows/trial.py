@@ -39,7 +39,10 @@ from lineage.records import Proposal, Row, Usage
 async def trial(
     store: str, campaign: str, trial: str, role: str, environment: str = "", epoch: int = 0
 ) -> Row:
-    """Run one trial to its row. Raises only `Interrupted`, when a person stopped the campaign.
+    """Run one trial to its row.
+
+    Raises `Interrupted` when a person stopped the campaign, InfraFault on a machine without the GPUs that a run
+    needs: such a flow run fails and says so, and the trial stays open for another machine.
 
     Args:
         store: root of the store, a folder or s3://bucket/prefix.
@@ -51,6 +54,7 @@ async def trial(
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
     engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
+    await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
     cpu = time.process_time()
     async with AsyncExitStack() as held:

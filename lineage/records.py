@@ -148,6 +148,49 @@ class Proposal(Record):
     exchange: str = Field("", description="raw exchange as JSON, stored by hash")
 
 
+class Device(Record):
+    """One accelerator that a process can be given: a whole device, or a part of a divided one (NVIDIA's MIG).
+
+    `index` and `part` are the driver's numbers, `minor` that of its node, `nodes` the device files that a process
+    on it opens, `parent` the UUID of the device that a part belongs to.
+    """
+
+    uuid: str
+    index: int
+    minor: int
+    name: str
+    memory_bytes: int
+    capability: str = ""
+    driver: str = ""
+    part: int | None = None
+    parent: str = ""
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`3`, or `3:1` for a part of it."""
+        return str(self.index) if self.part is None else f"{self.index}:{self.part}"
+
+
+class DeviceUse(Record):
+    """What the driver said of the devices of one run, sampled from its spawn to its end; None: not to be had.
+
+    `peak_bytes` is of the device that used most, above what it used before. `throttled` maps a reason to the
+    share of the run in which the clocks of at least one device were lowered for it.
+    """
+
+    uuids: tuple[str, ...]
+    name: str = ""
+    driver: str = ""
+    began: datetime
+    ended: datetime
+    peak_bytes: int | None = None
+    energy_j: Finite | None = None
+    utilisation: Finite | None = None
+    throttled: dict[str, Finite] = {}
+    faults: tuple[str, ...] = ()
+
+
 class Check(Record):
     """One rung of the preflight ladder, or one gate."""
 
@@ -156,6 +199,7 @@ class Check(Record):
     seconds: Finite = 0.0
     numbers: dict[str, Number] = {}
     detail: str = ""
+    device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class _Grown(Record):
@@ -200,6 +244,8 @@ class RunFacts(_Grown):
     effects: dict[str, tuple[str, ...]] = Field(
         {}, description="look -> definitions that were no longer what their files define; untrusted"
     )
+    # left out where there is none, so that the bytes and hashes of older measurements stay what they are
+    device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Artifact(Record):
@@ -377,3 +423,11 @@ class Row(Record):
     sealed_looks: int | None = Field(None, description="looks at the sealed split up to this one")
     sealed_verdict: Literal["generalises", "not shown", "reversed"] | None = None
     epoch: int = Field(0, description="of the owner that wrote it; 0: no owner did (lineage.epochs)")
+    devices: list[str] = Field(
+        [], description="UUIDs of the accelerators that its runs had, each run its own"
+    )
+    throttled_runs: int = Field(0, description="seeds in whose runs the clocks of a device were lowered")
+    throttle_json: str = Field("{}", description="reason to the largest share of a run in which it held")
+    device_peak_bytes: int | None = None
+    energy_j: Finite | None = None
+    utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")

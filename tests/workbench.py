@@ -223,7 +223,7 @@ def judge_here(bench: Bench, source: Path, run: TrainRun, place: Path, folder: P
                 spec=bench.spec,
                 data=bench.data,
                 isolation=bench.isolation,
-                accelerator="",
+                devices=(),
                 folder=folder,
                 source=source,
                 source_bytes=source_bytes(read_source(source)),

@@ -20,6 +20,12 @@ RUN = typer.Argument(
     None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
 )
 CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store holds several")
+GPUS = typer.Option(
+    None,
+    "--gpus",
+    help="GPUs that may be used: indices as nvidia-smi has them, or UUIDs, with commas; default all",
+)
+VARIANT = typer.Option(None, "--variant", help="a variant of it, as bakeoff environments lists them")
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 
 

@@ -11,7 +11,9 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
+    GPUS,
     RUN,
+    VARIANT,
     absolute,
     open_view,
     print_json,
@@ -40,6 +42,7 @@ def compare(
     environment: str | None = typer.Argument(
         None, help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     arms: str = typer.Option(
         "specialists,generic,single,no_lineage,random",
         "--arms",
@@ -60,6 +63,7 @@ def compare(
     slots: int = typer.Option(
         1, "--slots", min=1, help="candidate processes at once; at 1 no arm disturbs its own clock"
     ),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers; repeat k adds k"),
     confirm: bool | None = typer.Option(
         None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
@@ -86,18 +90,20 @@ def compare(
         )
     flags: dict[str, Any] = {
         "environment": environment,
+        "variant": variant,
         "trials": trials,
         "proposer": proposer,
         "model": model,
         "usd": usd,
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "confirm": confirm,
         "isolation": isolation,
         "trust_weak": trust_weak or None,
     }
     settings, _ = load_settings(flags, config)
-    root = absolute(run_dir or str(default_run_dir(environment, "compare-")))
+    root = absolute(run_dir or str(default_run_dir(environment, "compare-", settings.variant)))
     cells = plan_cells(root, settings, [name.strip() for name in arms.split(",") if name.strip()], repeats)
     run_cells(
         root, cells, plain or not sys.stderr.isatty(), lambda text: print(text, file=sys.stderr, flush=True)
@@ -132,6 +138,7 @@ def fork(
     model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
     usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
     slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
     steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
     isolation: str | None = ISOLATION,
@@ -156,6 +163,7 @@ def fork(
         "model": model,
         "usd": usd,
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "steering": steering,
         "isolation": isolation,

@@ -11,7 +11,9 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
+    GPUS,
     RUN,
+    VARIANT,
     absolute,
     open_view,
     print_json,
@@ -37,6 +39,7 @@ def run(
     environment: str = typer.Argument(
         ..., help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     run_dir: str = typer.Option(
         None, "--run", help="run directory or s3:// URI; default runs/<environment>-<time>"
     ),
@@ -51,7 +54,10 @@ def run(
         None, "--arm", help="specialists | generic | single | no_lineage | random"
     ),
     role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
-    slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    slots: int | None = typer.Option(
+        None, "--slots", help="candidate processes at once; default 2, or as many as the GPUs allow"
+    ),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
     tokens: int | None = typer.Option(None, "--tokens", help="cap on tokens"),
     usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
@@ -82,6 +88,7 @@ def run(
     recorded = replay_flags(record) if record else {}
     flags: dict[str, Any] = {
         "environment": environment,
+        "variant": variant,
         "trials": recorded.get("trials") if trials is None else trials,
         "hours": hours,
         "until": until,
@@ -90,6 +97,7 @@ def run(
         "arm": arm or recorded.get("arm"),
         "roles": tuple(role) if role else recorded.get("roles"),
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "tokens": tokens,
         "usd": usd,
@@ -102,7 +110,7 @@ def run(
         "confirm": confirm,
     }
     settings, sources = load_settings(flags, config)
-    root = absolute(run_dir or str(default_run_dir(environment)))
+    root = absolute(run_dir or str(default_run_dir(environment, variant=settings.variant)))
     campaign = create_campaign(root, settings)
     chosen = ", ".join(
         f"{k}={getattr(settings, k)!r}" for k, source in sources.items() if source != "default"

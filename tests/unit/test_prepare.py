@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import environment_stand_ins as stand_ins
 import numpy as np
 import pytest
-from _common import fresh, items, prepared, scoring, sotu, wheels, workspace
+from _common import fresh, items, prepared, scoring, sotu, wheels
 from environment_stand_ins import RECIPES, load_prepare
-
-from lineage.spec import EnvironmentSpec
 
 
 def run(name: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -173,35 +170,6 @@ def test_without_public_items_the_text_s_own_are_used(
         json.loads(line)["task"] for line in (tmp_path / "d/public/items.jsonl").read_text().splitlines()
     }
     assert tasks == {"spelling", "word_order", "word_end", "continuation", "which_context"}
-
-
-# ---- variants
-
-
-@pytest.mark.parametrize("name", ["airbench_mini", "parameter_golf", "nanochat_d12"])
-def test_every_variant_is_a_valid_environment(name: str, tmp_path: Path) -> None:
-    for variant in workspace.variants(RECIPES / name):
-        out = tmp_path / f"{name}_v{variant}"
-        workspace.write_variant(RECIPES / name, variant, out, out.name)
-        raw = tomllib.loads((out / "recipe/environment.toml").read_text("utf-8"))
-        spec = EnvironmentSpec.model_validate(raw)
-        base = tomllib.loads((RECIPES / name / "environment.toml").read_text("utf-8"))
-        assert spec.name == spec.data == out.name and raw["surfaces"] == base["surfaces"]
-        change = tomllib.loads((RECIPES / name / "variants" / f"{variant}.toml").read_text("utf-8"))
-        for key, value in change.get("budget", {}).items():
-            assert raw["budget"][key] == value
-        for key, value in change.get("fixed", {}).items():
-            namespace: dict[str, object] = {}
-            exec((out / "recipe/source/fixed.py").read_text("utf-8"), namespace)
-            assert namespace[key] == value
-        assert (out / "recipe/source/train.py").is_file() and list((out / "recipe/roles").glob("*.md"))
-
-
-def test_a_variant_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(wheels.Wanted, match="no variant 'tpu'; there are 1xh100, 24gb"):
-        workspace.write_variant(RECIPES / "nanochat_d12", "tpu", tmp_path, "x")
-    with pytest.raises(wheels.Wanted, match="is no name"):
-        workspace.write_variant(RECIPES / "nanochat_d12", "24gb", tmp_path, "No Name")
 
 
 # ---- held-out inputs of one's own
