@@ -58,7 +58,9 @@ class Calibration(Record):
     measured_at: datetime
     deterministic: bool | None = None
     items: int | None = None
-    item_sd: Finite | None = Field(None, description="spread over items of the difference of two runs, at one item")
+    item_sd: Finite | None = Field(
+        None, description="spread over items of the difference of two runs, at one item"
+    )
 
     @property
     def bytes(self) -> bytes:

@@ -110,8 +110,8 @@ def calibrate(
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure how much an environment's start scatters on this machine; campaigns here then use it."""
-    from flows.calibrate import calibrate as measure_start
     from flows.calibrate import advice, save, summary
+    from flows.calibrate import calibrate as measure_start
     from flows.environments import load_environment
     from flows.measuring import bench_for
     from lineage.errors import UsageError

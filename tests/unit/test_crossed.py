@@ -44,7 +44,9 @@ def test_crossed_p_values_are_uniform_where_nothing_differs() -> None:
         means = [one.means, two.means]
         squares = sum(((m - m.mean()) ** 2).sum() for m in means)
         by_seeds = squares / 6 * (1 / 4 + 1 / 4)
-        p.append(compare(float(means[0].mean() - means[1].mean()), by_seeds, 6.0, item_chance(one, two)).p_better)
+        p.append(
+            compare(float(means[0].mean() - means[1].mean()), by_seeds, 6.0, item_chance(one, two)).p_better
+        )
     shares = [float(np.mean(np.array(p) <= level)) for level in (0.05, 0.01)]
     assert 0.02 <= shares[0] <= 0.06 and shares[1] <= 0.015, shares
 
@@ -91,4 +93,6 @@ def result(seed: int, sketch: float, artifact: str = "") -> SeedResult:
 )
 def test_runs_that_do_not_depend_on_the_seed(results: list[SeedResult], fixed: bool | None) -> None:
     assert deterministic(results) is fixed
-    assert (same_pair(results) is not None) == (fixed is not False and len({r.seed for r in results if r.sketch}) > 1)
+    assert (same_pair(results) is not None) == (
+        fixed is not False and len({r.seed for r in results if r.sketch}) > 1
+    )
