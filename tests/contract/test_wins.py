@@ -41,6 +41,8 @@ def campaign(
     folder: Path, edits: list[Texts], start: Texts | None = None, **evaluation: int
 ) -> Iterator[Engine]:
     """A campaign of scripted edits, each of the start's program; nothing has run yet."""
+    from flows.campaign_events import first_start
+
     made = quick.make
 
     def changed(recipes: Path, name: str = quick.NAME) -> Path:
@@ -74,6 +76,7 @@ def campaign(
             folder, proposer="scripted", script=str(folder / "script.json"), roles=["training"], slots=1
         ) as engine,
     ):
+        first_start(engine)
         yield engine
 
 
