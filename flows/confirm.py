@@ -171,7 +171,7 @@ async def decide(work: Work) -> Step:
                     continue
                 left[side] -= await _replicate(work, side)
                 if work.failed[CANDIDATE]:
-                    return Unconfirmed(_reason(work.failed[CANDIDATE][0].fault))
+                    return Unconfirmed(_reason(work) if plan.rules >= 2 else "failed")
                 failures = len(work.failed[INCUMBENT])
                 if failures and (not work.incumbent_is_start or failures > plan.looks[-1]):
                     return Unconfirmed("incumbent_failed")
@@ -189,9 +189,10 @@ async def controlled(work: Work, step: Confirmed) -> Step:
     return Unconfirmed("not_learnt", step.looks)
 
 
-def _reason(fault: Fault) -> str:
+def _reason(work: Work) -> str:
     """A program that broke a rule is disqualified; one that crashed or was stopped at a cap has failed."""
-    return "unlawful" if status_of(fault.cause) in (Status.DISQUALIFIED, Status.SIZE_BLOCKED) else "failed"
+    cause = work.failed[CANDIDATE][0].fault.cause
+    return "unlawful" if status_of(cause) in (Status.DISQUALIFIED, Status.SIZE_BLOCKED) else "failed"
 
 
 async def _replicate(work: Work, side: str) -> bool:
@@ -201,7 +202,8 @@ async def _replicate(work: Work, side: str) -> bool:
     work.engine.emit({"kind": "confirm", "trial": work.ref.trial, "state": "running", **progress})
     index = len(done) + len(work.failed[side])
     measurement, fault = await _measurement(work, side, index)
-    if measurement is not None and plan.rules >= 2:
+    value = measurement.per_seed[0].quantities.get(measurement.metric) if measurement is not None else None
+    if measurement is not None and (plan.rules >= 2 or value is None):
         fault = fault_of(
             measurement,
             work.engine.config.spec,
@@ -209,7 +211,6 @@ async def _replicate(work: Work, side: str) -> bool:
             beside=seeds_of([*work.earlier[side], *done]),
             replicate=True,
         )
-    value = measurement.per_seed[0].quantities.get(measurement.metric) if measurement is not None else None
     if measurement is None or value is None or fault is not None:
         fault = fault or Fault("infra:no_score", {}, "a replicate has no score although nothing failed")
         if fault.is_infra or (side == INCUMBENT and plan.rules < 2):
@@ -299,7 +300,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         event="confirmation",
         **_who(work),
         incumbent=work.opening.incumbent,
-        status=Status.DISQUALIFIED if broken is not None and _reason(broken) == "unlawful" else None,
+        status=Status.DISQUALIFIED if isinstance(step, Unconfirmed) and step.reason == "unlawful" else None,
         cause=broken.cause if broken is not None else None,
         numbers_json=json.dumps(broken.numbers if broken is not None else {}, sort_keys=True),
         deterministic=deterministic(seeds_of([*work.earlier[CANDIDATE], *ours]))

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluators import client
 from evaluators.client import Bench
+from evaluators.lawful import fault_of
 from evaluators.replay import Figure, Replay, compare
 from flows.config import BASELINE, CampaignConfig
 from flows.measuring import Told, beside_start, check_world, measure
+from flows.standing import must_depend
 from lineage.blobs import get_blob, get_tree
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.queries import View
@@ -97,6 +99,11 @@ def replay_trial(
     assert again is not None  # only `stop_early` leaves a program unjudged
     deciding = {config.spec.score.metric, *(gate.quantity for gate in config.spec.gates)}
     result = compare(recorded, again, noise_of(store, view), deciding)
+    seeded = must_depend(config, view, row.parent)
+    broken = fault_of(again, config.spec, seeded=seeded)
+    if broken is not None and fault_of(recorded, config.spec, seeded=seeded) is None:
+        reason = f"the repeated measurement breaks a rule ({broken.cause}): {broken.text}"
+        result = replace(result, verdict="differs", reasons=(reason, *result.reasons))
     return Replayed(recorded.trial, result, recorded, again, _notes(recorded, again))
 
 

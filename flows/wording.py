@@ -135,8 +135,22 @@ def why_not_confirmed(row: Row) -> str:
 
 def verdict_text(row: Row) -> str:
     """Of a confirmation event: `confirmed, p < 0.0001`; `unconfirmed, p = 0.67: a gain was not shown`."""
-    why = why_not_confirmed(row)
-    return f"{row.verdict or 'not decided'}, {p_text(row.p_value)}" + (f": {why}" if why else "")
+    why = why_not_confirmed(row) + (f" ({row.cause})" if row.cause else "")
+    text = f"{row.verdict or 'not decided'}, {p_text(row.p_value)}" + (f": {why}" if why else "")
+    return text + failures_of(row)
+
+
+def failures_of(row: Row) -> str:
+    """Of a confirmation event: how often the incumbent failed on fresh seeds, with the interval; empty if it never did."""
+    try:
+        found = json.loads(row.detail_json).get("incumbent_failure_rate")
+    except (ValueError, AttributeError):
+        return ""
+    if not isinstance(found, list) or len(found) != 5:
+        return ""
+    failed, runs, _, low, high = found
+    ends = f"{percent(low, 0, sign=False)} to {percent(high, 0, sign=False)}"
+    return f"; {row.incumbent} failed in {failed:.0f} of {runs:.0f} fresh runs (95 % interval {ends})"
 
 
 def sealed_gain(event: Row) -> str:

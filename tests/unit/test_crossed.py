@@ -96,3 +96,16 @@ def test_runs_that_do_not_depend_on_the_seed(results: list[SeedResult], fixed: b
     assert (same_pair(results) is not None) == (
         fixed is not False and len({r.seed for r in results if r.sketch}) > 1
     )
+
+
+def test_older_records_keep_their_bytes_and_their_rule() -> None:
+    """What was stored before items were kept is written as it was, and its plan asks for nothing that it has not."""
+    from pydantic import TypeAdapter
+
+    from evaluators.promote import ConfirmPlan
+
+    old = '{"seed":1,"quantities":{"accuracy":0.9},"cause":null,"numbers":{},"facts":null}'
+    assert SeedResult.model_validate_json(old).model_dump_json() == old
+    plan = TypeAdapter(ConfirmPlan).validate_json('{"sign": 1, "is_paired": false, "gate_looks": 3}')
+    assert (plan.rules, plan.has_items) == (1, False)
+    assert plan.incumbent_runs(1000, 5) == 0

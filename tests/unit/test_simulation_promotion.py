@@ -169,3 +169,26 @@ def test_levels_are_predictable_and_shrink_with_attempts() -> None:
     early, late = alpha_for(PLAN, 0.05, 0, 1), alpha_for(PLAN, 0.05, 30, 40)
     assert 0 < early < 0.005
     assert late < early
+
+
+ITEMS = ConfirmPlan(sign=1, is_paired=False, rules=2, quality="accuracy")
+LUCK = Scenario(campaigns=2000, trials=200, item_sd=1.0)
+
+
+@pytest.mark.parametrize("seed_sd", [1.0, 0.0], ids=["seeded", "deterministic"])
+def test_luck_with_the_items_of_one_public_split_makes_no_champion(seed_sd: float) -> None:
+    """200 trials search on 600 items; as much luck with items as one run has with its seed, or nothing but that."""
+    scenario = replace(LUCK, seed_sd=seed_sd)
+    ours, before = simulate(ITEMS, scenario), simulate(PLAN, replace(scenario, campaigns=200))
+    assert upper(ours.false_champion, LUCK.campaigns) <= 0.05
+    assert upper(ours.false_general, LUCK.campaigns) <= 0.05
+    assert ours.attempts > 20
+    assert before.false_champion > 0.95  # what seeds alone promised
+
+
+def test_real_gains_are_found_beside_luck_with_items() -> None:
+    """Two sd of a run where items are many enough; without seeds, five standard errors of the items."""
+    enough = simulate(ITEMS, replace(LUCK, campaigns=500, item_sd=0.2, gain=2.0, gains=1))
+    assert enough.found_if_tried >= 0.8
+    fixed = simulate(ITEMS, replace(LUCK, campaigns=500, seed_sd=0.0, gain=5.0, gains=1))
+    assert fixed.found_if_tried >= 0.8
