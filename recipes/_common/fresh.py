@@ -18,7 +18,7 @@ import numpy as np
 from _common.wheels import Wanted
 
 VARIABLE, FILE, BYTES = "BAKEOFF_DATA_SECRET", ".secret", 32
-PIXELS, DEGREES, LEVEL = 0.15, 3.0, 16  # shift and turn of an image, and its highest grey level
+PIXELS, DEGREES, LEVEL = 0.06, 1.0, 16  # shift and turn of an image, and its highest grey level
 
 
 def secret(out: Path) -> bytes:
