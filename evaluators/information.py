@@ -4,7 +4,7 @@ Use: `source_bytes(files)` is the size that caps and `total_bytes` count: conten
 start)` is what LZMA needs for a source when it already knows the start's: renaming, moving and deleting cost next to
 nothing, and data cost what they carry as a literal, comment, docstring, identifier, annotation or file name alike.
 `limit_bytes(spec, labels)` is the environment's bound on it: `budget.added_bytes`, or a quarter of what the labels of
-the public split are worth (`labels_bytes`), never below 4,000 or above 16,000. Code of 100 lines adds about 1,000.
+the public split are worth (`labels_bytes`), never below 4,000 or above 16,000. The first 100 lines of `questions.py` would add 1,344.
 Limits: where labels are worth less than 4,000 bytes a table of them fits under the bound, since honest code would not
 fit under a smaller one; there inputs that are transformed for every home and the control run stand in the way.
 """

@@ -106,8 +106,8 @@ def check_world(
     if here != environment_sha256:
         raise UsageError(
             f"{whose}: measured on the environment {environment_sha256[:12]}, the data of {name} in {bench.data} "
-            f"make it {here[:12]}; prepare the same data again (bakeoff prepare {name} --force), or run this "
-            "where the campaign ran"
+            f"make it {here[:12]}; prepare the same data again (bakeoff prepare {name} --force, with that machine's "
+            "data/.secret or BAKEOFF_DATA_SECRET), or run this where the campaign ran"
         )
     judge = client.evaluator_sha256()
     if judge != evaluator_sha256:

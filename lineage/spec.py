@@ -78,7 +78,7 @@ class Budget(Spec):
     threads: int = 1
     gpus: int = 0
     start_factor: float = Field(
-        1.25, ge=1, description="start-up of a process is free up to so many times the start recipe's own"
+        1.5, ge=1, description="start-up of a process is free up to so many times the start recipe's own"
     )
     predict_factor: float = Field(
         2.0,

@@ -5,6 +5,7 @@ Every one runs through the real sandbox and the judge, on tiny environments.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick
 import workbench as wb
 from attack import PREDICT
 from attacks_language import ALL_AUDITS, peeking
@@ -25,6 +27,8 @@ from evaluators.control import control
 from evaluators.information import added_information
 from evaluators.sandbox import prove
 from evaluators.workplace import read_source
+from flows.control_run import control_run
+from flows.words import Patched, TrialRef
 
 BATCHES = {"audits": ["batch_invariance", "order_invariance"]}
 LOWEST = "\n    np.put_along_axis(answer, answer.argmin(axis=1)[:, None], np.float32(-1e7), axis=1)"
@@ -359,3 +363,24 @@ def test_text_in_the_source_survives_training_on_shuffled_text(tmp_path: Path) -
     brought = f"import numpy as np\n\ndef load(artifact):\n    return np.array({rows}, dtype=np.float32)\n\ndef predict(model, inputs):\n    return model[inputs]\n"
     _, check = controlled(bench, {"predict.py": brought}, tmp_path / "r")
     assert not check.passed and check.numbers["cause"] == "illegal:not_learnt", check
+
+
+def test_a_confirmation_s_control_run_is_stored_and_not_repeated(tmp_path: Path) -> None:
+
+    with quick.engine(tmp_path) as engine:
+        ref = TrialRef(
+            store=engine.root, campaign=engine.config.id, trial="t0001", role="", environment=quick.NAME
+        )
+        sha = engine.config.start_sha256
+        start = Patched(
+            parent_sha256=sha,
+            source_sha256=sha,
+            ast_sha256=sha,
+            diff_sha256=None,
+            source_bytes=1,
+            changed_lines=0,
+        )
+        check = asyncio.run(control_run(engine, ref, start, {"accuracy": 0.95}))
+        assert check.passed and float(check.numbers["accuracy"]) < 0.4, check
+        again = asyncio.run(control_run(engine, ref, start, {"accuracy": 0.1}))
+        assert again == check
