@@ -155,6 +155,12 @@ def _confirmation(
     mean = math.fsum(row.scores) / len(row.scores)
     if row.score is not None and not _close(row.score, mean):
         say("score", row.score, mean)
+    told = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
+    again = [(look.n, look.p_value, look.level) for look in step.looks]
+    if len(told) != len(again) or not all(
+        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2]) for a, b in zip(told, again, strict=True)
+    ):
+        say("looks", told, again)
     return found
 
 

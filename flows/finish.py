@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flows.certify import certify
 from flows.config import CampaignConfig, load_config
 from flows.home import bakeoff_version, home, run_key
 from flows.report.build import Meta, build_report
@@ -64,11 +65,22 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
         version=bakeoff_version(),
         anchor=links.anchor,
         apply_command=links.apply_command,
+        **_certificate(root, campaign, view),
         layers=config.isolation_layers,
         not_held=config.isolation_not_held,
         reload_s=reload_s,
     )
     return build_report(view, config.spec, lambda sha: get_blob(store, sha), out or Path(links.report), meta)
+
+
+def _certificate(root: str, campaign: str, view: View) -> dict[str, str]:
+    """The champion's certificate beside the page, and the command that makes it."""
+    trial = view.standing.incumbent
+    if trial is None or trial not in view.standing.champions:
+        return {}
+    path = certificate_path(root, campaign, trial)
+    command = f"bakeoff certify {root} {trial}"
+    return {"certify_command": command, "certificate": path.name if path.is_file() else ""}
 
 
 def end_of_run(root: str, campaign: str, why: str) -> str:
@@ -79,6 +91,10 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     links = links_for(root, config, view)
     folder = leavings(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
+    champion = view.standing.incumbent
+    if champion is not None and champion in view.standing.champions:
+        path = certificate_path(root, campaign, champion)
+        path.write_bytes(certify(store, config, view, champion))
     write_report(root, campaign)
     best = view.row_of_incumbent()
     if links.diff and best is not None:

@@ -40,13 +40,18 @@ SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main
 
 @dataclass(frozen=True)
 class Meta:
-    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself."""
+    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself.
+
+    `certificate`: name of the file beside the page, empty while there is none.
+    """
 
     run: str = ""
     version: str = ""
     generated: datetime | None = None
     anchor: str = ""
     apply_command: str = ""
+    certify_command: str = ""
+    certificate: str = ""
     layers: tuple[str, ...] = ()
     not_held: tuple[str, ...] = ()
     reload_s: int = 0
