@@ -60,12 +60,14 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
     config = load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
     links = links_for(root, config, view)
+    command, certificate = _certificate(root, campaign, view)
     meta = Meta(
         run=root,
         version=bakeoff_version(),
         anchor=links.anchor,
         apply_command=links.apply_command,
-        **_certificate(root, campaign, view),
+        certify_command=command,
+        certificate=certificate,
         layers=config.isolation_layers,
         not_held=config.isolation_not_held,
         reload_s=reload_s,
@@ -73,14 +75,13 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
     return build_report(view, config.spec, lambda sha: get_blob(store, sha), out or Path(links.report), meta)
 
 
-def _certificate(root: str, campaign: str, view: View) -> dict[str, str]:
-    """The champion's certificate beside the page, and the command that makes it."""
+def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
+    """The command that makes the champion's certificate, and the file's name where it lies beside the page."""
     trial = view.standing.incumbent
     if trial is None or trial not in view.standing.champions:
-        return {}
+        return "", ""
     path = certificate_path(root, campaign, trial)
-    command = f"bakeoff certify {root} {trial}"
-    return {"certify_command": command, "certificate": path.name if path.is_file() else ""}
+    return f"bakeoff certify {root} {trial}", path.name if path.is_file() else ""
 
 
 def end_of_run(root: str, campaign: str, why: str) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 from flows import wording as w
 from flows.digest import Digest, digest, headline, loads
 from flows.panels import glyph
+from flows.prunes import told
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
 
@@ -126,6 +127,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
+        ("pruning", told(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),
     ]

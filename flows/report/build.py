@@ -27,6 +27,7 @@ from markupsafe import Markup
 from flows import wording as w
 from flows.digest import Digest, digest, headline, loads
 from flows.gauge import gauge
+from flows.prunes import told
 from flows.report.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from lineage.records import Row
 
@@ -104,6 +105,7 @@ def render(
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
             gauge=_tight(gauge(view, spec)),
             w=w,
+            pruning=told(facts.prunes),
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),
             style=Markup(style),
