@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluators.evidence import failure_rate
 from flows import wording as w
 from lineage.records import Row
 
@@ -41,6 +40,8 @@ def prunes(rows: Iterable[Row], sign: int) -> Prunes:
             false += row.delta_parent is not None and sign * row.delta_parent > 0
     if not checked:
         return Prunes(ended)
+    from evaluators.evidence import failure_rate  # scipy, which a page without prunes does not need
+
     return Prunes(ended, checked, false, *failure_rate(false, checked))
 
 

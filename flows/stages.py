@@ -24,7 +24,7 @@ from flows.pruning import Watcher, pruning_of, pruning_rule
 from flows.rebase import base_of, moved
 from flows.slots import slot
 from flows.surfaces import guard_of
-from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
+from flows.words import BuildChecks, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ProposerOutage
 from lineage.ids import sha256
@@ -256,7 +256,6 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     shutil.rmtree(base, ignore_errors=True)
     runs: list[TrainRun] = []
     places: list[str] = []
-    curves: list[Curve] = []
     watchers: list[Watcher] = []
     rule = pruning_rule(engine, ref, purpose)
     guard = guard_of(engine, ref, patched)
@@ -264,9 +263,8 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         out = base / f"seed{index}"
         out.mkdir(parents=True)
         with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            watcher = Watcher(rule)
-            watchers.append(watcher)
-            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher, guard)
+            watchers.append(Watcher(rule))
+            run = client.train(engine.bench, source, seed, out, engine.cancel, watchers[-1], guard)
         engine.raise_if_cancelled()
         if run.facts.end == "infra":
             raise InfraFault(
@@ -275,7 +273,6 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
             )
         runs.append(run)
         places.append(str(out))
-        curves.append(watcher.curve)
         engine.emit(
             {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
         )
@@ -287,7 +284,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         machine=client.machine_identity(),
         runs=tuple(runs),
         places=tuple(places),
-        curves=tuple(curves),
+        curves=tuple(watcher.curve for watcher in watchers),
         pruning=pruning_of(rule, watchers),
     )
     put_result(
