@@ -149,7 +149,8 @@ def _confirmation(
     last = step.looks[-1]
     if _runs_used(attempt, plan, last.n) != (len(attempt.candidate), len(attempt.incumbent)):
         say("replicates", len(attempt.candidate), f"decided after {last.n}")
-    for name, recomputed in (("p_value", last.p_value), ("gain", last.gain)):
+    claims = {"p_value": last.p_value, "gain": last.gain, "gain_low": last.low, "gain_high": last.high}
+    for name, recomputed in claims.items():
         if not _close(getattr(row, name), recomputed):
             say(name, getattr(row, name), recomputed)
     mean = math.fsum(row.scores) / len(row.scores)

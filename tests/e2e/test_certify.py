@@ -99,6 +99,10 @@ def p_value(content: dict[str, Any]) -> None:
     confirmation(content)["p_value"] = content["claims"]["p_value"] = 1e-30
 
 
+def interval(content: dict[str, Any]) -> None:
+    confirmation(content)["gain_low"] = content["claims"]["gain_low"] = 9.9
+
+
 def level(content: dict[str, Any]) -> None:
     confirmation(content)["alpha_spent"] = content["claims"]["level"] = 0.05
 
@@ -156,7 +160,7 @@ def program(content: dict[str, Any]) -> None:
 
 
 FORGERIES = (
-    replicate, other_side, p_value, level, level_of_a_look, measurement, test_item, environment, judge, plan, part,
+    replicate, other_side, p_value, interval, level, level_of_a_look, measurement, test_item, environment, judge, plan, part,
     seed, secret, verdict, program,
 )  # fmt: skip
 
