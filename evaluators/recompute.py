@@ -149,12 +149,19 @@ def _confirmation(
     last = step.looks[-1]
     if _runs_used(attempt, plan, last.n) != (len(attempt.candidate), len(attempt.incumbent)):
         say("replicates", len(attempt.candidate), f"decided after {last.n}")
-    for name, recomputed in (("p_value", last.p_value), ("gain", last.gain)):
+    claims = {"p_value": last.p_value, "gain": last.gain, "gain_low": last.low, "gain_high": last.high}
+    for name, recomputed in claims.items():
         if not _close(getattr(row, name), recomputed):
             say(name, getattr(row, name), recomputed)
     mean = math.fsum(row.scores) / len(row.scores)
     if row.score is not None and not _close(row.score, mean):
         say("score", row.score, mean)
+    told = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
+    again = [(look.n, look.p_value, look.level) for look in step.looks]
+    if len(told) != len(again) or not all(
+        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2]) for a, b in zip(told, again, strict=True)
+    ):
+        say("looks", told, again)
     return found
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flows import wording as w
 from flows.gains import confirmed_gain
+from flows.prunes import Prunes, prunes
 from lineage.records import Row, Status
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Digest:
     ended_why: str
     forked_from: str = ""
     side_by_side: float | None = None
+    prunes: Prunes = field(default_factory=Prunes)
     isolation: Mapping[str, int] = field(default_factory=dict)
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
@@ -164,6 +166,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
     return Digest(
         campaign=view.campaign,
         trials=len(trials),
+        prunes=prunes(trials, spec.sign),
         open_trials=len(view.open_trials()),
         keeps=sum(row.status == Status.KEEP for row in trials),
         confirmed=len(confirmed),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flows.certify import certify
 from flows.config import CampaignConfig, load_config
 from flows.home import bakeoff_version, home, run_key
 from flows.report.build import Meta, build_report
@@ -59,16 +60,28 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
     config = load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
     links = links_for(root, config, view)
+    command, certificate = _certificate(root, campaign, view)
     meta = Meta(
         run=root,
         version=bakeoff_version(),
         anchor=links.anchor,
         apply_command=links.apply_command,
+        certify_command=command,
+        certificate=certificate,
         layers=config.isolation_layers,
         not_held=config.isolation_not_held,
         reload_s=reload_s,
     )
     return build_report(view, config.spec, lambda sha: get_blob(store, sha), out or Path(links.report), meta)
+
+
+def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
+    """The command that makes the champion's certificate, and the file's name where it lies beside the page."""
+    trial = view.standing.incumbent
+    if trial is None or trial not in view.standing.champions:
+        return "", ""
+    path = certificate_path(root, campaign, trial)
+    return f"bakeoff certify {root} {trial}", path.name if path.is_file() else ""
 
 
 def end_of_run(root: str, campaign: str, why: str) -> str:
@@ -79,6 +92,10 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     links = links_for(root, config, view)
     folder = leavings(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
+    champion = view.standing.incumbent
+    if champion is not None and champion in view.standing.champions:
+        path = certificate_path(root, campaign, champion)
+        path.write_bytes(certify(store, config, view, champion))
     write_report(root, campaign)
     best = view.row_of_incumbent()
     if links.diff and best is not None:

@@ -19,6 +19,7 @@ from flows import wording as w
 from flows.device_facts import devices_text
 from flows.digest import Digest, digest, headline, loads
 from flows.panels import glyph
+from flows.prunes import told
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
 
@@ -123,6 +124,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
+        ("pruning", told(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),
     ]

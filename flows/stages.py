@@ -29,7 +29,7 @@ from flows.payments import allowed
 from flows.pruning import Watcher, pruning_of, pruning_rule
 from flows.rebase import base_of, moved
 from flows.surfaces import guard_of
-from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
+from flows.words import BuildChecks, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
@@ -259,7 +259,6 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     shutil.rmtree(base, ignore_errors=True)
     runs: list[TrainRun] = []
     places: list[str] = []
-    curves: list[Curve] = []
     watchers: list[Watcher] = []
     rule = pruning_rule(engine, ref, purpose)
     guard = guard_of(engine, ref, patched)
@@ -267,16 +266,14 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         out = base / f"seed{index}"
         out.mkdir(parents=True)
         with engine.place(f"{ref.trial} training") as devices:
-            watcher = Watcher(rule)
-            watchers.append(watcher)
+            watchers.append(Watcher(rule))
             run = client.train(
-                engine.bench, source, seed, out, engine.cancel, watcher, guard=guard, devices=devices
+                engine.bench, source, seed, out, engine.cancel, watchers[-1], guard=guard, devices=devices
             )
             engine.raise_if_cancelled()
             raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
         runs.append(run)
         places.append(str(out))
-        curves.append(watcher.curve)
         engine.emit(
             {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
         )
@@ -288,7 +285,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         machine=client.machine_identity(),
         runs=tuple(runs),
         places=tuple(places),
-        curves=tuple(curves),
+        curves=tuple(watcher.curve for watcher in watchers),
         pruning=pruning_of(rule, watchers),
     )
     return _keep_training(engine, ref, trained)

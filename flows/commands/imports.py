@@ -58,6 +58,10 @@ def audit(
     as_json: bool = AS_JSON,
 ) -> None:
     """The paper's analyses for any record: statuses, keeps by role, diversity, parents, forecasts."""
+    from dataclasses import asdict
+
+    from flows.config import campaigns, load_config
+    from flows.prunes import prunes, told
     from lineage.audit import audit as analyse
     from lineage.audit import lines
     from lineage.errors import UsageError
@@ -71,8 +75,14 @@ def audit(
         listed = ", ".join(known) or "none"
         raise UsageError(f"{root}: name a campaign with --campaign; this store holds: {listed}")
     identifier = campaign or known[0]
-    found = analyse(Lineage(opened, identifier).refresh())
+    view = Lineage(opened, identifier).refresh()
+    found = analyse(view)
+    if identifier in campaigns(opened):  # an imported record has no rule that could prune
+        ended = prunes(view.trials(), load_config(opened, identifier).spec.sign)
+        found["pruning"] = asdict(ended)
     if as_json:
         return print_json(found)
     print(*lines(found), sep="\n")
+    if "pruning" in found and (text := told(ended)):
+        print(f"pruning: {text}")
     return None

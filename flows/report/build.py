@@ -27,6 +27,7 @@ from markupsafe import Markup
 from flows import wording as w
 from flows.digest import Digest, digest, headline, loads
 from flows.gauge import gauge
+from flows.prunes import told
 from flows.report.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from lineage.records import Row
 
@@ -40,13 +41,18 @@ SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main
 
 @dataclass(frozen=True)
 class Meta:
-    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself."""
+    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself.
+
+    `certificate`: name of the file beside the page, empty while there is none.
+    """
 
     run: str = ""
     version: str = ""
     generated: datetime | None = None
     anchor: str = ""
     apply_command: str = ""
+    certify_command: str = ""
+    certificate: str = ""
     layers: tuple[str, ...] = ()
     not_held: tuple[str, ...] = ()
     reload_s: int = 0
@@ -99,6 +105,7 @@ def render(
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
             gauge=_tight(gauge(view, spec)),
             w=w,
+            pruning=told(facts.prunes),
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),
             style=Markup(style),
