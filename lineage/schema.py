@@ -141,7 +141,10 @@ def conform(table: Any, name: str) -> Any:
     columns = []
     for field in SCHEMA:
         if field.name in table.column_names:
-            columns.append(table[field.name].cast(field.type))
+            try:
+                columns.append(table[field.name].cast(field.type))
+            except pa.ArrowException as error:  # a flipped bit in a part's own schema
+                raise StoreCorrupt(f"{name} is damaged: column {field.name}: {error}") from error
         else:
             fill = _FILL.get(field.name)
             columns.append(pa.array([fill] * table.num_rows, field.type))
