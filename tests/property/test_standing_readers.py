@@ -132,7 +132,7 @@ def plainly(rows: list[Row]) -> tuple[tuple[str, float] | None, str | None]:
     return leader, still[-1] if still else "t0000"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HISTORIES)
 def test_every_reader_of_a_view_names_the_same(steps: list[tuple[str, Any]]) -> None:
     rows = written(steps)
@@ -204,7 +204,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CampaignC
 COUNT = iter(range(10_000))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 def test_every_command_names_the_same(
     config: tuple[CampaignConfig, dict[str, str], Path], steps: list[tuple[str, Any]]
