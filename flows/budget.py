@@ -85,10 +85,8 @@ def allowance(
         (settings.usd, used.usd + reserved.usd), (settings.usd_per_role, role_usd)
     ) if cap is not None]  # fmt: skip
     tokens = [] if settings.tokens is None else [settings.tokens - used.tokens - _all(reserved)]
-    enough = (used.dearest_usd + need.usd, used.dearest_tokens + _all(need))
-    small = any(
-        min(left) / free < want for left, want in zip((usd, tokens), enough, strict=True) if left
-    )
+    small = bool(usd) and min(usd) / free < used.dearest_usd + need.usd
+    small |= bool(tokens) and min(tokens) / free < used.dearest_tokens + _all(need)
     if small and proposing:
         return None
     parts = 1 if small else free
