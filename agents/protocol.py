@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lineage.queries import View
 
 Files = dict[str, bytes]
+NO_LIMIT = Allowance()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ProposalRequest:
     deadline: float | None = None
     arm: str = "specialists"
     trial: str = ""
-    allowance: Allowance = Allowance()
+    allowance: Allowance = NO_LIMIT
     paid: Callable[[Usage], None] | None = None
 
 

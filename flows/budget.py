@@ -77,21 +77,22 @@ def allowance(
     open_now: Mapping[str, Usage],
     proposing: int,
     need: Usage,
+    at_once: int,
 ) -> Allowance | None:
     """What a new trial's proposal may spend, None while the money left is reserved by trials under way.
 
     `role_usd`: what the role has spent and reserved. `open_now`: what each open trial counts for; `proposing`: how many
-    of them have no proposal yet. `need`: the worst case of one call. Each trial at once gets an equal share of what is
+    of them have no proposal yet. `need`: the worst case of one call. `at_once`: trials that may be under way. Each trial at once gets an equal share of what is
     left; once a share may be too small for a whole proposal, trials are proposed one at a time, with all of it.
     """
     reserved = sum(open_now.values(), Usage())
-    free = max(1, settings.trials_at_once - len(open_now))
+    free = max(1, at_once - len(open_now))
     usd = [cap - gone for cap, gone in (
         (settings.usd, used.usd + reserved.usd), (settings.usd_per_role, role_usd)
     ) if cap is not None]  # fmt: skip
     tokens = [] if settings.tokens is None else [settings.tokens - used.tokens - _all(reserved)]
-    enough = (used.dearest_usd + need.usd, used.dearest_tokens + _all(need))
-    small = any(min(left) / free < want for left, want in zip((usd, tokens), enough, strict=True) if left)
+    small = bool(usd) and min(usd) / free < used.dearest_usd + need.usd
+    small |= bool(tokens) and min(tokens) / free < used.dearest_tokens + _all(need)
     if small and proposing:
         return None
     parts = 1 if small else free

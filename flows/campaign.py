@@ -19,30 +19,25 @@ from prefect import flow
 
 from flows.artifacts import publish_campaign
 from flows.attempts import due, sweep
-from flows.budget import refusal, spent
+from flows.budget import allowance, refusal, seconds_left, spent
 from flows.campaign_events import first_start, log_calibration, log_campaign
 from flows.config import BASELINE, now
 from flows.confirm import confirm
 from flows.control import paused
 from flows.engine import Engine, engine_for
+from flows.faults import LaneFaults, report_fault
 from flows.nightwatch import Watch, patiently, tell, watching
+from flows.payments import Submission, reserved
 from flows.trial import trial
 from flows.wording import one_line
 from flows.words import Interrupted, TrialRef
-from lineage.errors import InfraFault, ObjectExists, UsageError
-from lineage.records import Record, Row, Status
+from lineage.errors import InfraFault, ObjectExists, Superseded, UsageError
+from lineage.records import Allowance, Row, Status, Usage
 from lineage.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0
+ROOM_POLL_S = 0.3
 FAULT_PAUSES = 3  # a machine that is still at fault after the third pause is left to a person
-
-
-class Submission(Record):
-    """The claim on a trial id: written once, before anything of the trial happens."""
-
-    trial: str
-    role: str
-    at: datetime
 
 
 @dataclass
@@ -64,6 +59,9 @@ class Campaign:
     confirming: asyncio.Lock = field(default_factory=asyncio.Lock)
     confirmations: list[asyncio.Task[None]] = field(default_factory=list)
     next_number: int = 1
+    proposals: dict[str, Usage] = field(default_factory=dict)  # cost of open trials' proposals
+    faults: list[str] = field(default_factory=list)
+    over: str = ""  # what the end of the time allowed cut off
 
     def ref(self, trial_id: str, role: str) -> TrialRef:
         engine = self.engine
@@ -74,6 +72,9 @@ class Campaign:
             role=role,
             environment=engine.config.spec.name,
         )
+
+    def seconds_left(self) -> float | None:
+        return seconds_left(self.engine.config.settings, self.started, now(), self.continued)
 
 
 @flow(name="campaign", flow_run_name="campaign {campaign}", persist_result=False)
@@ -105,13 +106,30 @@ async def drive(
             await _measure_baseline(state)
             await _lanes(state)
             await _confirm_leaders(state)
-        except Interrupted:
+        except (Interrupted, Superseded):
             pass
-        how, why = ("stop", "stopped by a person") if engine.cancel.is_set() else ("end", state.ended_because)
-        await patiently(watch, lambda: asyncio.to_thread(log_campaign, engine, how, why))
-        if not engine.cancel.is_set():
-            await publish_campaign(engine, why)
+        except Exception as fault:
+            await _end(state, "fault", f"{type(fault).__name__}: {one_line(str(fault), 600)}")
+            raise
+        if engine.fence is not None and engine.fence.lost_to is not None:
+            await asyncio.to_thread(
+                engine.fence.check
+            )  # raises: another owner goes on, nothing is written here
+        if engine.cancel.is_set() and not state.over:
+            how, why = "stop", "stopped by a person"
+        else:
+            how, why = "end", "; ".join(filter(None, (state.ended_because, state.over, *state.faults)))
+        await _end(state, how, why)
+        if state.faults:
+            raise LaneFaults(state.faults)
     return why
+
+
+async def _end(state: Campaign, how: str, why: str) -> None:
+    engine = state.engine
+    await patiently(state.watch, lambda: asyncio.to_thread(log_campaign, engine, how, why), after_stop=True)
+    if how != "stop":
+        await publish_campaign(engine, why)
 
 
 async def run_here(ref: TrialRef) -> Row:
@@ -135,6 +153,9 @@ async def _confirm_leaders(state: Campaign) -> None:
         return
     async with state.confirming:
         while not engine.cancel.is_set():
+            left = state.seconds_left()
+            if left is not None and left <= 0:
+                return  # a resume takes up what is due
             next_one = await patiently(state.watch, lambda: asyncio.to_thread(due, engine))
             if next_one is None:
                 return
@@ -154,9 +175,10 @@ async def _confirm_leaders(state: Campaign) -> None:
 async def _measure_baseline(state: Campaign) -> None:
     """Trial t0000: the recipe as it is, with several seeds. Raises UsageError when it fails its own gate."""
     engine = state.engine
-    row = engine.view().trial(BASELINE)
+    row = await patiently(state.watch, lambda: asyncio.to_thread(lambda: engine.view().trial(BASELINE)))
     if row is None:
-        if get_result(engine.store, engine.config.id, BASELINE, "submit") is None:
+        begun = partial(get_result, engine.store, engine.config.id, BASELINE, "submit")
+        if await patiently(state.watch, lambda: asyncio.to_thread(begun)) is None:
             claim = Submission(trial=BASELINE, role=engine.config.roles[0].name, at=now())
             await patiently(state.watch, lambda: asyncio.to_thread(_submit, engine, claim))
         ref = state.ref(BASELINE, engine.config.roles[0].name)
@@ -207,10 +229,10 @@ def _open_trials(state: Campaign) -> list[Submission]:
     return open_now
 
 
-async def _allocate(state: Campaign, role: str) -> TrialRef:
+async def _allocate(state: Campaign, role: str, allowed: Allowance) -> TrialRef:
     """Claim the next id. Counts as under way from here, before another lane asks for room."""
     while True:
-        claim = Submission(trial=f"t{state.next_number:04d}", role=role, at=now())
+        claim = Submission(trial=f"t{state.next_number:04d}", role=role, at=now(), allowance=allowed)
         state.next_number += 1
         try:
             await patiently(state.watch, partial(asyncio.to_thread, _submit, state.engine, claim))
@@ -230,13 +252,23 @@ async def _lanes(state: Campaign) -> None:
         by_role.setdefault(claim.role, []).append(claim.trial)
     lanes = [_lane(state, role, by_role.pop(role, [])) for role in _roles_of_lanes(engine)]
     results = await asyncio.gather(*lanes, return_exceptions=True)
-    results += await asyncio.gather(*state.confirmations, return_exceptions=True)
+    results += await _confirmations(state)
     for result in results:
         if isinstance(result, BaseException):
             raise result
     if not state.ended_because:  # no lane was refused a trial: each stopped because its proposer did
         why = await asyncio.to_thread(_why_not, state)
         state.ended_because = why or "no role has anything left to try"
+
+
+async def _confirmations(state: Campaign) -> list[BaseException | None]:
+    """Wait for the confirmations; one that the end of the time allowed finds running is ended, and can be resumed."""
+    if state.confirmations and (left := state.seconds_left()) is not None:
+        _, running = await asyncio.wait(state.confirmations, timeout=max(0.0, left))
+        if running and not state.engine.cancel.is_set():
+            state.over = "a confirmation was under way, `bakeoff resume` continues it"
+            state.engine.cancel.set()
+    return await asyncio.gather(*state.confirmations, return_exceptions=True)
 
 
 def _roles_of_lanes(engine: Engine) -> list[str]:
@@ -250,13 +282,16 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
     """One specialist: continue what it had begun, then trial after trial until the budget says no."""
     for trial_id in left_over:
         async with state.turns:
-            await _one(state, state.ref(trial_id, role))
+            if not await _may_continue(state, trial_id):
+                return
+            if await _one(state, state.ref(trial_id, role)) is None:
+                return
     while not state.engine.cancel.is_set():
         async with state.turns:
             ref = await _admit(state, role)
-            if ref is None:
+            row = await _one(state, ref) if ref is not None else None
+            if row is None:
                 return
-            row = await _one(state, ref)
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
             state.engine.emit({"kind": "note", "text": f"{role} ends: {row.error_excerpt}"})
             return
@@ -269,11 +304,46 @@ async def _admit(state: Campaign, role: str) -> TrialRef | None:
     async with state.admitting:
         await patiently(state.watch, lambda: _while_paused(state.engine))
         await _after_faults(state)
-        why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
-        if why is not None:
-            state.ended_because = state.ended_because or why
-            return None
-        return await _allocate(state, role)
+        while not state.engine.cancel.is_set():
+            why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
+            if why is not None:
+                state.ended_because = state.ended_because or why
+                return None
+            allowed = await patiently(state.watch, lambda: asyncio.to_thread(_allowance, state, role))
+            if state.engine.cancel.is_set():
+                break  # a stop came while the budget was asked
+            if allowed is not None:
+                return await _allocate(state, role, allowed)
+            await asyncio.sleep(ROOM_POLL_S)  # the money left is reserved by trials under way
+        return None
+
+
+async def _may_continue(state: Campaign, trial_id: str) -> bool:
+    """May a trial that was begun before go on? It was admitted once, so it counts itself in."""
+    if state.engine.cancel.is_set():
+        return False
+    state.under_way.discard(trial_id)
+    why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
+    state.under_way.add(trial_id)
+    if why is not None:
+        state.ended_because = state.ended_because or f"{why}; {trial_id} stays open"
+    return why is None and not state.engine.cancel.is_set()
+
+
+def _allowance(state: Campaign, role: str) -> Allowance | None:
+    """What a new trial of the role may spend; None while there is no room beside the trials under way."""
+    engine, settings = state.engine, state.engine.config.settings
+    worst = getattr(engine.proposer, "worst_call", None)
+    if worst is None or (settings.usd is None and settings.tokens is None and settings.usd_per_role is None):
+        return Allowance()
+    view = engine.view()
+    counted = reserved(engine, view, state.proposals)
+    proposing = sum(trial_id not in state.proposals for trial_id in counted)
+    roles = {row.trial: row.role for row in view.open_trials()}
+    mine = sum(usage.usd for trial_id, usage in counted.items() if roles.get(trial_id) == role)
+    mine += sum(row.usd for row in [*view.trials(), *view.events("campaign")] if row.role == role)
+    at_once = settings.trials_at_once(engine.slots)
+    return allowance(settings, spent(view, now()), mine, counted, proposing, worst(), at_once)
 
 
 async def _after_faults(state: Campaign) -> None:
@@ -317,9 +387,21 @@ def _why_not(state: Campaign) -> str | None:
     return refusal(engine.config.settings, used, without_row, state.started, now(), state.continued)
 
 
-async def _one(state: Campaign, ref: TrialRef) -> Row:
+async def _one(state: Campaign, ref: TrialRef) -> Row | None:
+    """A trial to its row. None after a fault that nobody foresaw: told at once, and the end of this lane only."""
     try:
         row = await patiently(state.watch, lambda: state.run_one(ref))
+    except Superseded:
+        state.engine.cancel.set()
+        raise
+    except Interrupted:
+        raise
+    except Exception as fault:
+        if state.engine.cancel.is_set():
+            raise Interrupted("the campaign was stopped") from fault
+        told = await asyncio.to_thread(report_fault, state.engine, ref, fault)
+        state.faults.append(told)
+        return None
     finally:
         state.under_way.discard(ref.trial)
     if row.status is Status.HARNESS_ABORT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import httpx
@@ -20,19 +21,20 @@ from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
 from flows.attempts import finished, open_attempt
+from flows.budget import end_of_window
 from flows.campaign import drive
-from flows.config import campaign_id, campaigns, now
+from flows.config import CampaignConfig, campaign_id, campaigns, load_config, now
 from flows.data import check_data, prepare
-from flows.engine import close_engine, engine_for
+from flows.engine import Engine, close_engine, engine_for, server_name
 from flows.environments import load_environment
 from flows.finish import end_of_run
 from flows.home import home
-from flows.lease import campaign_lease
+from flows.owner import Ownership, owned
 from flows.recording import Progress, record
 from flows.run import create_campaign
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
 from flows.words import TrialRef
-from lineage.errors import DataMissing, InfraFault
+from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded
 from lineage.records import Row
 from lineage.store import open_store
 from lineage.table import Lineage
@@ -69,6 +71,8 @@ async def campaign(
     confirm: bool = True,
     tag: str = "",
     webhook: str = "",
+    timezone: str = "",
+    take_over: bool = False,
 ) -> str:
     """Run a campaign through the work pools; continue the unfinished one of this environment and arm if there is one.
 
@@ -78,6 +82,8 @@ async def campaign(
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
         tag: tells campaigns of one environment and arm apart; default today's date.
         webhook: URL that gets {"text": ...} by POST at the end, on a stall, a pause and a new confirmed best.
+        timezone: of `until`, such as Europe/Berlin; default that of the campaign's machine.
+        take_over: continue a campaign of another machine without waiting for a sign of life.
     """
     flags: dict[str, object] = {
         "environment": environment,
@@ -96,37 +102,80 @@ async def campaign(
         "seed": seed,
         "confirm": confirm,
         "webhook": webhook or None,
+        "zone": timezone or None,
     }
     root = store or str(home() / "runs" / environment)
     identifier = await asyncio.to_thread(_open_or_create, root, flags, tag)
-    with campaign_lease(root, identifier):
-        engine = await asyncio.to_thread(engine_for, root, identifier)
-        try:
-            why = await drive(engine, run_deployed, confirm_deployed)
-        finally:
-            engine.compact(min_new=1)
-            close_engine(root, identifier)
-    await asyncio.to_thread(end_of_run, root, identifier, why)
+    holding = owned(root, identifier, take_over=take_over, server=server_name())
+    ownership = await asyncio.to_thread(holding.__enter__)  # it may wait for a sign of life
+    why = "ended by a fault"
+    try:
+        engine = await asyncio.to_thread(engine_for, root, identifier, ownership.fence)
+        ownership.when_lost.append(engine.cancel.set)
+        _tell_window(engine)
+        why = await drive(engine, run_deployed, confirm_deployed)
+    except (Superseded, RunBusy):
+        why = ""  # another process has the campaign: it writes the report
+        raise
+    finally:
+        await asyncio.to_thread(_close, root, identifier, holding)
+        if why:
+            await asyncio.to_thread(end_of_run, root, identifier, why)
     return why
 
 
+def _close(root: str, identifier: str, holding: AbstractContextManager[Ownership]) -> None:
+    try:
+        close_engine(root, identifier, compact=True)
+    finally:
+        holding.__exit__(None, None, None)
+
+
+def _tell_window(engine: Engine) -> None:
+    settings = engine.config.settings
+    end = end_of_window(settings.until, now(), settings.zone)
+    if end is not None:
+        print(f"{engine.config.id}: until {end:%Y-%m-%d %H:%M %Z}", flush=True)
+
+
+def _differences(config: CampaignConfig, asked: Settings) -> str:
+    """What a continued campaign was started with, where that is not what is asked now."""
+    old, new = config.settings.model_dump(), asked.model_dump()
+    return ", ".join(
+        f"{key} = {old[key]!r}, not {new[key]!r}"
+        for key in new
+        if key != "environment" and old[key] != new[key]
+    )
+
+
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
+    """The unfinished campaign of exactly this environment and arm (and tag, where one is given), else a new one."""
     environment = load_environment(str(flags["environment"]), str(flags.get("variant") or ""))
     if flags.get("slots") is None and not environment.spec.budget.gpus:
         flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)
     store = open_store(root, create=True)
-    prefix = campaign_id(environment.spec.name, settings.arm)
+    wanted = campaign_id(environment.spec.name, settings.arm, tag)
     for known in campaigns(store):
-        if known.startswith(prefix):
-            view = Lineage(store, known).refresh()
-            if not any(row.operator == "end" for row in view.events("campaign")[-1:]):
-                return known
+        config = load_config(store, known)
+        same = (config.spec.name, config.settings.arm) == (environment.spec.name, settings.arm)
+        if not same or config.comparison or config.forked_from or (tag and known != wanted):
+            continue
+        view = Lineage(store, known).refresh()
+        if any(row.operator == "end" for row in view.events("campaign")[-1:]):
+            continue
+        if told := _differences(config, settings):
+            print(f"{known}: continued as it was started: {told}; give another tag to start anew", flush=True)
+        return known
     try:
         check_data(environment)
     except DataMissing:
         prepare(environment)
     return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}", runs_here=False).id
+
+
+def epoch_of(engine: Engine) -> int:
+    return engine.fence.epoch if engine.fence is not None else 0
 
 
 async def run_deployed(ref: TrialRef) -> Row:
@@ -139,7 +188,9 @@ async def run_deployed(ref: TrialRef) -> Row:
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
     for attempt in range(DISPATCHES):
         key = f"{ref.campaign}/{ref.trial}/{attempt}"
-        state = await _dispatch(TRIAL_DEPLOYMENT[engine.slot_kind], ref.model_dump(), key)
+        state = await _dispatch(
+            TRIAL_DEPLOYMENT[engine.slot_kind], {**ref.model_dump(), "epoch": epoch_of(engine)}, key
+        )
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
@@ -156,6 +207,7 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
     begun = await asyncio.to_thread(open_attempt, engine, ref.trial)
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
+    parameters["epoch"] = epoch_of(engine)
     state = ""
     for attempt in range(DISPATCHES):
         key = f"{ref.campaign}/confirm-{ref.trial}/{begun.number}/{attempt}"

@@ -235,9 +235,13 @@ def server_name() -> str:
     return os.environ.get("PREFECT_API_URL", "").rstrip("/")
 
 
-def close_engine(root: str, campaign: str) -> None:
-    """Forget the engine of this process and give back what its proposer holds open."""
+def close_engine(root: str, campaign: str, compact: bool = False) -> None:
+    """Forget the engine of this process and give back what its proposer holds open; `compact` its log first."""
     with _OPEN_LOCK:
         engine = _OPEN.pop((root, campaign), None)
     if engine is not None:
-        close_proposer(engine.proposer)
+        try:
+            if compact:
+                engine.compact(min_new=1)
+        finally:
+            close_proposer(engine.proposer)

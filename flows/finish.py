@@ -13,7 +13,7 @@ from flows.config import CampaignConfig, load_config
 from flows.home import bakeoff_version, home, run_key
 from flows.report.build import Meta, build_report
 from flows.summary import Links, end_text, morning_summary
-from flows.webhook import post
+from flows.webhook import flush, post
 from lineage.anchors import anchor
 from lineage.blobs import get_blob
 from lineage.errors import StoreError
@@ -102,6 +102,7 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
         Path(links.diff).write_text(whole_diff(store, config, best.source_sha256 or ""), "utf-8")
     summary = morning_summary(view, config.spec, links, why)
     (folder / "summary.md").write_text(summary, "utf-8")
+    flush()  # in order: what was told before comes first
     told = post(config.settings.webhook, summary) if config.settings.webhook else ""
     return end_text(view, config.spec, links, why) + (f"\n{told}" if told else "")
 

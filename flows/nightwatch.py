@@ -27,7 +27,7 @@ from prefect.events import emit_event
 from flows.config import now
 from flows.engine import Engine
 from flows.home import home, run_key
-from flows.webhook import post
+from flows.webhook import post_later
 from lineage.errors import BakeoffError, StoreUnavailable
 
 T = TypeVar("T")
@@ -127,6 +127,7 @@ async def patiently(
     *,
     first_s: float = FIRST_WAIT_S,
     give_up_s: float = GIVE_UP_S,
+    after_stop: bool = False,
 ) -> T:
     """Do it again while the store or the Prefect server is away, or the disk full; the fault goes on after `give_up_s`.
 
@@ -145,7 +146,8 @@ async def patiently(
             watch.waiting_for = away
             until = time.monotonic() + wait
             while time.monotonic() < until:
-                engine.raise_if_cancelled()
+                if not after_stop:
+                    engine.raise_if_cancelled()
                 await asyncio.sleep(min(0.2, wait))
             wait = min(2 * wait, LONGEST_WAIT_S)
             continue
@@ -176,9 +178,9 @@ def tell(engine: Engine, text: str) -> None:
     engine.emit({"kind": "note", "text": text})
     url = engine.config.settings.webhook
     if url:
-        failed = post(url, f"{engine.config.id}: {text}")
-        if failed:
-            engine.emit({"kind": "note", "text": failed})
+        post_later(
+            url, f"{engine.config.id}: {text}", lambda failed: engine.emit({"kind": "note", "text": failed})
+        )
 
 
 def event(engine: Engine, name: str) -> None:

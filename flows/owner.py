@@ -27,7 +27,7 @@ from flows.home import home
 from flows.lease import campaign_lease
 from lineage.epochs import Fence, Owner, beacon_key, beacons, claim_epoch, newest_owner
 from lineage.errors import BakeoffError, ObjectExists, RunBusy, StoreError, Superseded
-from lineage.store import Store, open_store
+from lineage.store import Store, check_store, open_store
 
 BEATS = 6  # in a take-over wait: five may be lost to a slow store before a live owner is taken for dead
 
@@ -74,6 +74,8 @@ def owned(
     say = tell or (lambda text: print(text, file=sys.stderr, flush=True))
     with campaign_lease(root, campaign):
         store = open_store(root)
+        if "://" in root:
+            check_store(store)  # a look-alike that overwrites would lose results in silence
         wait_s = load_config(store, campaign).settings.take_over_s
         me = Owner(
             epoch=1,

@@ -19,6 +19,7 @@ from typing import Any
 from evaluators import client
 from evaluators.accelerators import describe
 from evaluators.promote import plan_for
+from flows.budget import end_of_window
 from flows.calibrate import matching
 from flows.config import (
     CampaignConfig,
@@ -44,7 +45,7 @@ from flows.settings import Settings
 from lineage.blobs import put_blob, put_tree
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
-from lineage.store import Store, open_store
+from lineage.store import Store, check_store, open_store
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def create_campaign(
     )
     close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
     store = open_store(root, create=True)
+    check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
     _refuse_taken(store, root, identifier)
     config = CampaignConfig(
@@ -138,7 +140,7 @@ def run_campaign(
 ) -> str:
     """Run or continue a campaign in this process until it ends; returns why it ended.
 
-    Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
+    Ctrl-C (SIGINT), SIGTERM and SIGHUP stop it: candidates are killed at once, open trials stay open for a
     resume. Raises RunBusy when another process has it, InfraFault without the GPUs that a run needs.
     """
     config = load_config(open_store(root), campaign)
@@ -148,13 +150,15 @@ def run_campaign(
         engine = engine_for(root, campaign, ownership.fence)
         ownership.when_lost.append(engine.cancel.set)
         engine.sinks.extend(sinks or [])
+        end = end_of_window(engine.config.settings.until, now(), engine.config.settings.zone)
+        if end is not None:
+            engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
         engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
         try:
             with _stop_on_signals(engine):
                 return _beside(lambda: asyncio.run(_run(root, campaign)))
         finally:
-            engine.compact(min_new=1)
-            close_engine(root, campaign)
+            close_engine(root, campaign, compact=True)
 
 
 def _beside(work: Callable[[], str]) -> str:
@@ -188,6 +192,12 @@ async def _run(root: str, campaign: str) -> str:
         await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
 
 
+def _heard() -> list[signal.Signals]:
+    """INT, TERM, and HUP unless it is ignored, as under nohup."""
+    hup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hup]
+
+
 @contextmanager
 def _stop_on_signals(engine: Engine) -> Iterator[None]:
     """First signal: stop cleanly. Second: the default action, for a stop that itself hangs."""
@@ -200,7 +210,7 @@ def _stop_on_signals(engine: Engine) -> Iterator[None]:
         engine.emit({"kind": "note", "text": "stopping: ending candidates, keeping the record"})
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    saved = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    saved = {number: signal.signal(number, stop) for number in _heard()}
     try:
         yield
     finally:

@@ -74,11 +74,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
-    """Run or continue a campaign here, shown live on a terminal; KeyboardInterrupt when a person stopped it."""
+def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: bool = False) -> None:
+    """Run or continue a campaign here, shown live on a terminal; KeyboardInterrupt when a person stopped it.
+
+    Report and summary are written however it ends, unless another process owns the campaign.
+    """
     from flows.display import Display
     from flows.finish import end_of_run
     from flows.run import run_campaign
+    from flows.wording import one_line
+    from lineage.errors import RunBusy, Superseded
     from lineage.store import open_store
     from lineage.table import Lineage
 
@@ -86,10 +91,22 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool) -> None:
     with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
         view = Lineage(open_store(root), config.id, config.spec.score.direction).refresh()
         display.remember(view.rows())
-        why = run_campaign(root, config.id, [display.on])
-    print(end_of_run(root, config.id, why))
-    if why == "stopped by a person":
-        raise KeyboardInterrupt
+        fault: BaseException | None = None
+        try:
+            why = run_campaign(root, config.id, [display.on], take_over)
+        except (RunBusy, Superseded):
+            raise  # another process has the campaign: it writes the report
+        except BaseException as raised:
+            fault, why = raised, one_line(f"{type(raised).__name__}: {raised}", 400)
+    try:
+        print(end_of_run(root, config.id, why))
+    except Exception as unwritten:  # the fault that ended the campaign matters more
+        if fault is None:
+            raise
+        print(f"report and summary were not written: {unwritten}", file=sys.stderr)
+    if fault is not None or why == "stopped by a person":
+        print(f"resume: bakeoff resume {root}")
+        raise fault or KeyboardInterrupt
 
 
 def absolute(run: str) -> str:

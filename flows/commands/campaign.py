@@ -125,6 +125,9 @@ def run(
 def resume(
     run: str | None = RUN,
     campaign: str | None = CAMPAIGN,
+    take_over: bool = typer.Option(
+        False, "--take-over", help="take it from a machine that is gone, without waiting for a sign of life"
+    ),
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Continue a campaign that was paused, stopped or killed: no trial is lost, none is run twice."""
@@ -138,7 +141,7 @@ def resume(
         if holder_of(root, config.id) is not None:
             print(f"{config.id}: goes on in the process that runs it")
             return
-    run_with_display(root, config, plain)
+    run_with_display(root, config, plain, take_over)
 
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:

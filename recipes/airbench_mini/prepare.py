@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _common import fresh, idx, prepared
+from _common.wheels import Wanted
 
 VERSION = "2"
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -173,9 +173,8 @@ def rate(quick: bool) -> None:
 def busy(quick: bool, seconds: float) -> None:
     from flows.settings import load_settings
 
-    of_an_llm = load_settings({"environment": "quick", "proposer": "anthropic", "slots": 1}, env={})[
-        0
-    ].trials_at_once
+    settings, _ = load_settings({"environment": "quick", "proposer": "anthropic", "slots": 1}, env={})
+    of_an_llm = settings.trials_at_once(1)
     trials = 5 if quick else 14
     print(f"\nAccelerator busy: one slot, a proposal and a training take {seconds:.0f} s each")
     print(

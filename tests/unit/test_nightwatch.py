@@ -18,7 +18,7 @@ import httpx
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows import campaign, nightwatch, tasks
+from flows import campaign, nightwatch, tasks, webhook
 from flows.budget import Spent, refusal
 from flows.nightwatch import Watch, heartbeat_file, patiently
 from flows.settings import Settings
@@ -144,6 +144,7 @@ def test_the_heartbeat_file_says_what_a_monitor_needs_and_a_stall_is_told_once(
     watch.beat()
     watch.beat()
     assert json.loads(heartbeat_file(engine.root, "c-x").read_text())["stalled"] is True
+    webhook.flush(30)
     assert [message["text"] for message in got] == ["c-x: stalled: no trial has ended for 61 min"]
     assert engine.events == [nightwatch.STALL]
     watch.progress(trial_s=3600.0)  # trials of an hour: five of them may pass
@@ -156,6 +157,7 @@ def test_a_webhook_that_is_away_is_a_note(engine: Any) -> None:
     engine.config.settings = engine.config.settings.model_copy(update={"webhook": "http://127.0.0.1:9/"})
     nightwatch.tell(engine, "hello")
     assert engine.notes[0] == "hello"
+    webhook.flush(30)
     assert engine.notes[1].startswith("webhook: a message did not arrive")
 
 

@@ -36,7 +36,7 @@ def test_every_variant_is_an_environment_of_its_own(name: str) -> None:
 
 
 def test_a_variant_that_is_not_there_is_named() -> None:
-    with pytest.raises(UnknownName, match="no variant of nanochat_d12 named 'tpu'; .*known: 1xh100, 24gb"):
+    with pytest.raises(UnknownName, match=r"no variant of nanochat_d12 named 'tpu'; .*known: 1xh100, 24gb"):
         load_environment("nanochat_d12", "tpu")
 
 
@@ -52,7 +52,7 @@ def test_data_of_its_own_name_the_command_that_makes_them(
     with pytest.raises(UsageError, match="airbench_mini_fashion has data of its own; run: bakeoff prepare"):
         prepare(fashion, quiet=True)
     golf = load_environment("parameter_golf", "1xh100")
-    with pytest.raises(DataMissing, match="run: bakeoff prepare parameter_golf --variant 1xh100$"):
+    with pytest.raises(DataMissing, match=r"run: bakeoff prepare parameter_golf --variant 1xh100$"):
         check_data(golf)
 
 
