@@ -10,6 +10,7 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 from __future__ import annotations
 
 import glob
+import json
 import marshal
 import os
 import resource
@@ -97,6 +98,7 @@ class View(Record):
     tmp: str
     entry: str
     kernel: str
+    inside: str
     fake_request: str
 
 
@@ -108,6 +110,7 @@ INSIDE = View(
     tmp="/tmp",
     entry="/bench/entry.py",
     kernel="/bench/kernel.py",
+    inside="/bench/inside",
     fake_request="/fake_request.npy",
 )
 
@@ -121,25 +124,29 @@ def _outside(box: Box) -> View:
         tmp=os.path.join(box.folder, "tmp"),
         entry=str(HERE / "entry.py"),
         kernel=str(HERE / "kernel.py"),
+        inside=str(HERE / "inside"),
         fake_request=box.fake_request,
     )
 
 
-def environment(box: Box, tmp: str) -> dict[str, str]:
+def environment(box: Box, view: View) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     visible = box.accelerator.removeprefix("cuda:") if box.accelerator else ""
     return {
         "PATH": "/usr/bin:/bin",
-        "HOME": tmp,
-        "TMPDIR": tmp,
+        "HOME": view.tmp,
+        "TMPDIR": view.tmp,
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "WANDB_MODE": "disabled",
         "CUDA_VISIBLE_DEVICES": visible,
+        "USER": "candidate",
+        "PYTHONPATH": view.inside,
+        "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
         **dict.fromkeys(names, threads),
     }
 
@@ -237,7 +244,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
     given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(packages.visible(box.packages, box.masked))
-    for name in ("entry.py", "kernel.py"):
+    for name in ("entry.py", "kernel.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
     given += ["--ro-bind", box.release, INSIDE.release]
@@ -266,25 +273,28 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
     return limits
 
 
+def _landlock(box: Box, view: View) -> dict[str, list[str]]:
+    """The trees that may be read, those that may be written too, and the folders that may be listed."""
+    roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes())
+    parts = [packages.without_packages(root) for root in roots]
+    read = [path for trees, _ in parts for path in trees]
+    read += ["/etc/ld.so.cache", "/etc/alternatives", *packages.visible(box.packages, box.masked).paths]
+    read += [view.recipe, view.fake, view.release, view.entry, view.kernel, view.inside]
+    read += ["/proc/self", *(f"/proc/{name}" for name in PROC_NEEDED), "/sys/devices/system/cpu"]
+    read += ["/dev/urandom", "/dev/random", "/dev/zero"]
+    read += [view.fake_request] if view.fake_request else []
+    read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.accelerator else []
+    write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
+    return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
+
+
 def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
     limits = rlimits(box, layers)
     if layers.bwrap:  # the others are set before it starts
         limits = {name: value for name, value in limits.items() if name == "NPROC"}
     wanted: dict[str, Any] = {"rlimits": limits}
     if layers.landlock:
-        seen = packages.visible(box.packages, box.masked)
-        read = ["/usr/lib", "/usr/lib64", "/usr/bin", "/etc/ld.so.cache", "/lib", "/lib64", "/bin"]
-        read += [*prefixes(), *seen.paths, view.recipe, view.fake, view.release, view.entry, view.kernel]
-        read += ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu"]
-        read += [
-            "/dev/urandom",
-            "/dev/random",
-            "/dev/zero",
-            *([view.fake_request] if view.fake_request else []),
-        ]
-        write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
-        # an import lists the folder it looks into
-        wanted["landlock"] = {"read": read, "write": write, "names": list(seen.site)}
+        wanted["landlock"] = _landlock(box, view)
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
         wanted["seccomp"] = {"alone": True}
     return wanted
@@ -294,12 +304,13 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     """The request for one run. Makes the run's folders; `box.data` must be on the same file system."""
     view = INSIDE if layers.bwrap else _outside(box)
     os.makedirs(box.release, exist_ok=True)
-    env = environment(box, view.tmp)
+    env = environment(box, view)
     inner = {
         "mode": box.mode,
         "kernel": view.kernel,
         "locks": locks(box, layers, view),
-        "site": list(packages.visible(box.packages, box.masked).site),
+        "packages": packages.visible(box.packages, box.masked).entries,
+        "inside": view.inside,
         "recipe": view.recipe,
         "fake": view.fake,
         "out": view.out,
