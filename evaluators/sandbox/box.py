@@ -235,9 +235,9 @@ def _python(seen: packages.Visible) -> list[str]:
     return given
 
 
-def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
+def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = True) -> list[str]:
     """Namespaces and mounts. Order matters: a later mount hides an earlier one."""
-    given = list(NAMESPACES)
+    given = [flag for flag in NAMESPACES if userns_flag or flag != "--disable-userns"]
     for name, value in env.items():
         given += ["--setenv", name, value]
     given += _system(box.accelerator)
@@ -322,7 +322,7 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     limits = box.limits.model_dump()
     files: dict[int, bytes] = {}
     if layers.bwrap:
-        arguments = bwrap_arguments(box, env)
+        arguments = bwrap_arguments(box, env, userns_flag=layers.userns_flag)
         if layers.seccomp:
             arguments += ["--seccomp", "10"]
             files[10] = kernel.seccomp_code(alone=False)

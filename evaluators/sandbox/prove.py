@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from evaluators.sandbox.box import MIB, Box, Limits, request
 from evaluators.sandbox.decoys import decoys, touched
-from evaluators.sandbox.layers import HERE, Layers, choices
+from evaluators.sandbox.layers import HERE, Layers, bwraps, choices
 from evaluators.sandbox.session import Session
 from lineage.errors import InfraFault, IsolationRefused
 from lineage.records import Record
@@ -121,7 +121,7 @@ def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> di
 def _attack(tools: Layers, folder: Path) -> dict[str, bool]:
     """Attack name -> did it work, in this sandbox."""
     with decoys(folder / "decoys") as targets:
-        settings = {"processes": PROBE_PROCESSES, "out_bytes": PROBE_OUT, "same_pids": not tools.bwrap}
+        settings = {"processes": PROBE_PROCESSES, "same_pids": not tools.bwrap}
         ours, theirs = os.pipe()
         try:
             final = _run(tools, folder / "matrix", {**targets, **settings}, theirs)
@@ -136,12 +136,22 @@ def _attack(tools: Layers, folder: Path) -> dict[str, bool]:
         worked["survivors"] = not select.select([ours], [], [], 3)[0]
         os.close(ours)
         worked["write_lineage"] |= bool(touched(targets))
-    ours, theirs = os.pipe()
-    final = _run(tools, folder / "memory", {"fill": 3 * PROBE_MEMORY}, theirs)
-    os.close(theirs)
-    os.close(ours)
+    final = _run_alone(tools, folder / "memory", {"fill": 3 * PROBE_MEMORY})
     worked["fill_memory"] = "REFUSED" not in final["log_tail"] and not final["oom_kills"]
+    # a run of its own: where only the supervisor's clock holds this cap, it may end the run
+    final = _run_alone(tools, folder / "output", {"fill_output": 2 * PROBE_OUT})
+    written = max((int(line) for line in final["log_tail"].split() if line.isdigit()), default=2 * PROBE_OUT)
+    worked["big_output"] = written > PROBE_OUT
     return worked
+
+
+def _run_alone(tools: Layers, folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    ours, theirs = os.pipe()
+    try:
+        return _run(tools, folder, targets, theirs)
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def examine(tools: Layers) -> Isolation:
@@ -173,8 +183,8 @@ def _advice(level: Level, fault: str, tools: Layers) -> tuple[str, ...]:
     return tuple(lines)
 
 
-@functools.lru_cache(maxsize=2)
-def _best(hidden: str) -> Isolation:
+@functools.lru_cache(maxsize=4)
+def _best(tried: tuple[str, ...]) -> Isolation:
     found: list[Isolation] = []
     faults: list[str] = []
     tools, why = choices()
@@ -195,7 +205,7 @@ def _best(hidden: str) -> Isolation:
 
 def best() -> Isolation:
     """The best sandbox this machine can give, proven once per process."""
-    return _best(os.environ.get("BAKEOFF_HIDE_BWRAP", ""))
+    return _best(tuple(bwraps()))
 
 
 def prove(policy: str = "medium") -> Isolation:
