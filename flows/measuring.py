@@ -52,7 +52,7 @@ def bench_for(
 ) -> Iterator[Bench]:
     """A bench with scratch space of its own, gone afterwards. Raises DataMissing, IsolationRefused."""
     data = check_data(environment)
-    level = proven(isolation, trust_weak)
+    level = proven(isolation, trust_weak, environment.spec.budget.loopback)
     base = home() / "scratch"
     base.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="measuring-", dir=base))

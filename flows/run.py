@@ -62,7 +62,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "", start: Start =
     """
     environment = load_environment(settings.environment)
     data = check_data(environment)
-    isolation = proven(settings.isolation, settings.trust_weak)
+    isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
     files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
     roles = environment.roster(settings.arm, settings.roles)

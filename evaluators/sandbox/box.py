@@ -32,7 +32,10 @@ OWN_PROCESSES = 4  # bubblewrap twice, the interpreter, one to spare
 
 
 class Limits(Record):
-    """Caps of one run; CPU and wall seconds before release (`start_*`) and after it."""
+    """Caps of one run; CPU and wall seconds before release (`start_*`) and after it.
+
+    `loopback`: its processes may talk to each other through sockets of a network of their own.
+    """
 
     start_cpu_s: float
     start_wall_s: float
@@ -43,6 +46,8 @@ class Limits(Record):
     threads: int = 1
     tmp_bytes: int = 256 * MIB
     out_bytes: int = 0
+    shm_bytes: int = 64 * MIB
+    loopback: bool = False
 
 
 def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> Limits:
@@ -58,6 +63,8 @@ def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> 
         tmp_bytes=budget.tmp_mb * MIB,
         # room above the cap, so that an artifact that is too big can be measured and reported
         out_bytes=2 * budget.artifact_bytes + MIB if writes else 0,
+        shm_bytes=budget.shm_mb * MIB,
+        loopback=budget.loopback,
     )
 
 
@@ -148,6 +155,9 @@ def environment(box: Box, view: View) -> dict[str, str]:
         "PYTHONPATH": view.inside,
         "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
         **dict.fromkeys(names, threads),
+        **(LOOPBACK if box.limits.loopback else {}),
+        # compile workers share a queue in /dev/shm, which landlock cannot give to one run alone
+        **({} if view is INSIDE else {"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
     }
 
 
@@ -165,6 +175,17 @@ def devices(accelerator: str) -> list[str]:
     return sorted(glob.glob("/dev/nvidia*")) if accelerator else []
 
 
+LOOPBACK = {
+    "MASTER_ADDR": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_IB_DISABLE": "1",
+}
+# the names that rendezvous looks up
+ETC = {
+    11: ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    12: ("/etc/nsswitch.conf", b"hosts: files\n"),
+}
 PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
 PROC_TELLING = ("keys", "key-users", "locks")
 # where the CUDA driver looks for its devices
@@ -241,7 +262,9 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
     for name, value in env.items():
         given += ["--setenv", name, value]
     given += _system(box.accelerator)
-    given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
+    for number, (path, _) in ETC.items() if box.limits.loopback else ():
+        given += ["--ro-bind-data", str(number), path]
+    given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(packages.visible(box.packages, box.masked))
     for name in ("entry.py", "kernel.py", "inside"):
@@ -325,7 +348,8 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         arguments = bwrap_arguments(box, env, userns_flag=layers.userns_flag)
         if layers.seccomp:
             arguments += ["--seccomp", "10"]
-            files[10] = kernel.seccomp_code(alone=False)
+            files[10] = kernel.seccomp_code(alone=False, loopback=box.limits.loopback)
+        files |= {number: data for number, (_, data) in ETC.items()} if box.limits.loopback else {}
         # not on the command line: pid 1 of the sandbox shows that to the candidate
         files[9] = "\0".join(arguments).encode()
         command = [layers.bwrap, "--args", "9", "--", *command]
