@@ -284,7 +284,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "CORE": 1,  # 0 still pipes a core to the host's handler; 1 is the kernel's word for never
         "NOFILE": 1024,
         "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
-        "FSIZE": max(caps.out_bytes, caps.tmp_bytes),
+        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.shm_bytes if layers.bwrap else 0),
         "MSGQUEUE": 0,
     }
     if "memory" not in layers.cgroup and not box.accelerator:
