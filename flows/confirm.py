@@ -45,6 +45,7 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "") 
     closely, and trials that come and go cannot keep it waiting.
     """
     engine = engine_for(store, campaign)
+    engine.check_devices()
     async with engine.turns:
         engine.raise_if_cancelled()
         state = _Confirmation(engine, trial)

@@ -58,7 +58,10 @@ async def campaign(
     tokens: Annotated[int | None, Field(ge=1)] = None,
     usd: Annotated[float | None, Field(gt=0)] = None,
     in_flight: Annotated[int | None, Field(ge=1, description="trials under way at once")] = None,
-    slots: Annotated[int, Field(ge=1, le=64, description="candidate processes at once per machine")] = 1,
+    slots: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="candidate processes at once per machine; default 1, or all its GPUs"),
+    ] = None,
     isolation: Literal["strong", "medium", "weak"] = "medium",
     seed: int = 0,
     confirm: bool = True,
@@ -104,8 +107,10 @@ async def campaign(
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
+    environment = load_environment(str(flags["environment"]))
+    if flags.get("slots") is None and not environment.spec.budget.gpus:
+        flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)
-    environment = load_environment(settings.environment)
     store = open_store(root, create=True)
     prefix = campaign_id(environment.spec.name, settings.arm)
     for known in campaigns(store):
@@ -117,7 +122,7 @@ def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
         check_data(environment)
     except DataMissing:
         prepare(environment)
-    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}").id
+    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}", runs_here=False).id
 
 
 async def run_deployed(ref: TrialRef) -> Row:
@@ -179,4 +184,7 @@ async def _dispatch(deployment: str, parameters: dict[str, object], key: str) ->
             await asyncio.sleep(wait)
             wait = min(2 * wait, 30.0)
             continue
-        return (run.state.name if run.state else None) or "unknown"
+        if run.state is None or not run.state.name:
+            return "unknown"
+        said = run.state.message if run.state.is_failed() else ""
+        return f"{run.state.name} ({said})" if said else run.state.name

@@ -37,7 +37,10 @@ from lineage.records import Proposal, Row, Usage
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
 async def trial(store: str, campaign: str, trial: str, role: str, environment: str = "") -> Row:
-    """Run one trial to its row. Raises only `Interrupted`, when a person stopped the campaign.
+    """Run one trial to its row.
+
+    Raises `Interrupted` when a person stopped the campaign, InfraFault on a machine without the GPUs that a run
+    needs: such a flow run fails and says so, and the trial stays open for another machine.
 
     Args:
         store: root of the store, a folder or s3://bucket/prefix.
@@ -48,6 +51,7 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
     engine = await asyncio.to_thread(engine_for, store, campaign)
+    await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
     cpu = time.process_time()
     async with AsyncExitStack() as held:

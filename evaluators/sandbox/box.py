@@ -6,23 +6,22 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 """
 
 # paths are strings of an argument list here
-# ruff: noqa: PTH103, PTH112, PTH114, PTH115, PTH118, PTH207, PTH208
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH208
 from __future__ import annotations
 
-import glob
 import json
 import marshal
 import os
 import resource
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.sandbox import kernel, packages
 from evaluators.sandbox.entry import FIELD
 from evaluators.sandbox.layers import HERE, Layers
-from lineage.records import Record
+from lineage.records import Device, Record
 from lineage.spec import Budget
 
 MIB = 1 << 20
@@ -87,7 +86,7 @@ class Box(Record):
     artifact_cap: int = 0
     packages: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
-    accelerator: str = ""
+    devices: tuple[Device, ...] = ()
     limits: Limits
 
     @property
@@ -140,7 +139,6 @@ def environment(box: Box, view: View) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    visible = box.accelerator.removeprefix("cuda:") if box.accelerator else ""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": view.tmp,
@@ -150,7 +148,7 @@ def environment(box: Box, view: View) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "WANDB_MODE": "disabled",
-        "CUDA_VISIBLE_DEVICES": visible,
+        "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in box.devices),
         "USER": "candidate",
         "PYTHONPATH": view.inside,
         "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
@@ -171,8 +169,9 @@ def prefixes() -> list[str]:
     return [path for path in folders if os.path.isdir(path)] + store
 
 
-def devices(accelerator: str) -> list[str]:
-    return sorted(glob.glob("/dev/nvidia*")) if accelerator else []
+def device_nodes(devices: Sequence[Device]) -> list[str]:
+    """The device files of these devices that are here, control nodes included; of no other device."""
+    return sorted({path for device in devices for path in device.nodes if os.path.exists(path)})
 
 
 LOOPBACK = {
@@ -198,7 +197,7 @@ NAMESPACES = (
 )
 
 
-def _system(accelerator: str) -> list[str]:
+def _system(devices: Sequence[Device]) -> list[str]:
     """The operating system's binaries and libraries, devices and /proc; no configuration, no home."""
     given = []
     for part in ("bin", "lib", "lib64", "include"):
@@ -211,15 +210,15 @@ def _system(accelerator: str) -> list[str]:
             given += ["--ro-bind", f"/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         given += ["--ro-bind-try", path, path]
-    given += ["--proc", "/proc", *_proc_masks(accelerator), "--dev", "/dev"]
-    for path in devices(accelerator):
+    given += ["--proc", "/proc", *_proc_masks(bool(devices)), "--dev", "/dev"]
+    for path in device_nodes(devices):
         given += ["--dev-bind", path, path]
-    for path in GPU_FOLDERS if accelerator else ():
+    for path in GPU_FOLDERS if devices else ():
         given += ["--ro-bind-try", path, path]
     return given
 
 
-def _proc_masks(accelerator: str) -> list[str]:
+def _proc_masks(has_devices: bool) -> list[str]:
     """Blank what of /proc is not this process's own or plain information.
 
     Under a root engine the candidate's kernel uid is root's, which may write /proc/sys without any
@@ -229,7 +228,7 @@ def _proc_masks(accelerator: str) -> list[str]:
     for name in sorted(os.listdir("/proc")):
         path = f"/proc/{name}"
         mode = os.lstat(path).st_mode if not name.isdigit() else stat.S_IFLNK
-        if stat.S_ISLNK(mode) or name in PROC_NEEDED or (accelerator and name == "driver"):
+        if stat.S_ISLNK(mode) or name in PROC_NEEDED or (has_devices and name == "driver"):
             continue
         if stat.S_ISDIR(mode):
             given += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
@@ -261,7 +260,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
     given = [flag for flag in NAMESPACES if userns_flag or flag != "--disable-userns"]
     for name, value in env.items():
         given += ["--setenv", name, value]
-    given += _system(box.accelerator)
+    given += _system(box.devices)
     for number, (path, _) in ETC.items() if box.limits.loopback else ():
         given += ["--ro-bind-data", str(number), path]
     given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
@@ -287,7 +286,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.shm_bytes if layers.bwrap else 0),
         "MSGQUEUE": 0,
     }
-    if "memory" not in layers.cgroup and not box.accelerator:
+    if "memory" not in layers.cgroup and not box.devices:
         limits["AS"] = (
             caps.memory + 2048 * MIB
         )  # mappings count; torch maps about 2 GiB that it never touches
@@ -306,8 +305,8 @@ def _landlock(box: Box, view: View) -> dict[str, list[str]]:
     read += ["/proc/self", *(f"/proc/{name}" for name in PROC_NEEDED), "/sys/devices/system/cpu"]
     read += ["/dev/urandom", "/dev/random", "/dev/zero"]
     read += [view.fake_request] if view.fake_request else []
-    read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.accelerator else []
-    write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
+    read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.devices else []
+    write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
     return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
 
 

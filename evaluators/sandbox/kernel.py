@@ -156,7 +156,9 @@ def seccomp_program(*, alone: bool, loopback: bool = False) -> list[tuple[int, i
     hides the host's socket files; with `loopback` also those of a network namespace that has nothing else.
     """
     if alone and loopback:
-        raise ValueError("sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere")
+        raise ValueError(
+            "sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere"
+        )
     column, arch = _MACHINES[platform.machine()]
     rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if column == 0:  # the x32 ABI numbers its calls from 2**30
