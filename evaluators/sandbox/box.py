@@ -314,7 +314,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
     limits = rlimits(box, layers)
     if layers.bwrap:  # the others are set before it starts
         limits = {name: value for name, value in limits.items() if name == "NPROC"}
-    wanted: dict[str, Any] = {"rlimits": limits}
+    wanted: dict[str, Any] = {"rlimits": limits, "powerless": not layers.bwrap}  # bubblewrap does it itself
     if layers.landlock:
         wanted["landlock"] = _landlock(box, view)
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
