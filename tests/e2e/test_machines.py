@@ -72,7 +72,7 @@ def _reachable() -> list[str]:
 
 
 def bakeoff(
-    name: str, folder: Path, env: dict[str, str], *words: str, timeout: float = 240
+    name: str, folder: Path, env: dict[str, str], *words: str, timeout: float = 540
 ) -> subprocess.CompletedProcess[str]:
     front, env = machine(name, env, folder)
     return subprocess.run(
@@ -92,6 +92,7 @@ def shown(folder: Path, env: dict[str, str]) -> dict[str, object]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_a_campaign_where_user_namespaces_are_refused_runs_at_medium_and_says_so(tmp_path: Path) -> None:
     quick.make(tmp_path / "recipes")
     env = quick.environ(tmp_path / "home", tmp_path / "recipes")
