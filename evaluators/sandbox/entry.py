@@ -64,6 +64,12 @@ def _lock(config: dict[str, Any]) -> None:
         _module("bakeoff_kernel", config["kernel"]).lock(config["locks"])
 
 
+def _offer_packages(config: dict[str, Any]) -> None:
+    """Only the environment's packages exist; interpreters that are started from here find the same."""
+    _module("bakeoff_packages", os.path.join(config["inside"], "sitecustomize.py")).limit(config["packages"])
+    sys.path.append(config["inside"])
+
+
 def _looker(config: dict[str, Any]) -> Callable[..., None]:
     """`look(stage, seed)` reports which definitions are not what their files define; see definitions.py."""
     table = _module("bakeoff_definitions", config["definitions"]).Definitions(config["recipe"])
@@ -282,7 +288,7 @@ def main() -> None:
         print(f"sandbox set-up failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(SETUP_FAILED)
     say("up")
-    sys.path += config["site"]
+    _offer_packages(config)
     if config["mode"] != "predict":
         sys.path.insert(0, config["recipe"])
     mode = {"train": run_train, "predict": run_predict, "smoke": run_smoke}[config["mode"]]
@@ -309,3 +315,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a process that multiprocessing has spawned
+    _offer_packages(marshal.loads(bytes.fromhex(sys.argv[1])))

@@ -20,6 +20,7 @@ from typing import Any
 _libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 38, 22, 36
+PR_CAPBSET_DROP = 24
 
 # name: (x86_64, aarch64); -1 where the architecture has no such call.
 DENIED = {
@@ -147,14 +148,29 @@ _LOAD, _JEQ, _JSET, _JGE, _RET = 0x20, 0x15, 0x45, 0x35, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS, _NOTHING = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050000
 
 
-def seccomp_program(*, alone: bool, forks: bool = True) -> list[tuple[int, int, int, int]]:
+def _loopback(socket: int) -> list[tuple[int, int, int, int]]:
+    """Sockets of the families unix, inet, inet6 and, to list interfaces as NCCL does, netlink route (0)."""
+    return [
+        *((_JEQ, 0, 9, socket), (_LOAD, 0, 0, 16), (_JEQ, 5, 0, 1), (_JEQ, 4, 0, 2), (_JEQ, 3, 0, 10)),
+        *((_JEQ, 0, 3, 16), (_LOAD, 0, 0, 32), (_JEQ, 0, 1, 0), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)),
+    ]
+
+
+def seccomp_program(
+    *, alone: bool, loopback: bool = False, forks: bool = True
+) -> list[tuple[int, int, int, int]]:
     """The BPF filter as (code, jt, jf, k) rows; see `man 2 seccomp`.
 
     Denied calls fail with EPERM; clone3 with ENOSYS so that libc falls back to clone, whose flags
     can be read. Sockets: AF_UNIX only; none where seccomp stands `alone`, without a mount namespace that
-    hides the host's socket files. Without `forks` there are threads only, no new processes: what a child uses
-    that the kernel reaps itself is counted by a control group and by nothing else.
+    hides the host's socket files; with `loopback` also those of a network namespace that has nothing else.
+    Without `forks` there are threads only, no new processes: what a child uses that the kernel reaps itself
+    is counted by a control group and by nothing else.
     """
+    if alone and loopback:
+        raise ValueError(
+            "sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere"
+        )
     column, arch = _MACHINES[platform.machine()]
     rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if column == 0:  # the x32 ABI numbers its calls from 2**30
@@ -169,9 +185,10 @@ def seccomp_program(*, alone: bool, forks: bool = True) -> list[tuple[int, int, 
             rows += [(_JEQ, 0, 1, call[column]), (_RET, 0, 0, _EPERM)]
     rows += [(_JEQ, 0, 5, _MADVISE[column]), (_LOAD, 0, 0, 32)]
     rows += [(_JEQ, 1, 0, _EVICTS[0]), (_JEQ, 0, 1, _EVICTS[1]), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
-    for call in (_SOCKETPAIR,) if alone else (_SOCKETPAIR, _SOCKET):
+    for call in (_SOCKETPAIR,) if alone or loopback else (_SOCKETPAIR, _SOCKET):
         rows += [(_JEQ, 0, 4, call[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
         rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
+    rows += _loopback(_SOCKET[column]) if loopback else []
     if alone:
         rows += [(_JEQ, 0, 1, _SOCKET[column]), (_RET, 0, 0, _EPERM)]
     # RLIMIT_CORE stays at 1: a candidate that sets it to 0 and crashes runs the host's core handler as root
@@ -200,8 +217,9 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
 
 
-def seccomp_code(*, alone: bool, forks: bool = True) -> bytes:
-    return b"".join(struct.pack("HBBI", *row) for row in seccomp_program(alone=alone, forks=forks))
+def seccomp_code(*, alone: bool, loopback: bool = False, forks: bool = True) -> bytes:
+    program = seccomp_program(alone=alone, loopback=loopback, forks=forks)
+    return b"".join(struct.pack("HBBI", *row) for row in program)
 
 
 def seccomp(*, alone: bool, forks: bool = True) -> None:
@@ -252,6 +270,17 @@ def landlock(read: Iterable[str], write: Iterable[str], names: Iterable[str] = (
     os.close(rules)
 
 
+def drop_capabilities() -> None:
+    """None of root's powers for this process and what it starts: not a better priority, not a higher limit."""
+    for number in range(64):
+        _libc.prctl(
+            PR_CAPBSET_DROP, number, 0, 0, 0
+        )  # refused without CAP_SETPCAP, and then there is nothing to drop
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    head, nothing = struct.pack("Ii", 0x20080522, 0), bytes(24)  # _LINUX_CAPABILITY_VERSION_3, this process
+    _check(_libc.capset(head, nothing), "capset")
+
+
 def limit(limits: Mapping[str, int]) -> None:
     """Soft and hard limit alike; a hard limit that is already lower stays."""
     for name, value in limits.items():
@@ -262,8 +291,10 @@ def limit(limits: Mapping[str, int]) -> None:
 
 
 def lock(config: Mapping[str, Any]) -> None:
-    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {alone}, in that order."""
+    """Apply `rlimits` {name: value}, `powerless`, `landlock` {read, write} and `seccomp` {alone}, in that order."""
     limit(config.get("rlimits", {}))
+    if config.get("powerless"):
+        drop_capabilities()
     if config.get("landlock") is not None:
         landlock(**config["landlock"])
     if config.get("seccomp") is not None:

@@ -1,7 +1,7 @@
 """Every attack ends as it must: the right cause or an honest score, and nothing changed outside.
 
 On a machine whose sandbox is not `strong` the attacks on what is not held there are expected to find it;
-they are skipped by name with the reason, never silently.
+they are skipped by name with the reason, never silently. `BAKEOFF_HIDE_BWRAP=1` tries the path without bubblewrap.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import sysconfig
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ from evaluators.client import Bench
 from evaluators.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
+# What these try either cannot be set up where paths are the host's, or is listed as not held there.
+NEED_MOUNTS = {
+    "look for every array on the machine": "no folder outside the run's own can be listed, so it finds none",
+    "resume from a checkpoint left behind": "/tmp and /dev/shm cannot be opened at all",
+    "sockets of a network of its own": "such an environment is refused before it starts",
+}
 ALL = [*attacks_files.ATTACKS, *attacks_escape.ATTACKS, *attacks_protocol.ATTACKS, *attacks_language.ATTACKS]
 
 
@@ -50,7 +57,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     key = f"sk-decoy-{os.urandom(8).hex()}"
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setenv("DECOY_API_KEY", key)
-        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        tcp = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("0.0.0.0", tcp.getsockname()[1]))
+        threading.Thread(target=_answer, args=(udp,), daemon=True).start()
         abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
         abstract.bind(f"\0attack-{os.getpid()}")
         abstract.listen()
@@ -71,10 +81,26 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "HOME": str(Path.home()),
             "KEY": key,
             "PID": str(os.getpid()),
+            "ADDRESS": _own_address(),
             "PORT": str(tcp.getsockname()[1]),
             "ABSTRACT": f"attack-{os.getpid()}",
             "SOCKET": str(folder / "s"),
         }
+
+
+def _answer(server: socket.socket) -> None:
+    """Answers whoever asks, so that reaching it can be told from asking in vain; ends with its socket."""
+    with contextlib.suppress(OSError):
+        while True:
+            server.sendto(b"ok", server.recvfrom(64)[1])
+
+
+def _own_address() -> str:
+    """The address under which other machines see this one; loopback where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
 
 
 def fill(text: str, host: dict[str, str]) -> str:
@@ -91,8 +117,10 @@ CASES = [
 @pytest.mark.parametrize("attack", CASES)
 def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
     isolation = wb.best()
-    if isolation.level != "strong":
+    if isolation.level == "weak":
         pytest.skip(f"this machine's sandbox is {isolation.level}: not held: {', '.join(isolation.not_held)}")
+    if not isolation.tools.bwrap and attack.name in NEED_MOUNTS:
+        pytest.skip(f"without bubblewrap: {NEED_MOUNTS[attack.name]}")
     folder = Path(host["FOLDER"])
     kind = "markov" if attack.base is wb.BIGRAM else "blobs"
     spec = (wb.markov if kind == "markov" else wb.blobs)(**attack.changes)
