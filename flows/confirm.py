@@ -25,13 +25,14 @@ from evaluators.promote import (
     next_step,
 )
 from evaluators.standing import row_fields
+from flows.allocation import check_time, handed_back, preemptible
 from flows.config import draw_seeds
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
 from flows.standing import book
 from flows.tasks import evaluate, train
-from flows.words import Patched, Trained, TrialRef
+from flows.words import Interrupted, Patched, Trained, TrialRef
 from lineage.errors import InfraFault, UsageError
 from lineage.records import Measurement, Row
 from lineage.results import get_result
@@ -45,6 +46,16 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "") 
     closely, and trials that come and go cannot keep it waiting.
     """
     engine = engine_for(store, campaign)
+    ref = TrialRef(store=store, campaign=campaign, trial=trial, role="", environment=environment)
+    with preemptible(engine) as notice:
+        try:
+            await check_time(engine, ref)
+            return await _decide(engine, trial)
+        except Interrupted as stopped:
+            return await handed_back(engine, ref, notice, "confirm", stopped)  # type: ignore[return-value]
+
+
+async def _decide(engine: Engine, trial: str) -> Row:
     async with engine.turns:
         engine.raise_if_cancelled()
         state = _Confirmation(engine, trial)

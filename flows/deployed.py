@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
 import httpx
 from prefect import flow
+from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
+from flows.allocation import NO_TIME, PREEMPTED
 from flows.campaign import drive
 from flows.config import campaign_id, campaigns, now
 from flows.data import check_data, prepare
-from flows.engine import close_engine, engine_for
+from flows.engine import Engine, close_engine, engine_for
 from flows.environments import load_environment
 from flows.finish import end_of_run
 from flows.home import home
@@ -39,6 +42,11 @@ from lineage.table import Lineage
 TRIAL_DEPLOYMENT = {"cpu": "trial/cpu", "gpu": "trial/gpu"}
 CONFIRM_DEPLOYMENT = {"cpu": "confirm/confirm-cpu", "gpu": "confirm/confirm-gpu"}
 DISPATCHES = 3
+HANDED_BACK = (PREEMPTED, NO_TIME)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = (
+    5.0,
+    60.0,
+)  # before a run is offered again to workers that had too little time
 POLL_SECONDS = 1.0
 SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that went away
 
@@ -123,23 +131,53 @@ def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
 async def run_deployed(ref: TrialRef) -> Row:
     """Hand the trial to the work pool and wait for its row in the store.
 
-    The idempotency key holds the attempt: a campaign that is restarted finds the run it had started,
+    The idempotency key holds the number of the run: a campaign that is restarted finds the run it had started,
     and a run whose worker died is dispatched again. After `DISPATCHES` dead runs the trial ends as
     a fault of the machine.
     """
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
-    for attempt in range(DISPATCHES):
-        key = f"{ref.campaign}/{ref.trial}/{attempt}"
-        state = await _dispatch(TRIAL_DEPLOYMENT[engine.slot_kind], ref.model_dump(), key)
+    async for end in _sent(engine, ref, f"{ref.campaign}/{ref.trial}", TRIAL_DEPLOYMENT, ref.model_dump()):
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
-        engine.emit(
-            {"kind": "note", "text": f"{ref.trial}: its flow run ended as {state} without a row; sent again"}
-        )
+        engine.emit({"kind": "note", "text": _again(ref.trial, end)})
     text = f"{DISPATCHES} flow runs ended without an outcome"
     progress = Progress(ref=ref, started=now(), infra="worker", infra_text=text)
     return await asyncio.to_thread(record, engine, progress)
+
+
+def _again(trial: str, end: State[Any]) -> str:
+    if end.name in HANDED_BACK:
+        return f"{trial}: {end.message or end.name}"
+    return f"{trial}: its flow run ended as {end.name} without a row; sent again"
+
+
+async def _sent(
+    engine: Engine, ref: TrialRef, key: str, deployments: dict[str, str], parameters: dict[str, object]
+) -> AsyncIterator[State[Any]]:
+    """Send the same run again and again, each with its own key; the state in which each ended.
+
+    Ends after `DISPATCHES` runs that died. A run that was preempted is sent again at once and is no failure; one that
+    found too little time left on its worker is sent again with growing pauses, until a worker with enough takes it.
+    """
+    sent = died = refused = 0
+    while died < DISPATCHES:
+        state = await _dispatch(deployments[engine.slot_kind], parameters, f"{key}/{sent}")
+        yield state
+        sent += 1
+        if state.name == NO_TIME:
+            refused += 1
+            await _pause(engine, state, min(FIRST_PAUSE_S * 2 ** (refused - 1), LONGEST_PAUSE_S))
+        elif state.name != PREEMPTED:
+            died += 1
+
+
+async def _pause(engine: Engine, ended: State[Any], seconds: float) -> None:
+    """Wait so long after the end of that run; a campaign that was restarted finds old runs and does not wait again."""
+    until = ended.timestamp.timestamp() + seconds
+    while now().timestamp() < until:
+        engine.raise_if_cancelled()
+        await asyncio.sleep(min(0.5, max(0.0, until - now().timestamp())))
 
 
 async def confirm_deployed(ref: TrialRef) -> Row:
@@ -148,9 +186,11 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     before = engine.view().count("confirmation")
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
     state = ""
-    for attempt in range(DISPATCHES):
-        key = f"{ref.campaign}/confirm-{ref.trial}/{before}/{attempt}"
-        state = await _dispatch(CONFIRM_DEPLOYMENT[engine.slot_kind], parameters, key)
+    key = f"{ref.campaign}/confirm-{ref.trial}/{before}"
+    async for end in _sent(engine, ref, key, CONFIRM_DEPLOYMENT, parameters):
+        state = str(end.name)
+        if end.name in HANDED_BACK:
+            engine.emit({"kind": "note", "text": _again(f"confirming {ref.trial}", end)})
         verdicts = [row for row in engine.view().events("confirmation") if row.trial == ref.trial]
         if engine.view().count("confirmation") > before and verdicts:
             return verdicts[-1]
@@ -159,7 +199,7 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     )
 
 
-async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> str:
+async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> State[Any]:
     """Run it and wait for its end. While the server is away, ask again: the key finds the run that was started."""
     wait, give_up = 1.0, time.monotonic() + SERVER_AWAY_S
     while True:
@@ -179,4 +219,4 @@ async def _dispatch(deployment: str, parameters: dict[str, object], key: str) ->
             await asyncio.sleep(wait)
             wait = min(2 * wait, 30.0)
             continue
-        return (run.state.name if run.state else None) or "unknown"
+        return run.state or State(type=StateType.CRASHED, name="unknown")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
@@ -18,6 +22,8 @@ from prefect_lab import Lab
 
 from flows.nightwatch import PROGRESS, RESOURCE, STARTED
 from flows.setup import ZOMBIE, stalled, unborn, zombie
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +158,85 @@ def test_setup_gives_an_earlier_automation_the_new_trigger_and_keeps_its_actions
     assert told.count("updated") == 1, told
     assert sorted(found()["trigger"]["after"]) == ["prefect.flow-run.Running", "prefect.flow-run.heartbeat"]
     assert [action["type"] for action in found()["actions"]] == ["change-flow-run-state", "do-nothing"]
+
+
+NAP = "    import time\n\n    time.sleep(4.0)\n"  # of a training: long enough to be interrupted, no load
+
+
+@pytest.mark.timeout(400)
+def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
+    """A worker with too little time left takes nothing, one that gets SIGTERM in mid-training hands its trial over."""
+    napping(lab)
+    short = lab.machine("short") | {"SLURM_JOB_END_TIME": str(int(time.time()) + 60), "SLURM_JOB_ID": "17"}
+    second = lab.machine("second") | {"SLURM_JOB_END_TIME": str(int(time.time()) + 86_400)}
+    first = next(worker for worker in lab.processes if "trials" in str(worker.args))
+    for machine in (lab.env, short, second):
+        quick.bakeoff("prepare", "napping", env=machine, cwd=lab.folder)
+    os.killpg(first.pid, signal.SIGSTOP)  # for as long as only the worker without time may take a trial
+    hasty = lab.worker("trials", "short", short)
+    store = lab.folder / "preempted"
+    lab.prefect(
+        "deployment", "run", "campaign/campaign", "--param", "environment=napping", "--param", f"store={store}",
+        "--param", "trials=1", "--param", "confirm=false", "--param", "slots=1",
+    )  # fmt: skip
+    refused = wait_for(lab, lambda: runs_of(lab, "NoTimeLeft"))
+    assert "(job 17)" in refused[0]["state"]["message"]
+    os.killpg(hasty.pid, signal.SIGTERM)
+    os.killpg(first.pid, signal.SIGCONT)
+    wait_for(lab, lambda: training(store))
+    lab.worker("trials", "second", second)
+    first.send_signal(signal.SIGTERM)  # to the worker alone, as a pod's first process gets it
+    told = time.monotonic()
+    runs = wait_for(lab, lambda: runs_of(lab, "Preempted"))
+    assert len(runs) == 1 and "SIGTERM" in runs[0]["state"]["message"]
+    ended = time.monotonic() - told
+    wait_for(lab, lambda: ended_because(store))
+    events = pd.read_parquet(store / "lineage")
+    trials = events.query("event == 'trial'")
+    assert sorted(trials["trial"]) == ["t0000", "t0001"], lab.logs()
+    assert (trials["status"] != "harness_abort").all()
+    attempts = events.query("operator == 'preempted'")
+    assert list(attempts["trial"]) == ["t0000"] and list(attempts["cause"]) == ["infra:preempted"]
+    assert list(attempts["stage"]) == ["train"], attempts["notes"].to_list()
+    assert ended < 10, f"{ended:.1f} s from the signal to the end of the flow run"
+    verified = quick.bakeoff("verify", str(store), env=lab.env, cwd=lab.folder, check=False)
+    assert verified.returncode == 0, verified.stdout
+
+
+def napping(lab: Lab) -> None:
+    """The quick environment, with trainings that last long enough to be interrupted."""
+    folder = lab.folder / "recipes" / "napping"
+    shutil.copytree(lab.folder / "recipes" / quick.NAME, folder)
+    spec, train = folder / "environment.toml", folder / "source" / "train.py"
+    spec.write_text(spec.read_text("utf-8").replace('name = "quick"', 'name = "napping"'), "utf-8")
+    head = "def train(data: Path, out: Path, seed: int) -> None:\n"
+    text = train.read_text("utf-8")
+    assert head in text
+    train.write_text(text.replace(head, head + NAP), "utf-8")
+
+
+def training(store: Path) -> bool:
+    """Has the baseline passed its checks, so that its training is under way?"""
+    return bool(list(store.glob("results/campaign=*/trial=t0000/build*")))
+
+
+def runs_of(lab: Lab, state: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = lab.post(
+        "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": [state]}}}}
+    )
+    return found
+
+
+def ended_because(store: Path) -> bool:
+    events = pd.read_parquet(store / "lineage")
+    return bool((events["operator"] == "end").any())
+
+
+def wait_for(lab: Lab, look: Callable[[], T], seconds: float = 120) -> T:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.3)
+    raise AssertionError(lab.logs())
