@@ -24,7 +24,8 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators import endings, identity
+from evaluators import accelerators, endings, identity
+from evaluators.device_watch import Watch
 from evaluators.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.leaks import redact
 from evaluators.literals import embedded_data, pays_for_bytes
@@ -35,7 +36,7 @@ from evaluators.sandbox.prove import Isolation
 from evaluators.workplace import read_source, stage, workplace, write_files
 from lineage.errors import DataMissing, InfraFault
 from lineage.ids import tree_hash
-from lineage.records import Artifact, Check, Measurement, Number, SeedResult, TrainRun
+from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
+Devices = tuple[Device, ...]  # what the run has to itself; as many as its budget says
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE_CPU_SHARE, SMOKE_CPU_LEAST = 0.1, 4.0
 # what a few steps on random data leave compresses worse than what is trained: 33 kB for 28 kB in golf_mini
@@ -58,17 +60,26 @@ SMOKE_ARTIFACT = 2
 
 @dataclass(frozen=True)
 class Bench:
-    """Where candidates are run: environment, prepared data, proven sandbox, scratch space, device."""
+    """Where candidates are run: environment, prepared data, proven sandbox, scratch space.
+
+    `pool` are the devices of this machine that its runs may be given, each run its own.
+    """
 
     spec: EnvironmentSpec
     data: Path
     isolation: Isolation
     scratch: Path
-    accelerator: str = ""
+    pool: tuple[Device, ...] = ()
 
 
-def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits) -> Box:
+def _box(
+    bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: Limits, devices: Devices
+) -> Box:
     spec = bench.spec
+    if len(devices) != spec.budget.gpus:  # never on the CPU instead, nor on devices that nobody counted
+        raise InfraFault(
+            "accelerator", f"a run of {spec.name} takes {spec.budget.gpus} devices and got {len(devices)}"
+        )
     return Box(
         mode=mode,
         folder=str(folder),
@@ -79,7 +90,7 @@ def _box(bench: Bench, mode: str, folder: Path, source: Path, data: Path, caps: 
         context=spec.task.context if spec.task.kind == "language_model" else 0,
         packages=tuple(spec.packages),
         masked=tuple(spec.masked_packages),
-        accelerator=bench.accelerator,
+        devices=devices,
         limits=caps,
     )
 
@@ -111,8 +122,9 @@ def train(
     out: Path,
     cancel: threading.Event | None = None,
     on_progress: session.Progress | None = None,
+    devices: Devices = (),
 ) -> TrainRun:
-    """One training run in sandbox 1. The sealed artifact is moved under `out`.
+    """One training run in sandbox 1, on these devices. The sealed artifact is moved under `out`.
 
     `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
     returning True ends the run as `pruned`.
@@ -126,7 +138,7 @@ def train(
             return _refused(seed, fault)
         data = stage(bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         caps = limits_for(budget, budget.train_cpu_s, budget.train_wall_s, writes=True)
-        box = _box(bench, "train", folder, copy, data, caps).model_copy(
+        box = _box(bench, "train", folder, copy, data, caps, devices).model_copy(
             update={
                 "seed": seed,
                 "collect": str(folder / "sealed"),
@@ -134,7 +146,9 @@ def train(
             }
         )
         (folder / "sealed").mkdir()
-        final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+        with Watch(devices) as watch:
+            final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+        final["device"] = watch.use
         cause, numbers = endings.explain(final, caps, artifact_needed=True)
         artifact = None
         if cause is None:
@@ -162,7 +176,7 @@ def artifact_matches(place: Path, artifact: Artifact) -> bool:
     return identity.artifact_sha256(place) == artifact.sha256
 
 
-def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> Check:
+def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None, devices: Devices = ()) -> Check:
     """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
 
     `rehearse` of train.py stands in for `train` where there is one. Without it, a program that is still
@@ -179,7 +193,7 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
         data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
         caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
-        box = _box(bench, "smoke", folder, copy, data, caps).model_copy(
+        box = _box(bench, "smoke", folder, copy, data, caps, devices).model_copy(
             update={
                 "collect": str(folder / "sealed"),
                 "artifact_cap": SMOKE_ARTIFACT * budget.artifact_bytes,
@@ -187,7 +201,9 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None) -> 
             }
         )
         (folder / "sealed").mkdir()
-        final = session.run(request(box, bench.isolation.tools), cancel)
+        with Watch(devices) as watch:
+            final = session.run(request(box, bench.isolation.tools), cancel)
+        final["device"] = watch.use
     return _smoke_check(final, caps, time.monotonic() - began)
 
 
@@ -230,6 +246,7 @@ def judge(
     purpose: Purpose,
     split: Literal["public", "sealed"] = "public",
     cancel: threading.Event | None = None,
+    devices: Devices = (),
 ) -> Measurement:
     """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers."""
     for run, place in runs:
@@ -242,7 +259,8 @@ def judge(
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
             "isolation": bench.isolation.model_dump(mode="json"),
-            "accelerator": bench.accelerator,
+            "devices": [device.model_dump(mode="json") for device in devices],
+            "driver_library": accelerators.vendor().library() if devices else "",
             "folder": str(folder),
             "source": str(copy),
             "source_bytes": size,
@@ -253,7 +271,7 @@ def judge(
         }
         answer = _ask_judge(job, cancel)
         if not answer:
-            return _abandoned(bench, copy, size, runs, trial, purpose, split)
+            return _abandoned(bench, copy, size, runs, trial, purpose, split, devices)
     return Measurement.model_validate_json(answer)
 
 
@@ -265,6 +283,7 @@ def _abandoned(
     trial: str,
     purpose: Purpose,
     split: Literal["public", "sealed"],
+    devices: Devices,
 ) -> Measurement:
     """What a cancelled judge leaves: no score, and a cause that says so."""
     return Measurement(
@@ -280,7 +299,7 @@ def _abandoned(
         evaluator_sha256=evaluator_sha256(),
         isolation=bench.isolation.level,
         machine=machine_identity(),
-        accelerator=bench.accelerator,
+        accelerator=accelerators.describe(devices),
         measured_at=datetime.now(UTC),
     )
 

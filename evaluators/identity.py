@@ -24,8 +24,10 @@ from lineage.spec import EnvironmentSpec
 HERE = Path(__file__).resolve().parent
 # What decides a score. Labels, statistics and promotion act on measurements and are not in it.
 JUDGE_CODE = (
+    "accelerators.py",
     "audits.py",
     "client.py",
+    "device_watch.py",
     "endings.py",
     "exchange.py",
     "gates.py",
@@ -34,6 +36,7 @@ JUDGE_CODE = (
     "language.py",
     "leaks.py",
     "literals.py",
+    "nvidia.py",
     "questions.py",
     "tasks.py",
     "metrics.py",

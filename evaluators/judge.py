@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import endings, identity
+from evaluators.accelerators import describe, use_library
 from evaluators.audits import compare, second_sitting
+from evaluators.device_watch import Watch
 from evaluators.exchange import Broken, Channel
 from evaluators.gates import judge_gate
 from evaluators.literals import embedded_data, pays_for_bytes
@@ -30,7 +32,7 @@ from evaluators.sandbox.session import Session
 from evaluators.tasks import questions
 from evaluators.workplace import read_source, stage
 from lineage.ids import tree_hash
-from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
+from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
 from lineage.spec import EnvironmentSpec
 
 QUALITY = {"accuracy": 1, "bits_per_byte": -1, "centered_accuracy": 1}  # +1: higher is better
@@ -41,7 +43,7 @@ class Job:
     spec: EnvironmentSpec
     data: Path
     isolation: Isolation
-    accelerator: str
+    devices: tuple[Device, ...]
     folder: Path
     source: Path
     source_bytes: int
@@ -54,11 +56,12 @@ class Job:
 
 def read_job(raw: bytes) -> Job:
     job = json.loads(raw)
+    use_library(job["driver_library"])
     return Job(
         spec=EnvironmentSpec.model_validate(job["spec"]),
         data=Path(job["data"]),
         isolation=Isolation.model_validate(job["isolation"]),
-        accelerator=job["accelerator"],
+        devices=tuple(Device.model_validate(device) for device in job["devices"]),
         folder=Path(job["folder"]),
         source=Path(job["source"]),
         source_bytes=job["source_bytes"],
@@ -87,7 +90,7 @@ def _box(job: Job, folder: Path, artifact: Path) -> Box:
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
         masked=tuple(job.spec.masked_packages),
-        accelerator=job.accelerator,
+        devices=job.devices,
         limits=predict_limits(job.spec),
     )
 
@@ -99,18 +102,20 @@ def ask_all(job: Job, folder: Path, artifact: Path, sitting: Sitting) -> tuple[d
     try:
         box = _box(job, folder, artifact)
         handles = [*channel.theirs.values(), job.lifeline]
-        session = Session(request(box, job.isolation.tools, channel.theirs), handles)
-        channel.give_away()
-        try:
-            if session.released():
-                for rows, shape, take in sitting.requests():
-                    take(channel.ask(rows, shape))
-                session.tell("stop")
-        except Broken as error:
-            broken = error
-            if error.rule:
-                session.tell("stop")
-        final = session.finish()
+        with Watch(job.devices) as watch:
+            session = Session(request(box, job.isolation.tools, channel.theirs), handles)
+            channel.give_away()
+            try:
+                if session.released():
+                    for rows, shape, take in sitting.requests():
+                        take(channel.ask(rows, shape))
+                    session.tell("stop")
+            except Broken as error:
+                broken = error
+                if error.rule:
+                    session.tell("stop")
+            final = session.finish()
+        final["device"] = watch.use
         if broken is None and final["end"] == "exit" and channel.leftovers():
             broken = Broken("extra_bytes", "bytes after the last answer")
     finally:
@@ -237,7 +242,7 @@ def measure(job: Job) -> Measurement:
         evaluator_sha256=identity.evaluator_sha256(),
         isolation=job.isolation.level,
         machine=identity.machine_identity(),
-        accelerator=job.accelerator,
+        accelerator=describe(job.devices),
         load_start=load,
         load_end=os.getloadavg()[0],
         measured_at=datetime.now(UTC),

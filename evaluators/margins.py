@@ -7,6 +7,7 @@ Keys of `Label.numbers`, present wherever the facts hold them:
     predict_cpu_s, predict_cpu_cap_s, predict_cpu_over_s | predict_cpu_to_spare_s
     (the same with `wall` when the wall clock ended the run, with `start` when it never got past start-up)
     gate, gate_mean, gate_bound, gate_limit, short_by; per passed gate: <quantity>_to_spare
+    asked_bytes, free_bytes, total_bytes       of the accelerator's memory, when that ran out
     stage, run, runs, runs_failed, exception, line, signal, exit_code, peak_bytes, worker_oom
 
 Use: called by `evaluators.label` only. Limits: an overrun was stopped at its cap, so `..._over_s` says by
@@ -280,8 +281,17 @@ def _overrun(
     return numbers, f"{verb} was stopped at {used:.1f} {unit}, its cap is {cap_s:g} and it had not finished"
 
 
+def _gib(size: Number | None) -> str:
+    return f"{size / 2**30:.2f} GiB" if isinstance(size, int | float) else "more"
+
+
 def _sentence(verb: str, cause: str, facts: RunFacts | None, numbers: Mapping[str, Number]) -> str:
     head, _, rule = cause.partition(":")
+    if cause == "oom" and "total_bytes" in numbers:
+        asked, free, total = (_gib(numbers.get(f"{name}_bytes")) for name in ("asked", "free", "total"))
+        return (
+            f"{verb} used up the accelerator's memory: it asked for {asked} where {free} of {total} were free"
+        )
     exception = clean(facts.exception, 200) if facts else ""
     detail = clean(facts.detail, 200) if facts else ""
     told = clean(str(numbers.get("detail", "")), 200)

@@ -91,7 +91,9 @@ async def drive(
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
     settings = engine.config.settings
     # a replayed role waits for a parent of another role, so every role must be able to be at work
-    at_once = len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once
+    at_once = (
+        len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once(engine.slots)
+    )
     async with watching(engine) as watch:
         continued = now()
         started = await patiently(watch, lambda: asyncio.to_thread(first_start, engine))

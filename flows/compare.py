@@ -24,6 +24,7 @@ from flows.arms import figures, results
 from flows.arms_table import Told
 from flows.config import CampaignConfig, Comparison, campaigns, load_config, new_secret
 from flows.environments import load_environment
+from flows.holds import require
 from flows.proposers import refuse_arm
 from flows.run import Start, create_campaign
 from flows.server import die_with_parent
@@ -89,6 +90,7 @@ def _check(settings: Settings, arms: Sequence[str], repeats: int) -> None:
             "compare with catalogue, anthropic or openai"
         )
     environment = load_environment(settings.environment)
+    require(environment.spec, settings.gpus)
     for arm in arms:
         refuse_arm(settings.proposer, arm)
         environment.roster(arm, settings.roles)

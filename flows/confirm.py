@@ -46,6 +46,7 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "") 
     closely, and trials that come and go cannot keep it waiting.
     """
     engine = engine_for(store, campaign)
+    engine.check_devices()
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role="", environment=environment)
     with preemptible(engine) as notice:
         try:

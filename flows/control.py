@@ -14,6 +14,7 @@ from typing import Any
 from flows.budget import spent
 from flows.config import CampaignConfig, now
 from flows.engine import writer_name
+from flows.holds import slot_kind, slots_key
 from flows.home import bakeoff_version
 from flows.lease import holder_of
 from flows.slots import busy
@@ -106,7 +107,7 @@ def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[
             row.trial: {"role": row.role, "stage": stage_of(store, config.id, row.trial or "")}
             for row in view.open_trials()
         },
-        "slots_busy_here": busy("gpu" if config.spec.budget.gpus else "cpu"),
+        "slots_busy_here": busy(slot_kind(config.spec.budget.gpus, slots_key(root, config.id))),
         "incumbent": best.trial if best else None,
         "leader": leader.trial if leader else None,
         "usd": used.usd,

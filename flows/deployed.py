@@ -66,7 +66,10 @@ async def campaign(
     tokens: Annotated[int | None, Field(ge=1)] = None,
     usd: Annotated[float | None, Field(gt=0)] = None,
     in_flight: Annotated[int | None, Field(ge=1, description="trials under way at once")] = None,
-    slots: Annotated[int, Field(ge=1, le=64, description="candidate processes at once per machine")] = 1,
+    slots: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="candidate processes at once per machine; default 1, or all its GPUs"),
+    ] = None,
     isolation: Literal["strong", "medium", "weak"] = "medium",
     seed: int = 0,
     confirm: bool = True,
@@ -112,8 +115,10 @@ async def campaign(
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
+    environment = load_environment(str(flags["environment"]))
+    if flags.get("slots") is None and not environment.spec.budget.gpus:
+        flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)
-    environment = load_environment(settings.environment)
     store = open_store(root, create=True)
     prefix = campaign_id(environment.spec.name, settings.arm)
     for known in campaigns(store):
@@ -125,7 +130,7 @@ def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
         check_data(environment)
     except DataMissing:
         prepare(environment)
-    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}").id
+    return create_campaign(root, settings, tag or f"{now().astimezone():%Y%m%d-%H%M}", runs_here=False).id
 
 
 async def run_deployed(ref: TrialRef) -> Row:
@@ -136,7 +141,7 @@ async def run_deployed(ref: TrialRef) -> Row:
     a fault of the machine.
     """
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
-    async for end in _sent(engine, ref, f"{ref.campaign}/{ref.trial}", TRIAL_DEPLOYMENT, ref.model_dump()):
+    async for end in _sent(engine, f"{ref.campaign}/{ref.trial}", TRIAL_DEPLOYMENT, ref.model_dump()):
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
@@ -149,11 +154,16 @@ async def run_deployed(ref: TrialRef) -> Row:
 def _again(trial: str, end: State[Any]) -> str:
     if end.name in HANDED_BACK:
         return f"{trial}: {end.message or end.name}"
-    return f"{trial}: its flow run ended as {end.name} without a row; sent again"
+    return f"{trial}: its flow run ended as {_said(end)} without a row; sent again"
+
+
+def _said(end: State[Any]) -> str:
+    """The state's name, and why it failed."""
+    return f"{end.name} ({end.message})" if end.is_failed() and end.message else str(end.name)
 
 
 async def _sent(
-    engine: Engine, ref: TrialRef, key: str, deployments: dict[str, str], parameters: dict[str, object]
+    engine: Engine, key: str, deployments: dict[str, str], parameters: dict[str, object]
 ) -> AsyncIterator[State[Any]]:
     """Send the same run again and again, each with its own key; the state in which each ended.
 
@@ -187,8 +197,8 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
     state = ""
     key = f"{ref.campaign}/confirm-{ref.trial}/{before}"
-    async for end in _sent(engine, ref, key, CONFIRM_DEPLOYMENT, parameters):
-        state = str(end.name)
+    async for end in _sent(engine, key, CONFIRM_DEPLOYMENT, parameters):
+        state = _said(end)
         if end.name in HANDED_BACK:
             engine.emit({"kind": "note", "text": _again(f"confirming {ref.trial}", end)})
         verdicts = [row for row in engine.view().events("confirmation") if row.trial == ref.trial]

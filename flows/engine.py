@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from evaluators.client import Bench
 from flows.config import CampaignConfig, load_config
 from flows.data import check_data
 from flows.environments import Environment, load_environment
+from flows.holds import devices_here, place, require, slots_key, slots_of
 from flows.home import scratch_dir
 from flows.isolation import proven
 from flows.proposers import build_proposer, close_proposer
@@ -28,7 +30,7 @@ from lineage.blobs import get_tree, put_blob
 from lineage.errors import UsageError
 from lineage.journal import Journal
 from lineage.queries import View
-from lineage.records import Row
+from lineage.records import Device, Row
 from lineage.results import get_result
 from lineage.store import Store, open_store
 from lineage.table import COMPACT_AT, Lineage
@@ -99,7 +101,29 @@ class Engine:
 
     @property
     def slot_kind(self) -> str:
+        """Which kind of machine its trials run on."""
         return "gpu" if self.config.spec.budget.gpus else "cpu"
+
+    @property
+    def slots(self) -> int:
+        """Candidate processes at once on this machine."""
+        return slots_of(self.config.settings.slots, self.config.spec.budget.gpus, self.bench.pool)
+
+    def place(self, whose: str) -> AbstractContextManager[tuple[Device, ...]]:
+        """A slot for one candidate process, with its devices; see `holds.place`. `whose` is for what is told."""
+        return place(
+            self.config.spec.budget.gpus,
+            self.bench.pool,
+            self.slots,
+            whose=slots_key(self.root, self.config.id),
+            cancel=self.cancel,
+            told=lambda text: self.emit({"kind": "note", "text": f"{whose}: {text}"}),
+            busy_s=self.config.settings.accelerator_wait_s,
+        )
+
+    def check_devices(self) -> None:
+        """Raise InfraFault when this machine has fewer GPUs than one run needs."""
+        require(self.config.spec, self.config.settings.gpus)
 
     def steering(self) -> str:
         return steering_note(self.config, self.view())
@@ -146,9 +170,8 @@ def open_engine(root: str, campaign: str) -> Engine:
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)
     isolation = proven(config.settings.isolation, config.settings.trust_weak)
-    bench = Bench(
-        spec=config.spec, data=data, isolation=isolation, scratch=scratch, accelerator=config.accelerator
-    )
+    pool = devices_here(config.spec, config.settings.gpus)
+    bench = Bench(spec=config.spec, data=data, isolation=isolation, scratch=scratch, pool=pool)
     lineage = Lineage(store, campaign, config.spec.score.direction)
     view = lineage.refresh()
     cancel = threading.Event()  # before the proposer: a stop must reach a session that waits for its model
@@ -163,7 +186,7 @@ def open_engine(root: str, campaign: str) -> Engine:
         proposer=build_proposer(config.settings, environment, paid, cancel),
         lineage=lineage,
         cancel=cancel,
-        turns=asyncio.Semaphore(config.settings.slots),
+        turns=asyncio.Semaphore(slots_of(config.settings.slots, config.spec.budget.gpus, pool)),
     )
 
 

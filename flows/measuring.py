@@ -11,9 +11,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from evaluators import client
 from evaluators.client import Bench
@@ -21,15 +22,17 @@ from evaluators.workplace import write_files
 from flows.config import CampaignConfig
 from flows.data import check_data
 from flows.environments import Environment
+from flows.holds import place, require, slots_of
 from flows.home import home
 from flows.isolation import proven
-from flows.slots import slot
+from flows.stages import raise_if_infra
 from flows.words import Purpose
 from lineage.errors import InfraFault, UsageError
-from lineage.records import Check, Measurement, TrainRun
+from lineage.records import Check, Device, Measurement, TrainRun
 
 INFRA_RETRIES = 2
 Told = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ class Measured:
 
 
 @contextmanager
-def bench_for(
-    environment: Environment, isolation: str, trust_weak: bool, accelerator: str = ""
-) -> Iterator[Bench]:
-    """A bench with scratch space of its own, gone afterwards. Raises DataMissing, IsolationRefused."""
+def bench_for(environment: Environment, isolation: str, trust_weak: bool, gpus: str = "") -> Iterator[Bench]:
+    """A bench with scratch space of its own, gone afterwards.
+
+    Raises InfraFault without the GPUs that a run needs, DataMissing, IsolationRefused.
+    """
+    pool = require(environment.spec, gpus)
     data = check_data(environment)
     level = proven(isolation, trust_weak)
     base = home() / "scratch"
@@ -58,26 +63,26 @@ def bench_for(
     scratch = Path(tempfile.mkdtemp(prefix="measuring-", dir=base))
     scratch.chmod(0o711)  # candidates under another uid must reach their own files in it
     try:
-        yield Bench(
-            spec=environment.spec, data=data, isolation=level, scratch=scratch, accelerator=accelerator
-        )
+        yield Bench(spec=environment.spec, data=data, isolation=level, scratch=scratch, pool=pool)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
-def bench_of(config: CampaignConfig, trust_weak: bool) -> Iterator[Bench]:
+def bench_of(config: CampaignConfig, trust_weak: bool, gpus: str = "") -> Iterator[Bench]:
     """The bench of a recorded campaign, from its record: spec and policy as it was started with.
 
-    The campaign's own `trust_weak` does not count: whoever replays somebody's record trusts it anew.
+    The campaign's own `trust_weak` and `gpus` do not count: whoever replays a record trusts it anew, on devices of
+    another machine.
     """
     environment = Environment(spec=config.spec, folder=Path(config.folder), briefs={})
-    with bench_for(environment, config.settings.isolation, trust_weak, config.accelerator) as bench:
+    with bench_for(environment, config.settings.isolation, trust_weak, gpus) as bench:
         yield bench
 
 
-def slot_kind(bench: Bench) -> str:
-    return "gpu" if bench.spec.budget.gpus else "cpu"
+def _place(bench: Bench, slots: int, told: Told | None) -> AbstractContextManager[tuple[Device, ...]]:
+    needed = bench.spec.budget.gpus
+    return place(needed, bench.pool, slots_of(slots, needed, bench.pool), whose="measuring", told=told)
 
 
 def check_world(
@@ -104,8 +109,8 @@ def smoke(bench: Bench, files: Mapping[str, bytes], slots: int) -> Check:
     """The whole path once on fake data."""
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         source = write_files(Path(folder) / "source", files)
-        with slot(slot_kind(bench), slots):
-            return client.smoke(bench, source)
+        with _place(bench, slots, None) as devices:
+            return client.smoke(bench, source, devices=devices)
 
 
 def measure(
@@ -123,35 +128,58 @@ def measure(
 
     Raises InfraFault when the machine fails, after `INFRA_RETRIES` further tries.
     """
-    kind = slot_kind(bench)
     with tempfile.TemporaryDirectory(dir=bench.scratch) as name:
         folder = Path(name)
         folder.chmod(0o711)
         source = write_files(folder / "source", files)
         runs: list[tuple[TrainRun, Path]] = []
         for index, seed in enumerate(seeds):
-            place = folder / f"seed{index}"
-            place.mkdir()
-            run = _train(bench, source, seed, place, kind, slots)
-            runs.append((run, place))
+            out = folder / f"seed{index}"
+            out.mkdir()
+            run = _train(bench, source, seed, out, slots, told)
+            runs.append((run, out))
             if told is not None:
                 outcome = run.cause or f"{run.facts.cpu_s:.2f} CPU-s"
                 told(f"{trial}: seed {index + 1} of {len(seeds)} trained ({outcome})")
             if run.cause is not None and stop_early:
                 return Measured(tuple(run for run, _ in runs), None)
-        with slot(kind, slots):
-            measurement = client.judge(bench, source, runs, trial=trial, purpose=purpose)
-    faulty = next((s for s in measurement.per_seed if (s.cause or "").startswith("infra")), None)
-    if faulty is not None:
-        what = (faulty.cause or "infra:judge").partition(":")[2]
-        raise InfraFault(what, f"{trial}: the judge could not run: {faulty.numbers}")
+        measurement = _tried(lambda: _judge(bench, source, runs, trial, purpose, slots, told))
     return Measured(tuple(run for run, _ in runs), measurement)
 
 
-def _train(bench: Bench, source: Path, seed: int, place: Path, kind: str, slots: int) -> TrainRun:
-    for _ in range(INFRA_RETRIES + 1):
-        with slot(kind, slots):
-            run = client.train(bench, source, seed, place)
-        if run.facts.end != "infra":
-            return run
-    raise InfraFault("train", f"seed {seed}: {run.facts.detail or 'the sandbox could not run it'}")
+def _tried(work: Callable[[], T]) -> T:
+    """Again after a fault of ours, each time with a hold of its own, so on another device where there is one."""
+    for left in reversed(range(INFRA_RETRIES + 1)):
+        try:
+            return work()
+        except InfraFault as fault:
+            if not left or fault.what == "busy_accelerator":
+                raise
+    raise AssertionError
+
+
+def _train(bench: Bench, source: Path, seed: int, out: Path, slots: int, told: Told | None) -> TrainRun:
+    def once() -> TrainRun:
+        with _place(bench, slots, told) as devices:
+            run = client.train(bench, source, seed, out, devices=devices)
+            why = run.numbers.get("detail") or run.facts.detail or "the sandbox could not run it"
+            raise_if_infra(run.cause, f"seed {seed}: {why}")
+        return run
+
+    return _tried(once)
+
+
+def _judge(
+    bench: Bench,
+    source: Path,
+    runs: Sequence[tuple[TrainRun, Path]],
+    trial: str,
+    purpose: Purpose,
+    slots: int,
+    told: Told | None,
+) -> Measurement:
+    with _place(bench, slots, told) as devices:
+        found = client.judge(bench, source, runs, trial=trial, purpose=purpose, devices=devices)
+        for seed in found.per_seed:
+            raise_if_infra(seed.cause, f"{trial}: the judge could not run: {seed.numbers}")
+    return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators import client
+from evaluators.accelerators import describe
 from evaluators.promote import plan_for
 from flows.calibrate import matching
 from flows.config import (
@@ -33,6 +34,7 @@ from flows.config import (
 from flows.data import check_data
 from flows.engine import Engine, close_engine, engine_for
 from flows.environments import Environment, load_environment
+from flows.holds import require
 from flows.home import bakeoff_version
 from flows.isolation import proven
 from flows.lease import campaign_lease
@@ -55,12 +57,16 @@ class Start:
     secret: str = ""
 
 
-def create_campaign(root: str, settings: Settings, tag: str = "", start: Start = Start()) -> CampaignConfig:
+def create_campaign(
+    root: str, settings: Settings, tag: str = "", start: Start = Start(), runs_here: bool = True
+) -> CampaignConfig:
     """Check everything that can be wrong, then write the campaign's configuration; nothing before that.
 
-    Raises the UsageError family, StoreError, IsolationRefused.
+    `runs_here`: its trials run on this machine, which must have the GPUs for it. Raises the UsageError family,
+    InfraFault, StoreError, IsolationRefused.
     """
     environment = load_environment(settings.environment)
+    devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak)
     files = environment.source() if start.files is None else dict(start.files)
@@ -94,6 +100,7 @@ def create_campaign(root: str, settings: Settings, tag: str = "", start: Start =
         isolation_layers=isolation.layers,
         isolation_not_held=isolation.not_held,
         machine=client.machine_identity(),
+        accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),
         comparison=start.comparison,
@@ -126,8 +133,10 @@ def run_campaign(root: str, campaign: str, sinks: list[Callable[[Any], None]] | 
     """Run or continue a campaign in this process until it ends; returns why it ended.
 
     Ctrl-C (SIGINT) and SIGTERM stop it: candidates are killed at once, open trials stay open for a
-    resume. Raises RunBusy when another process has it.
+    resume. Raises RunBusy when another process has it, InfraFault without the GPUs that a run needs.
     """
+    config = load_config(open_store(root), campaign)
+    require(config.spec, config.settings.gpus)
     with campaign_lease(root, campaign), embedded_server(root) as url:
         save_template(root)
         engine = engine_for(root, campaign)

@@ -41,7 +41,15 @@ class Settings(BaseModel):
     free_models: tuple[str, ...] = Field((), description="models that cost nothing, such as local ones")
     cpu_hours: float | None = Field(None, gt=0)
     no_improvement: int | None = Field(None, ge=1, description="stop after this many trials without a keep")
-    slots: int = Field(2, ge=1, le=64, description="candidate processes at once on this machine")
+    slots: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="candidate processes at once on this machine; 0: 2, or as many as the GPUs allow",
+    )
+    gpus: str = Field(
+        "", description="GPUs that may be used here, indices or UUIDs with commas; empty: all visible"
+    )
     in_flight: int | None = Field(
         None, ge=1, description="trials under way at once; default slots, +1 for an LLM"
     )
@@ -60,6 +68,9 @@ class Settings(BaseModel):
     outage_first_s: float = Field(
         5.0, gt=0, description="first wait when a model endpoint is away; doubles up to five minutes"
     )
+    accelerator_wait_s: float = Field(
+        300.0, ge=0, description="how long a GPU that somebody else's process uses is waited for"
+    )
     webhook: str = Field(
         "", description="URL that gets {text} by POST: end, stall, pause, new confirmed best"
     )
@@ -71,11 +82,9 @@ class Settings(BaseModel):
             raise ValueError("the same role twice")
         return value
 
-    @property
-    def trials_at_once(self) -> int:
-        return self.in_flight or self.slots + (
-            0 if self.proposer in ("catalogue", "scripted", "replay") else 1
-        )
+    def trials_at_once(self, slots: int) -> int:
+        """Trials under way beside `slots` candidate processes: a model writes while another trial trains."""
+        return self.in_flight or slots + (0 if self.proposer in ("catalogue", "scripted", "replay") else 1)
 
 
 def load_settings(

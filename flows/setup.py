@@ -24,7 +24,7 @@ from flows.nightwatch import ENDED, PROGRESS, RESOURCE, STALLED_S, STARTED
 POOLS = {
     "campaigns": "campaign flows; they wait, they do not compute",
     "trials": "trials on CPU machines",
-    "trials-gpu": "trials on machines with accelerators",
+    "trials-gpu": "trials of environments whose budget has GPUs",
 }
 ZOMBIE = "bakeoff: flow run without a heartbeat is crashed"
 UNBORN = "bakeoff: flow run that was taken up and never began is crashed"

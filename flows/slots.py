@@ -1,8 +1,8 @@
 """Slots: how many candidate processes run at once on this machine, across all campaigns.
 
 A slot is a lock file under this machine's home, held by flock while a candidate's processes run. The
-kernel gives it back when the holder dies, whatever the way, so a slot cannot leak. An accelerator
-belongs to one machine, so a lock on that machine is enough however many machines work on a campaign.
+kernel gives it back when the holder dies, whatever the way, so a slot cannot leak. `flows.holds` adds the
+accelerators that a run has to itself.
 
 Limits: flock on a network file system is not relied upon; BAKEOFF_HOME must be a local disk.
 """
@@ -33,7 +33,7 @@ def slot_folder(kind: str) -> Path:
 
 @contextmanager
 def slot(kind: str, count: int, cancel: threading.Event | None = None) -> Iterator[int]:
-    """Hold one of `count` slots of this kind ("cpu", "gpu"); yields its index. Blocks until one is free.
+    """Hold one of `count` slots of this kind; yields its index. Blocks until one is free.
 
     Raises SlotCancelled when `cancel` is set while waiting.
     """

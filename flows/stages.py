@@ -22,12 +22,11 @@ from flows.config import BASELINE, draw_seeds
 from flows.engine import Engine
 from flows.pruning import Watcher, pruning_rule
 from flows.rebase import base_of, moved
-from flows.slots import slot
 from flows.words import BuildChecks, Curve, Patched, Trained, TrialRef
 from lineage.blobs import put_tree
 from lineage.errors import EditRefused, InfraFault, ProposerOutage
 from lineage.ids import sha256
-from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
+from lineage.records import Check, Measurement, Number, Proposal, Row, TrainRun, Usage
 from lineage.results import get_result, list_results, put_result
 from lineage.syntax import parse as parse_source
 
@@ -192,9 +191,11 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     checks = _static_checks(engine, files)
     if all(check.passed for check in checks):
         source = write_source(engine, ref, patched)
-        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            checks.append(client.smoke(engine.bench, source, cancel=engine.cancel))
-        engine.raise_if_cancelled()
+        with engine.place(f"{ref.trial} smoke test") as devices:
+            check = client.smoke(engine.bench, source, cancel=engine.cancel, devices=devices)
+            engine.raise_if_cancelled()
+            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial} smoke test: {check.detail}")
+        checks.append(check)
     put_result(
         engine.store,
         ref.campaign,
@@ -257,15 +258,11 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     for index, seed in enumerate(seeds):
         out = base / f"seed{index}"
         out.mkdir(parents=True)
-        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+        with engine.place(f"{ref.trial} training") as devices:
             watcher = Watcher(rule)
-            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher)
-        engine.raise_if_cancelled()
-        if run.facts.end == "infra":
-            raise InfraFault(
-                "train",
-                f"trial {ref.trial} seed {index}: {run.facts.detail or 'the sandbox could not run it'}",
-            )
+            run = client.train(engine.bench, source, seed, out, engine.cancel, watcher, devices)
+            engine.raise_if_cancelled()
+            raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
         runs.append(run)
         places.append(str(out))
         curves.append(watcher.curve)
@@ -290,6 +287,17 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         trained.model_dump_json().encode(),
     )
     return trained
+
+
+def _why(run: TrainRun) -> str:
+    return str(run.numbers.get("detail") or run.facts.detail or "the sandbox could not run it")
+
+
+def raise_if_infra(cause: Number | None, text: str) -> None:
+    """A fault of ours inside a hold: what was held is then known for it, and the stage is tried again."""
+    head, _, what = str(cause or "").partition(":")
+    if head == "infra":
+        raise InfraFault(what, text)
 
 
 def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
@@ -323,7 +331,7 @@ def evaluate(
         return Measurement.model_validate_json(stored)
     source = write_source(engine, ref, patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
-    with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+    with engine.place(f"{ref.trial} prediction") as devices:
         measurement = client.judge(
             engine.bench,
             source,
@@ -332,14 +340,13 @@ def evaluate(
             purpose=trained.purpose_word,
             split="sealed" if split == "sealed" else "public",
             cancel=engine.cancel,
+            devices=devices,
         )
-    engine.raise_if_cancelled()
-    faulty = next((seed for seed in measurement.per_seed if (seed.cause or "").startswith("infra")), None)
-    if faulty is not None:
-        raise InfraFault(
-            (faulty.cause or "infra:judge").partition(":")[2],
-            f"trial {ref.trial}: the judge could not run: {faulty.numbers}",
-        )
+        engine.raise_if_cancelled()
+        for seed in measurement.per_seed:
+            raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
+        for check in measurement.audits:
+            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}")
     put_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
     return measurement
 

@@ -30,7 +30,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def _is_infra(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.data, InfraFault)
+    """A device that stayed in use was waited for already."""
+    return isinstance(state.data, InfraFault) and state.data.what != "busy_accelerator"
 
 
 RETRIED: dict[str, Any] = {

@@ -38,7 +38,10 @@ from lineage.records import Proposal, Row, Usage
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
 async def trial(store: str, campaign: str, trial: str, role: str, environment: str = "") -> Row:
-    """Run one trial to its row. Raises only `Interrupted`, when a person stopped the campaign.
+    """Run one trial to its row.
+
+    Raises `Interrupted` when a person stopped the campaign, InfraFault on a machine without the GPUs that a run
+    needs: such a flow run fails and says so, and the trial stays open for another machine.
 
     As a deployment it may end without a row, in a state named as in `flows.allocation`: its worker's allocation
     ended, or ends too soon. The campaign sends it again.
@@ -52,6 +55,7 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
     engine = await asyncio.to_thread(engine_for, store, campaign)
+    await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
     with preemptible(engine) as notice:
         try:

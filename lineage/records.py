@@ -139,6 +139,49 @@ class Check(Record):
     detail: str = ""
 
 
+class Device(Record):
+    """One accelerator that a process can be given: a whole device, or a part of a divided one (NVIDIA's MIG).
+
+    `index` and `part` are the driver's numbers, `minor` that of its node, `nodes` the device files that a process
+    on it opens, `parent` the UUID of the device that a part belongs to.
+    """
+
+    uuid: str
+    index: int
+    minor: int
+    name: str
+    memory_bytes: int
+    capability: str = ""
+    driver: str = ""
+    part: int | None = None
+    parent: str = ""
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`3`, or `3:1` for a part of it."""
+        return str(self.index) if self.part is None else f"{self.index}:{self.part}"
+
+
+class DeviceUse(Record):
+    """What the driver said of the devices of one run, sampled from its spawn to its end; None: not to be had.
+
+    `peak_bytes` is of the device that used most, above what it used before. `throttled` maps a reason to the
+    share of the run in which the clocks of at least one device were lowered for it.
+    """
+
+    uuids: tuple[str, ...]
+    name: str = ""
+    driver: str = ""
+    began: datetime
+    ended: datetime
+    peak_bytes: int | None = None
+    energy_j: Finite | None = None
+    utilisation: Finite | None = None
+    throttled: dict[str, Finite] = {}
+    faults: tuple[str, ...] = ()
+
+
 class RunFacts(Record):
     """What the supervisor saw of one candidate process tree, from outside. Nothing in it is claimed by the candidate.
 
@@ -163,6 +206,8 @@ class RunFacts(Record):
     isolation: str = ""
     load_start: Finite = 0.0
     load_end: Finite = 0.0
+    # left out where there is none, so that the bytes and hashes of older measurements stay what they are
+    device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Artifact(Record):

@@ -221,7 +221,7 @@ def judge_here(bench: Bench, source: Path, run: TrainRun, place: Path, folder: P
                 spec=bench.spec,
                 data=bench.data,
                 isolation=bench.isolation,
-                accelerator="",
+                devices=(),
                 folder=folder,
                 source=source,
                 source_bytes=sum(path.stat().st_size for path in source.iterdir()),

@@ -6,22 +6,21 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 """
 
 # paths are strings of an argument list here
-# ruff: noqa: PTH103, PTH112, PTH114, PTH115, PTH118, PTH207, PTH208
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH208
 from __future__ import annotations
 
-import glob
 import marshal
 import os
 import resource
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.sandbox import kernel, packages
 from evaluators.sandbox.entry import FIELD
 from evaluators.sandbox.layers import HERE, Layers
-from lineage.records import Record
+from lineage.records import Device, Record
 from lineage.spec import Budget
 
 MIB = 1 << 20
@@ -79,7 +78,7 @@ class Box(Record):
     artifact_cap: int = 0
     packages: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
-    accelerator: str = ""
+    devices: tuple[Device, ...] = ()
     limits: Limits
 
     @property
@@ -129,7 +128,6 @@ def environment(box: Box, tmp: str) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    visible = box.accelerator.removeprefix("cuda:") if box.accelerator else ""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": tmp,
@@ -139,7 +137,7 @@ def environment(box: Box, tmp: str) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "WANDB_MODE": "disabled",
-        "CUDA_VISIBLE_DEVICES": visible,
+        "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in box.devices),
         **dict.fromkeys(names, threads),
     }
 
@@ -154,8 +152,9 @@ def prefixes() -> list[str]:
     return [path for path in folders if os.path.isdir(path)] + store
 
 
-def devices(accelerator: str) -> list[str]:
-    return sorted(glob.glob("/dev/nvidia*")) if accelerator else []
+def device_nodes(devices: Sequence[Device]) -> list[str]:
+    """The device files of these devices that are here, control nodes included; of no other device."""
+    return sorted({path for device in devices for path in device.nodes if os.path.exists(path)})
 
 
 PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
@@ -170,7 +169,7 @@ NAMESPACES = (
 )
 
 
-def _system(accelerator: str) -> list[str]:
+def _system(devices: Sequence[Device]) -> list[str]:
     """The operating system's binaries and libraries, devices and /proc; no configuration, no home."""
     given = []
     for part in ("bin", "lib", "lib64", "include"):
@@ -183,15 +182,15 @@ def _system(accelerator: str) -> list[str]:
             given += ["--ro-bind", f"/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         given += ["--ro-bind-try", path, path]
-    given += ["--proc", "/proc", *_proc_masks(accelerator), "--dev", "/dev"]
-    for path in devices(accelerator):
+    given += ["--proc", "/proc", *_proc_masks(bool(devices)), "--dev", "/dev"]
+    for path in device_nodes(devices):
         given += ["--dev-bind", path, path]
-    for path in GPU_FOLDERS if accelerator else ():
+    for path in GPU_FOLDERS if devices else ():
         given += ["--ro-bind-try", path, path]
     return given
 
 
-def _proc_masks(accelerator: str) -> list[str]:
+def _proc_masks(has_devices: bool) -> list[str]:
     """Blank what of /proc is not this process's own or plain information.
 
     Under a root engine the candidate's kernel uid is root's, which may write /proc/sys without any
@@ -201,7 +200,7 @@ def _proc_masks(accelerator: str) -> list[str]:
     for name in sorted(os.listdir("/proc")):
         path = f"/proc/{name}"
         mode = os.lstat(path).st_mode if not name.isdigit() else stat.S_IFLNK
-        if stat.S_ISLNK(mode) or name in PROC_NEEDED or (accelerator and name == "driver"):
+        if stat.S_ISLNK(mode) or name in PROC_NEEDED or (has_devices and name == "driver"):
             continue
         if stat.S_ISDIR(mode):
             given += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
@@ -233,7 +232,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
     given = list(NAMESPACES)
     for name, value in env.items():
         given += ["--setenv", name, value]
-    given += _system(box.accelerator)
+    given += _system(box.devices)
     given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(packages.visible(box.packages, box.masked))
@@ -257,7 +256,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "FSIZE": max(caps.out_bytes, caps.tmp_bytes),
         "MSGQUEUE": 0,
     }
-    if "memory" not in layers.cgroup and not box.accelerator:
+    if "memory" not in layers.cgroup and not box.devices:
         limits["AS"] = (
             caps.memory + 2048 * MIB
         )  # mappings count; torch maps about 2 GiB that it never touches
@@ -282,7 +281,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
             "/dev/zero",
             *([view.fake_request] if view.fake_request else []),
         ]
-        write = [view.out, view.tmp, "/dev/null", *devices(box.accelerator)]
+        write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
         # an import lists the folder it looks into
         wanted["landlock"] = {"read": read, "write": write, "names": list(seen.site)}
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too

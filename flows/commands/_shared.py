@@ -20,6 +20,11 @@ RUN = typer.Argument(
     None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
 )
 CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store holds several")
+GPUS = typer.Option(
+    None,
+    "--gpus",
+    help="GPUs that may be used: indices as nvidia-smi has them, or UUIDs, with commas; default all",
+)
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 
 

@@ -11,6 +11,7 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
+    GPUS,
     RUN,
     absolute,
     open_view,
@@ -60,6 +61,7 @@ def compare(
     slots: int = typer.Option(
         1, "--slots", min=1, help="candidate processes at once; at 1 no arm disturbs its own clock"
     ),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers; repeat k adds k"),
     confirm: bool | None = typer.Option(
         None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
@@ -91,6 +93,7 @@ def compare(
         "model": model,
         "usd": usd,
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "confirm": confirm,
         "isolation": isolation,
@@ -132,6 +135,7 @@ def fork(
     model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
     usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
     slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
     steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
     isolation: str | None = ISOLATION,
@@ -156,6 +160,7 @@ def fork(
         "model": model,
         "usd": usd,
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "steering": steering,
         "isolation": isolation,

@@ -11,6 +11,7 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
+    GPUS,
     RUN,
     absolute,
     open_view,
@@ -51,7 +52,10 @@ def run(
         None, "--arm", help="specialists | generic | single | no_lineage | random"
     ),
     role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
-    slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
+    slots: int | None = typer.Option(
+        None, "--slots", help="candidate processes at once; default 2, or as many as the GPUs allow"
+    ),
+    gpus: str | None = GPUS,
     seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
     tokens: int | None = typer.Option(None, "--tokens", help="cap on tokens"),
     usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
@@ -90,6 +94,7 @@ def run(
         "arm": arm or recorded.get("arm"),
         "roles": tuple(role) if role else recorded.get("roles"),
         "slots": slots,
+        "gpus": gpus,
         "seed": seed,
         "tokens": tokens,
         "usd": usd,

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 TRIAL = typer.Argument(None, help="trial: t0042, 42, best, leader, baseline or last")
 TRUST_WEAK = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this command")
+GPUS_OF_THIS = typer.Option(
+    "",
+    "--gpus",
+    envvar="BAKEOFF_GPUS",
+    help="GPUs that may be used: indices or UUIDs, with commas; default all",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +45,7 @@ def replay(
         None, "--all", min=1, metavar="N", help="up to N measured trials, start and keeps first"
     ),
     campaign: str | None = CAMPAIGN,
+    gpus: str = GPUS_OF_THIS,
     trust_weak: bool = TRUST_WEAK,
     as_json: bool = AS_JSON,
 ) -> None:
@@ -56,7 +63,7 @@ def replay(
     if not rows:
         raise UsageError(f"{config.id}: no trial of this campaign has a measurement, so none can be replayed")
     done: list[Replayed] = []
-    with bench_of(config, trust_weak) as bench:
+    with bench_of(config, trust_weak, gpus) as bench:
         for row in rows:
             done.append(replay_trial(store, config, view, row, bench, tell))
             if most is not None and not as_json:
@@ -105,6 +112,7 @@ def calibrate(
     ),
     runs: int | None = typer.Option(None, "--runs", help="runs of the start; default from environment.toml"),
     slots: int = typer.Option(2, "--slots", min=1, help="candidate processes at once on this machine"),
+    gpus: str = GPUS_OF_THIS,
     isolation: str = typer.Option("medium", "--isolation", help="refuse below: strong | medium | weak"),
     trust_weak: bool = TRUST_WEAK,
     as_json: bool = AS_JSON,
@@ -120,7 +128,7 @@ def calibrate(
         raise UsageError(f"--isolation {isolation!r}: it is strong, medium or weak")
     chosen = load_environment(environment)
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
-    with bench_for(chosen, isolation, trust_weak) as bench:
+    with bench_for(chosen, isolation, trust_weak, gpus) as bench:
         found = measure_start(bench, chosen.source(), count, slots, tell)
     path = save(found)
     if as_json:
@@ -157,6 +165,7 @@ def minimise(
     to: Path | None = typer.Option(None, "--to", help="folder that gets the reduced recipe's files"),
     force: bool = typer.Option(False, "--force", help="overwrite files in it that differ from the start"),
     campaign: str | None = CAMPAIGN,
+    gpus: str = GPUS_OF_THIS,
     trust_weak: bool = TRUST_WEAK,
     as_json: bool = AS_JSON,
 ) -> None:
@@ -171,7 +180,7 @@ def minimise(
     store, config, view = open_view(run_root(run), campaign)
     row = find_trial(view, trial or "best")
     count = config.spec.evaluation.confirm_runs if runs is None else runs
-    with bench_of(config, trust_weak) as bench:
+    with bench_of(config, trust_weak, gpus) as bench:
         found = minimise_recorded(store, config, view, row, bench, runs=count, most_tests=tests, told=tell)
     written: list[Path] = []
     if to is not None:

@@ -135,7 +135,7 @@ def scoring(folder: Path, name: str, rows: np.ndarray, shape: tuple[int, ...], b
     sitting = Transport(asked, plan)
     (folder / "artifact").mkdir()
     job = judge.Job(
-        spec=spec, data=bench.data, isolation=bench.isolation, accelerator="", folder=folder, source=source,
+        spec=spec, data=bench.data, isolation=bench.isolation, devices=(), folder=folder, source=source,
         source_bytes=0, runs=(), trial="t", purpose="screen", split="public", lifeline=os.open("/dev/null", 0),
     )  # fmt: skip
     final, broken = judge.ask_all(job, folder / "run", folder / "artifact", sitting)

@@ -38,7 +38,8 @@ FILES = {
     "airbench96": ("airbench96_faster.py",),
     "parameter_golf": ("train_gpt.py",),
     "nanochat_d12": tuple(
-        f"nanochat/{n}.py" for n in ("__init__", "gpt", "optim", "common", "flash_attention", "fp8", "tokenizer")
+        f"nanochat/{n}.py"
+        for n in ("__init__", "gpt", "optim", "common", "flash_attention", "fp8", "tokenizer")
     ),
 }
 # What each copy of a recipe has otherwise than the original: file, pattern, replacement.
@@ -132,7 +133,9 @@ def make(folder: Path, recipes: Path, name: str, device: str = "cuda") -> list[s
 def _replace(path: Path, pattern: str, text: str) -> None:
     whole, found = re.subn(pattern, text, path.read_text("utf-8"))
     if found < 1:
-        raise AssertionError(f"{path} has nothing like {pattern}: the recipe has changed, change this module too")
+        raise AssertionError(
+            f"{path} has nothing like {pattern}: the recipe has changed, change this module too"
+        )
     path.write_text(whole, "utf-8")
 
 

@@ -83,7 +83,9 @@ def test_sigterm_ends_the_attempt_and_leaves_the_trial_open(engine: Engine) -> N
     assert [(row.cause, row.operator, row.stage, row.attempt) for row in rows] == [
         ("infra:preempted", "preempted", "train", 0)
     ]
-    assert view.trial("t0001") is None and not view.failures(ref.role, 10)  # no outcome, nothing that an agent sees
+    assert view.trial("t0001") is None and not view.failures(
+        ref.role, 10
+    )  # no outcome, nothing that an agent sees
 
 
 def test_a_person_s_stop_and_a_short_allocation_are_not_preemptions(engine: Engine) -> None:
@@ -129,7 +131,7 @@ def test_a_preempted_run_is_sent_again_and_counts_as_no_failure(
     monkeypatch.setattr(deployed, "_dispatch", dispatch)
 
     async def all_ends() -> list[str | None]:
-        sent = deployed._sent(engine, ref_of(engine, "t0003"), "k", deployed.TRIAL_DEPLOYMENT, {})
+        sent = deployed._sent(engine, "k", deployed.TRIAL_DEPLOYMENT, {})
         return [state.name async for state in sent]
 
     began = time.monotonic()

@@ -120,7 +120,9 @@ class InfiniteCifarLoader:
     """Batches for ever, as (indices, images, labels)."""
 
     def __init__(self, folder, train=True, batch_size=512, aug=None, aug_seed=None, order_seed=None):
-        data = torch.load(Path(folder) / ("train.pt" if train else "test.pt"), map_location=DEVICE, weights_only=True)
+        data = torch.load(
+            Path(folder) / ("train.pt" if train else "test.pt"), map_location=DEVICE, weights_only=True
+        )
         self.images = (data["images"].half() / 255).permute(0, 3, 1, 2).to(memory_format=torch.channels_last)
         self.labels, self.batch, self.aug = data["labels"], batch_size, aug or {}
         torch.manual_seed(order_seed or 0)

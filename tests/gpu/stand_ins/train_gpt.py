@@ -123,7 +123,9 @@ class Muon(torch.optim.Optimizer):
                     continue
                 moved = self.state[parameter].setdefault("moved", torch.zeros_like(parameter.grad))
                 moved.mul_(group["momentum"]).add_(parameter.grad)
-                turned = zeropower_via_newtonschulz5(parameter.grad + group["momentum"] * moved, group["steps"])
+                turned = zeropower_via_newtonschulz5(
+                    parameter.grad + group["momentum"] * moved, group["steps"]
+                )
                 parameter.add_(turned, alpha=-group["lr"])
 
 

@@ -7,9 +7,10 @@ and its scores say nothing.
 from dataclasses import dataclass
 
 import torch
-from nanochat.optim import Mixed
 from torch import nn
 from torch.nn.functional import cross_entropy, rms_norm, scaled_dot_product_attention
+
+from nanochat.optim import Mixed
 
 
 @dataclass
@@ -112,7 +113,13 @@ class GPT(nn.Module):
     def setup_optimizer(self, unembedding_lr, embedding_lr, matrix_lr, weight_decay, scalar_lr):
         matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
         groups = [
-            {"params": matrices, "lr": matrix_lr, "kind": "muon", "momentum": 0.9, "weight_decay": weight_decay},
+            {
+                "params": matrices,
+                "lr": matrix_lr,
+                "kind": "muon",
+                "momentum": 0.9,
+                "weight_decay": weight_decay,
+            },
             {"params": [self.table.weight], "lr": embedding_lr / 100, "kind": "adamw", "weight_decay": 0.0},
             {"params": [self.lm_head.weight], "lr": unembedding_lr, "kind": "adamw", "weight_decay": 0.0},
         ]
