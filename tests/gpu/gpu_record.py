@@ -60,7 +60,7 @@ class Record:
 
     def write(self) -> Path | None:
         """Append the line; None when nothing ran."""
-        if all(check["result"] == "skipped" for check in self.checks.values()):
+        if not self.device or all(check["result"] == "skipped" for check in self.checks.values()):
             return None
         path = target()
         path.parent.mkdir(parents=True, exist_ok=True)
