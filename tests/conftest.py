@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # lets tests import the helpers beside them
 
 from s3server import BUCKET, S3Server, weed_binary
+from stand_in_nvml import Driver, build, compiler
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,20 @@ def released_runs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no released runs at {folder}: set BAKEOFF_RELEASED_RUNS to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def driver_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if compiler() is None:
+        pytest.skip("no C compiler for the stand-in of the driver's library")
+    return build(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def driver(driver_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """A machine whose NVIDIA devices the test decides; none at first."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = Driver(driver_library)
+    machine.gone()
+    yield machine
+    machine.gone()
