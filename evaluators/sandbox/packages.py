@@ -29,6 +29,14 @@ class Visible:
     site: tuple[str, ...]
     hidden: tuple[str, ...]
 
+    @property
+    def entries(self) -> dict[str, list[str]]:
+        """The names to be found in each folder of `site`."""
+        found: dict[str, list[str]] = {folder: [] for folder in self.site}
+        for path in self.paths:
+            found[os.path.dirname(path)].append(os.path.basename(path))
+        return found
+
 
 def interpreter() -> str:
     """The real interpreter binary, not the virtual environment's link to it."""
@@ -87,8 +95,8 @@ def _entries(distribution: metadata.Distribution) -> set[str]:
     return tops
 
 
-# every mount costs start-up time; these are read by installers
-UNNEEDED = (".dist-info", ".egg-info", "_distutils_hack", "isympy.py")
+# every mount costs start-up time; metadata stay, because Triton finds its backends through entry points
+UNNEEDED = ("_distutils_hack", "isympy.py")
 
 
 @functools.lru_cache(maxsize=16)
@@ -107,3 +115,20 @@ def visible(packages: tuple[str, ...], masked: tuple[str, ...] = ()) -> Visible:
     kept = {p for p in paths if os.path.basename(p).split(".")[0].split("-")[0] not in masked}
     site = tuple(sorted({os.path.dirname(path) for path in kept}))
     return Visible(tuple(sorted(p for p in kept if os.path.exists(p))), site, site_folders())
+
+
+@functools.lru_cache(maxsize=16)
+def without_packages(root: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the tree `root` may be read when its folders of installed packages may not: (trees, folders to list).
+
+    For landlock, which grants whole trees and takes nothing back. Links are left out: a rule would grant what
+    they point to, and what they point to inside the tree is granted by its own name.
+    """
+    hidden = [path for path in site_folders() if path.startswith(f"{root}/")]
+    if root in site_folders() or os.path.islink(root) or not os.path.exists(root):
+        return (), ()
+    if not hidden:
+        return (root,), ()
+    parts = [without_packages(os.path.join(root, name)) for name in sorted(os.listdir(root))]
+    trees = tuple(path for part in parts for path in part[0])
+    return trees, (root, *(path for part in parts for path in part[1]))

@@ -162,20 +162,6 @@ def shared_memory(t: dict[str, Any]) -> bool:
     return bool(libc.shmat(t["shm"], None, 0o10000) not in (None, ctypes.c_void_p(-1).value))
 
 
-def big_output(t: dict[str, Any]) -> bool:
-    """More than twice what the output folder was given."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    path = Path(t["out"]) / "big"
-    try:
-        with open(path, "wb") as handle:
-            for _ in range(2 * t["out_bytes"] >> 16):
-                handle.write(bytes(1 << 16))
-                handle.flush()
-        return True
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def many_processes(t: dict[str, Any]) -> bool:
     """More processes at once than allowed."""
     children: list[int] = []
@@ -216,7 +202,6 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "raise_limit": raise_limit,
     "shared_memory": shared_memory,
     "see_host_names": lambda t: os.path.exists(t["labels"]),
-    "big_output": big_output,
     "many_processes": many_processes,
 }
 
@@ -247,11 +232,24 @@ def fill_memory(size: int) -> None:
     print("FILLED" if status == 0 else "REFUSED", flush=True)
 
 
+def fill_output(out: Path, size: int) -> None:
+    """Write `size` bytes and say in the log how many went in; the supervisor may end the run meanwhile."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with open(out / "big", "wb") as handle, contextlib.suppress(OSError):
+        for written in range(1 << 16, size + 1, 1 << 16):
+            handle.write(bytes(1 << 16))
+            handle.flush()
+            os.write(1, b"%d\n" % written)
+
+
 def train(data: Path, out: Path, seed: int) -> None:
     targets = json.loads((data / "targets.json").read_text())
     targets |= {"data": str(data), "out": str(out)}
     if targets.get("fill"):
         fill_memory(targets["fill"])
+        return
+    if targets.get("fill_output"):
+        fill_output(out, targets["fill_output"])
         return
     worked: dict[str, object] = {}
     for name, attack in ATTACKS.items():

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from evaluators.sandbox.box import MIB, Box, Limits, request
 from evaluators.sandbox.decoys import decoys, touched
-from evaluators.sandbox.layers import HERE, Layers, choices
+from evaluators.sandbox.layers import HERE, Layers, bwraps, choices
 from evaluators.sandbox.session import Session
 from lineage.errors import InfraFault, IsolationRefused
 from lineage.records import Record
@@ -89,7 +89,9 @@ def properties(worked: dict[str, bool]) -> tuple[tuple[str, ...], tuple[str, ...
     return held, tuple(name for name in every if name not in held)
 
 
-def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> dict[str, Any]:
+def _run(
+    tools: Layers, folder: Path, targets: dict[str, Any], alive: int, *, loopback: bool = False
+) -> dict[str, Any]:
     """One run of the probe through the supervisor, as any candidate."""
     for name in ("source", "fake", "staged", "sealed"):
         (folder / name).mkdir(parents=True)
@@ -104,6 +106,7 @@ def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> di
         processes=PROBE_PROCESSES,
         tmp_bytes=4 * MIB,
         out_bytes=PROBE_OUT,
+        loopback=loopback,
     )
     box = Box(
         mode="train",
@@ -118,13 +121,13 @@ def _run(tools: Layers, folder: Path, targets: dict[str, Any], alive: int) -> di
     return Session(request(box, tools, {7: alive}), (alive,)).finish()
 
 
-def _attack(tools: Layers, folder: Path) -> dict[str, bool]:
+def _attack(tools: Layers, folder: Path, *, loopback: bool = False) -> dict[str, bool]:
     """Attack name -> did it work, in this sandbox."""
     with decoys(folder / "decoys") as targets:
-        settings = {"processes": PROBE_PROCESSES, "out_bytes": PROBE_OUT, "same_pids": not tools.bwrap}
+        settings = {"processes": PROBE_PROCESSES, "same_pids": not tools.bwrap}
         ours, theirs = os.pipe()
         try:
-            final = _run(tools, folder / "matrix", {**targets, **settings}, theirs)
+            final = _run(tools, folder / "matrix", {**targets, **settings}, theirs, loopback=loopback)
         finally:
             os.close(theirs)
         report = folder / "matrix" / "sealed" / "worked.json"
@@ -136,18 +139,28 @@ def _attack(tools: Layers, folder: Path) -> dict[str, bool]:
         worked["survivors"] = not select.select([ours], [], [], 3)[0]
         os.close(ours)
         worked["write_lineage"] |= bool(touched(targets))
-    ours, theirs = os.pipe()
-    final = _run(tools, folder / "memory", {"fill": 3 * PROBE_MEMORY}, theirs)
-    os.close(theirs)
-    os.close(ours)
+    final = _run_alone(tools, folder / "memory", {"fill": 3 * PROBE_MEMORY})
     worked["fill_memory"] = "REFUSED" not in final["log_tail"] and not final["oom_kills"]
+    # a run of its own: where only the supervisor's clock holds this cap, it may end the run
+    final = _run_alone(tools, folder / "output", {"fill_output": 2 * PROBE_OUT})
+    written = max((int(line) for line in final["log_tail"].split() if line.isdigit()), default=2 * PROBE_OUT)
+    worked["big_output"] = written > PROBE_OUT
     return worked
 
 
-def examine(tools: Layers) -> Isolation:
-    """Run the probe in one kind of sandbox."""
+def _run_alone(tools: Layers, folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    ours, theirs = os.pipe()
+    try:
+        return _run(tools, folder, targets, theirs)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def examine(tools: Layers, *, loopback: bool = False) -> Isolation:
+    """Run the probe in one kind of sandbox; with `loopback` in one whose processes have sockets."""
     with tempfile.TemporaryDirectory(prefix="bakeoff-probe-") as name:
-        held, missing = properties(_attack(tools, Path(name).resolve()))
+        held, missing = properties(_attack(tools, Path(name).resolve(), loopback=loopback))
     level = level_of(set(held))
     return Isolation(level=level, layers=tools.names(), holds=held, not_held=missing, tools=tools)
 
@@ -173,14 +186,21 @@ def _advice(level: Level, fault: str, tools: Layers) -> tuple[str, ...]:
     return tuple(lines)
 
 
-@functools.lru_cache(maxsize=2)
-def _best(hidden: str) -> Isolation:
+@functools.lru_cache(maxsize=4)
+def _best(tried: tuple[str, ...], loopback: bool) -> Isolation:
     found: list[Isolation] = []
     faults: list[str] = []
     tools, why = choices()
-    for option in tools:
+    if loopback and not tools[0].bwrap:
+        fix = "; ".join(_advice("medium", why, tools[0])[:2])
+        raise IsolationRefused(
+            "this environment's runs have several processes that talk over loopback (budget.gpus above 1, or "
+            "budget.distributed). Only bubblewrap gives a run a network of its own; without one, sockets would reach "
+            f"this machine's services and the network: REFUSED. {fix}. Or choose a variant for one device"
+        )
+    for option in tools[:1] if loopback else tools:
         try:
-            found.append(examine(option))
+            found.append(examine(option, loopback=loopback))
         except InfraFault as fault:
             faults.append(str(fault))
             continue
@@ -193,16 +213,19 @@ def _best(hidden: str) -> Isolation:
     return best.model_copy(update={"advice": advice})
 
 
-def best() -> Isolation:
+def best(*, loopback: bool = False) -> Isolation:
     """The best sandbox this machine can give, proven once per process."""
-    return _best(os.environ.get("BAKEOFF_HIDE_BWRAP", ""))
+    return _best(tuple(bwraps()), loopback)
 
 
-def prove(policy: str = "medium") -> Isolation:
-    """The best sandbox here. Raises IsolationRefused when what is proven of it is below `policy`."""
+def prove(policy: str = "medium", *, loopback: bool = False) -> Isolation:
+    """The best sandbox here, for runs with `loopback` sockets or without.
+
+    Raises IsolationRefused when what is proven of it is below `policy`.
+    """
     if policy not in ORDER:
         raise IsolationRefused(f"isolation policy {policy!r} is unknown; known: {', '.join(ORDER)}")
-    found = best()
+    found = best(loopback=loopback)
     if ORDER.index(found.level) < ORDER.index(policy):
         raise IsolationRefused(
             f"{found.text()}\n  this campaign's policy asks for: {policy} -> REFUSED. Make it stronger as said "

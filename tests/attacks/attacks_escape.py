@@ -81,6 +81,50 @@ report(out, tcp=lambda: dial(socket.AF_INET, ("127.0.0.1", @PORT@)), away=lambda
     name=lambda: socket.getaddrinfo("localhost", 80), docker=lambda: dial(socket.AF_UNIX, "/var/run/docker.sock"))
 """
 
+# With sockets of its own network: they must work, and reach nothing else. A connection or an answer counts.
+LOOPBACK = """
+import ctypes, fcntl, socket, struct
+def dial(family, address):
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(0.5)
+        s.connect(address)
+    return True
+def ask(family, address, text=b"x"):
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
+        s.settimeout(0.3)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        s.sendto(text, address)
+        return s.recv(512)
+def netlink(protocol, kind, body):
+    with socket.socket(16, socket.SOCK_RAW, protocol) as s:
+        s.settimeout(0.5)
+        s.send(struct.pack("=IHHII", 16 + len(body), kind, 5, 1, 0) + body)
+        return struct.unpack_from("=i", s.recv(4096), 16)[0] == 0
+def flag(name, value):
+    with socket.socket() as s:
+        fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", name, value))
+    return True
+with socket.create_server(("127.0.0.1", 0)) as own:
+    assert dial(socket.AF_INET, own.getsockname())
+hosts = ("127.0.0.1", "localhost", "0.0.0.0", "@ADDRESS@", "10.0.2.2", "172.17.0.1", "192.168.0.1", "169.254.169.254", "1.1.1.1")
+report(out, **{"tcp_" + h: (lambda h=h: dial(socket.AF_INET, (h, @PORT@))) for h in hosts},
+    **{"udp_" + h: (lambda h=h: ask(socket.AF_INET, (h, @PORT@))) for h in hosts},
+    web=lambda: dial(socket.AF_INET, ("1.1.1.1", 443)), metadata=lambda: dial(socket.AF_INET, ("169.254.169.254", 80)),
+    dns=lambda: ask(socket.AF_INET, ("1.1.1.1", 53), bytes.fromhex("000101000001000000000000076578616d706c6503636f6d0000010001")),
+    broadcast=lambda: ask(socket.AF_INET, ("255.255.255.255", @PORT@)), six=lambda: dial(socket.AF_INET6, ("::1", @PORT@)),
+    mapped=lambda: dial(socket.AF_INET6, ("::ffff:127.0.0.1", @PORT@)), name=lambda: socket.getaddrinfo("example.com", 80),
+    abstract=lambda: dial(socket.AF_UNIX, "\\0@ABSTRACT@"), path=lambda: dial(socket.AF_UNIX, "@SOCKET@"),
+    docker=lambda: dial(socket.AF_UNIX, "/var/run/docker.sock"), raw=lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
+    raw6=lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58), packet=lambda: socket.socket(17, socket.SOCK_RAW, 0),
+    vsock=lambda: socket.socket(40, socket.SOCK_STREAM), ping=lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 1),
+    diag=lambda: socket.socket(16, socket.SOCK_RAW, 4), audit=lambda: socket.socket(16, socket.SOCK_RAW, 9),
+    uevent=lambda: socket.socket(16, socket.SOCK_RAW, 15), alg=lambda: socket.socket(38, socket.SOCK_SEQPACKET),
+    others=lambda: [n for _, n in socket.if_nameindex() if n != "lo"], down=lambda: flag(b"lo", 0),
+    link=lambda: netlink(0, 16, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HH8s", 12, 3, b"dummy0")),
+    route=lambda: netlink(0, 24, struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 3, 253, 1, 0) + struct.pack("=HHi", 8, 4, 1)),
+    space=lambda: ctypes.CDLL(None).unshare(0x40000000) == 0, low=lambda: socket.create_server(("127.0.0.1", 80)))
+"""
+
 SECRETS = """
 def anywhere():
     for name in os.listdir("/proc"):
@@ -245,6 +289,15 @@ ATTACKS = [
         (None,),
         least=HONEST,
         check=nothing_found,
+    ),
+    Attack(
+        "sockets of a network of its own",
+        "A1-matrix B2-10",
+        after(LOOPBACK),
+        (None,),
+        least=HONEST,
+        check=nothing_found,
+        changes={"budget": {**wb.BUDGET, "distributed": True, "train_wall_s": 60}},
     ),
     Attack("keys and secrets", "B2-36 A25", after(SECRETS), (None,), least=HONEST, check=nothing_found),
     Attack("other processes", "A1-matrix B2-7", after(PROCESSES), (None,), least=HONEST, check=nothing_found),

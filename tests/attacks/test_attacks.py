@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import sysconfig
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     key = f"sk-decoy-{os.urandom(8).hex()}"
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setenv("DECOY_API_KEY", key)
-        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        tcp = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("0.0.0.0", tcp.getsockname()[1]))
+        threading.Thread(target=_answer, args=(udp,), daemon=True).start()
         abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
         abstract.bind(f"\0attack-{os.getpid()}")
         abstract.listen()
@@ -71,10 +75,26 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "HOME": str(Path.home()),
             "KEY": key,
             "PID": str(os.getpid()),
+            "ADDRESS": _own_address(),
             "PORT": str(tcp.getsockname()[1]),
             "ABSTRACT": f"attack-{os.getpid()}",
             "SOCKET": str(folder / "s"),
         }
+
+
+def _answer(server: socket.socket) -> None:
+    """Answers whoever asks, so that reaching it can be told from asking in vain; ends with its socket."""
+    with contextlib.suppress(OSError):
+        while True:
+            server.sendto(b"ok", server.recvfrom(64)[1])
+
+
+def _own_address() -> str:
+    """The address under which other machines see this one; loopback where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
 
 
 def fill(text: str, host: dict[str, str]) -> str:

@@ -112,7 +112,7 @@ def test_a_policy_above_what_is_proven_is_refused() -> None:
 
 def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
     """As root: become uid 61000 where the interpreter's folder, often root's own, is made visible."""
-    bwrap, setpriv = layers.find_bwrap(), shutil.which("setpriv")
+    bwrap, setpriv = CHOICES[0].bwrap, shutil.which("setpriv")
     if os.geteuid() != 0 or not bwrap or not setpriv:
         pytest.skip(
             "needs root, bubblewrap and setpriv to become somebody else; otherwise every test is this one"
@@ -226,7 +226,7 @@ def test_the_candidate_is_given_no_writable_folder_and_no_variable_of_the_engine
     assert str(bench.data) not in " ".join(a for a in arguments if not a.endswith("fake"))
     assert "--clearenv" in arguments and arguments[arguments.index("--cap-drop") + 1] == "ALL"
     assert wanted["env"] == {"PATH": "/usr/bin:/bin"}
-    assert not set(box.environment(made, "/tmp")) & {
+    assert not set(box.environment(made, box.INSIDE)) & {
         "HOME_OF_ENGINE",
         "DECOY_API_KEY",
         "PYTHONPATH",
