@@ -60,6 +60,8 @@ tmp_mb = 64
 processes = 128
 threads = 1
 gpus = {gpus}
+distributed = true
+shm_mb = 512
 
 [evaluation]
 runs = 1
