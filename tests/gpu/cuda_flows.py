@@ -77,9 +77,11 @@ def _rounded(row: Row) -> dict[str, float]:
     return {name: round(value, 2) for name, value in found.items() if value is not None}
 
 
-def campaign(lab: CudaLab, device: str, deeds: tuple[str, ...] = tuple(cuda_digits.DEEDS)) -> Seen:
+def campaign(
+    lab: CudaLab, device: str, gpus: int = 1, deeds: tuple[str, ...] = tuple(cuda_digits.DEEDS)
+) -> Seen:
     """`bakeoff prepare` and `bakeoff run` with the script, to the campaign's own end."""
-    cuda_digits.make(lab.recipes, device)
+    cuda_digits.make(lab.recipes, device, gpus=gpus)
     script = lab.folder / "script.json"
     count = cuda_digits.script(script, deeds)
     lab.bakeoff("prepare", cuda_digits.NAME)

@@ -67,7 +67,7 @@ class CudaLab:
         self.recipes.mkdir()
         self.env = quick.environ(folder / "home", self.recipes)
         # a GPU machine's libraries can lie where only these say
-        kept = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "BAKEOFF_STAND_IN_NVML")
+        kept = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES")
         self.env |= {name: os.environ[name] for name in kept if name in os.environ}
         self.env["PYTHONPATH"] = os.pathsep.join(
             (str(quick.ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")]))
