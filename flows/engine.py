@@ -169,9 +169,7 @@ def open_engine(root: str, campaign: str) -> Engine:
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)
-    isolation = proven(
-        config.settings.isolation, config.settings.trust_weak, config.spec.budget.loopback
-    )
+    isolation = proven(config.settings.isolation, config.settings.trust_weak, config.spec.budget.loopback)
     pool = devices_here(config.spec, config.settings.gpus)
     bench = Bench(spec=config.spec, data=data, isolation=isolation, scratch=scratch, pool=pool)
     lineage = Lineage(store, campaign, config.spec.score.direction)

@@ -168,12 +168,14 @@ def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     """A worker with too little time left takes nothing, one that gets SIGTERM in mid-training hands its trial over."""
     napping(lab)
     short = lab.machine("short") | {"SLURM_JOB_END_TIME": str(int(time.time()) + 60), "SLURM_JOB_ID": "17"}
-    second = lab.machine("second") | {"SLURM_JOB_END_TIME": str(int(time.time()) + 86_400)}
-    first = next(worker for worker in lab.processes if "trials" in str(worker.args))
-    for machine in (lab.env, short, second):
+    long = {"SLURM_JOB_END_TIME": str(int(time.time()) + 86_400)}
+    first, second = lab.machine("first") | long, lab.machine("second") | long
+    for machine in (first, short, second):
         quick.bakeoff("prepare", "napping", env=machine, cwd=lab.folder)
-    os.killpg(first.pid, signal.SIGSTOP)  # for as long as only the worker without time may take a trial
-    hasty = lab.worker("trials", "short", short)
+    plain = next(worker for worker in lab.processes if "trials" in worker.args)
+    plain.terminate()  # only workers with an allocation take these trials
+    plain.wait(30)
+    hasty = lab.worker("trials", "short", short, ours=True)
     store = lab.folder / "preempted"
     lab.prefect(
         "deployment", "run", "campaign/campaign", "--param", "environment=napping", "--param", f"store={store}",
@@ -181,15 +183,16 @@ def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     )  # fmt: skip
     refused = wait_for(lab, lambda: runs_of(lab, "NoTimeLeft"))
     assert "(job 17)" in refused[0]["state"]["message"]
-    os.killpg(hasty.pid, signal.SIGTERM)
-    os.killpg(first.pid, signal.SIGCONT)
+    hasty.terminate()
+    preempted = lab.worker("trials", "first", first, ours=True)
     wait_for(lab, lambda: training(store))
-    lab.worker("trials", "second", second)
-    first.send_signal(signal.SIGTERM)  # to the worker alone, as a pod's first process gets it
+    lab.worker("trials", "second", second, ours=True)
+    os.killpg(preempted.pid, signal.SIGTERM)
     told = time.monotonic()
     runs = wait_for(lab, lambda: runs_of(lab, "Preempted"))
     assert len(runs) == 1 and "SIGTERM" in runs[0]["state"]["message"]
     ended = time.monotonic() - told
+    assert preempted.wait(30) == 0
     wait_for(lab, lambda: ended_because(store))
     events = pd.read_parquet(store / "lineage")
     trials = events.query("event == 'trial'")
