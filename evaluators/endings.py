@@ -11,16 +11,17 @@ cause (None: it ended well) and the numbers that a repair needs. First line that
 | `pruned`, `cpu_cap`, `wall_cap`, `oom` | the same word |
 | `start_cap` | cpu_cap or wall_cap, whichever was used up; numbers say phase `start` |
 | a rule broken (`protocol`) | oversize, no_artifact, or illegal:<rule> |
-| `signal` XCPU / XFSZ / another | cpu_cap / oversize / segfault; oom if the kernel counted a kill |
+| `signal` XCPU / XFSZ / BUS / another | cpu_cap / oversize / oom / segfault; oom if the kernel counted a kill |
 | `signal` ABRT after a CUDA error in the log | oom if it was of memory, else crash |
-| exit not 0, exception of memory / of a full output folder | oom / oversize |
+| exit not 0, exception of memory / of full shared memory / of a full output folder | oom / oom / oversize |
 | exit before the import ended: SyntaxError / another | syntax / import |
 | any other exit not 0 | crash |
 | exit 0, artifact needed, none sealed | no_artifact |
 
 The process can choose its exit code and its exception text, so these only choose among failures;
-whether it started at all, memory kills, clocks, faults of devices and sealed bytes are seen from outside. Limits: a
-process that kills itself looks like one killed by a bug; both are `segfault`.
+whether it started at all, memory kills, clocks, faults of devices and sealed bytes are seen from outside. A bus
+error and a full /dev/shm are an `oom` whose numbers name that cap (`shm_cap_bytes`). Limits: a process that kills
+itself looks like one killed by a bug; both are `segfault`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from evaluators.sandbox.box import Limits
 from lineage.records import Number, RunFacts, check_cause
 
 MEMORY_WORDS = ("MemoryError", "DefaultCPUAllocator", "OutOfMemoryError", "out of memory", "Cannot allocate")
+# of torch, its DataLoader, multiprocessing and NCCL; the first two also when a worker died of a bus error
+BUS_WORDS = ("Bus error", "bus error")
+SHARED_WORDS = ("/dev/shm", "shared memory", "shared_memory", "(shm)", "file </torch_", *BUS_WORDS)
 FULL_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 # as torch says it, newer and older
 ASKED = re.compile(r"Tried to allocate ([\d.]+ [KMG]?i?B)")
@@ -70,10 +74,9 @@ def _cause(final: Mapping[str, Any], limits: Limits, artifact_needed: bool) -> s
     if end == "protocol":
         return _rule(final["rule"] or "protocol")
     if end == "signal":
-        known = {signal.SIGXCPU: "cpu_cap", signal.SIGXFSZ: "oversize"}
-        if (
-            final["code"] == signal.SIGABRT and "CUDA error" in final["log_tail"]
-        ):  # in a thread of torch's own
+        known = {signal.SIGXCPU: "cpu_cap", signal.SIGXFSZ: "oversize", signal.SIGBUS: "oom"}
+        # in a thread of torch's own
+        if final["code"] == signal.SIGABRT and "CUDA error" in final["log_tail"]:
             return "oom" if "out of memory" in final["log_tail"] else "crash"
         return "oom" if final["oom_kills"] else known.get(final["code"], "segfault")
     if final["code"] != 0:
@@ -113,13 +116,21 @@ def _rule(rule: str) -> str:
 
 def _exit(final: Mapping[str, Any]) -> str:
     said = final["exception"]
-    if any(word in said for word in MEMORY_WORDS):
+    if any(word in said for word in MEMORY_WORDS) or _shared_memory_full(final):
         return "oom"
     if any(word in said for word in FULL_WORDS):
         return "oversize"
     if final["phase"] != "up":
         return "crash"
     return "syntax" if said.startswith(("SyntaxError", "IndentationError", "TabError")) else "import"
+
+
+def _shared_memory_full(final: Mapping[str, Any]) -> bool:
+    """Did /dev/shm run out of room? Writing into a mapping of a full one ends in a bus error."""
+    said = final["exception"] + final["log_tail"][-2000:]  # a worker's own message is at the end of the log
+    full = any(word in said for word in (*FULL_WORDS, *BUS_WORDS))
+    died = final["end"] == "signal" and final["code"] == signal.SIGBUS
+    return died or (full and any(word in said for word in SHARED_WORDS))
 
 
 def _numbers(final: Mapping[str, Any], limits: Limits, cause: str) -> dict[str, Number]:
@@ -131,6 +142,8 @@ def _numbers(final: Mapping[str, Any], limits: Limits, cause: str) -> dict[str, 
     elif cause == "wall_cap":
         cap = limits.wall_s if phase == "run" else limits.start_wall_s
         numbers |= {"wall_s": final["wall_s"] if phase == "run" else final["start_wall_s"], "cap_s": cap}
+    elif cause == "oom" and _shared_memory_full(final):
+        numbers |= {"shm_cap_bytes": limits.shm_bytes, "setting": "budget.shm_mb"}
     elif cause == "oom":
         said = f"{final['exception']}\n{final['log_tail']}"
         numbers |= device_memory(said) or {"peak_bytes": final["peak_bytes"], "cap_bytes": limits.memory}

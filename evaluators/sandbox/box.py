@@ -284,7 +284,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "CORE": 1,  # 0 still pipes a core to the host's handler; 1 is the kernel's word for never
         "NOFILE": 1024,
         "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
-        "FSIZE": max(caps.out_bytes, caps.tmp_bytes),
+        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.shm_bytes if layers.bwrap else 0),
         "MSGQUEUE": 0,
     }
     if "memory" not in layers.cgroup and not box.devices:
@@ -316,7 +316,7 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
     limits = rlimits(box, layers)
     if layers.bwrap:  # the others are set before it starts
         limits = {name: value for name, value in limits.items() if name == "NPROC"}
-    wanted: dict[str, Any] = {"rlimits": limits}
+    wanted: dict[str, Any] = {"rlimits": limits, "powerless": not layers.bwrap}  # bubblewrap does it itself
     if layers.landlock:
         wanted["landlock"] = _landlock(box, view)
     if layers.seccomp and not layers.bwrap:  # bubblewrap sets it on its own process too

@@ -20,6 +20,7 @@ from typing import Any
 _libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 38, 22, 36
+PR_CAPBSET_DROP = 24
 
 # name: (x86_64, aarch64); -1 where the architecture has no such call.
 DENIED = {
@@ -156,7 +157,9 @@ def seccomp_program(*, alone: bool, loopback: bool = False) -> list[tuple[int, i
     hides the host's socket files; with `loopback` also those of a network namespace that has nothing else.
     """
     if alone and loopback:
-        raise ValueError("sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere")
+        raise ValueError(
+            "sockets need a network namespace; seccomp alone cannot tell loopback from elsewhere"
+        )
     column, arch = _MACHINES[platform.machine()]
     rows = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, arch), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if column == 0:  # the x32 ABI numbers its calls from 2**30
@@ -249,6 +252,15 @@ def landlock(read: Iterable[str], write: Iterable[str], names: Iterable[str] = (
     os.close(rules)
 
 
+def drop_capabilities() -> None:
+    """None of root's powers for this process and what it starts: not a better priority, not a higher limit."""
+    for number in range(64):
+        _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)  # refused without CAP_SETPCAP, and then there is nothing to drop
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    head, nothing = struct.pack("Ii", 0x20080522, 0), bytes(24)  # _LINUX_CAPABILITY_VERSION_3, this process
+    _check(_libc.capset(head, nothing), "capset")
+
+
 def limit(limits: Mapping[str, int]) -> None:
     """Soft and hard limit alike; a hard limit that is already lower stays."""
     for name, value in limits.items():
@@ -259,8 +271,10 @@ def limit(limits: Mapping[str, int]) -> None:
 
 
 def lock(config: Mapping[str, Any]) -> None:
-    """Apply `rlimits` {name: value}, `landlock` {read, write} and `seccomp` {alone}, in that order."""
+    """Apply `rlimits` {name: value}, `powerless`, `landlock` {read, write} and `seccomp` {alone}, in that order."""
     limit(config.get("rlimits", {}))
+    if config.get("powerless"):
+        drop_capabilities()
     if config.get("landlock") is not None:
         landlock(**config["landlock"])
     if config.get("seccomp") is not None:

@@ -6,7 +6,7 @@ requirements ("extras") are left out; a package must be installed where the engi
 """
 
 # paths are strings of an argument list here
-# ruff: noqa: PTH110, PTH112, PTH118, PTH119, PTH120, PTH207
+# ruff: noqa: PTH110, PTH112, PTH114, PTH118, PTH119, PTH120, PTH207, PTH208
 from __future__ import annotations
 
 import functools

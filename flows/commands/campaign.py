@@ -78,6 +78,8 @@ def run(
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
+    from evaluators.sandbox.advice import weaker
+    from flows.isolation import proven
     from flows.proposers import replay_flags
     from flows.run import create_campaign, default_run_dir
     from flows.settings import load_settings
@@ -116,6 +118,8 @@ def run(
         f"campaign {campaign.id} in {root}\nsettings: {chosen}; isolation proven: {campaign.isolation}",
         file=sys.stderr,
     )
+    if lost := weaker(proven(settings.isolation, settings.trust_weak, campaign.spec.budget.loopback)):
+        print(lost, file=sys.stderr)
     run_with_display(root, campaign, plain)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, RUN, print_json, run_root
+from flows.commands._shared import AS_JSON, GPUS, RUN, print_json, run_root
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +19,13 @@ def register(app: typer.Typer) -> None:
     )(worker)
 
 
-def doctor(as_json: bool = AS_JSON) -> None:
-    """Prove what the sandbox holds on this machine: strong, medium or weak, and how to get better."""
+def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
+    """Prove what the sandbox holds on this machine and what its accelerators do inside; and how to get better."""
     from evaluators.sandbox.prove import doctor_report
+    from flows.doctor import accelerator_reports, lines
 
-    report = doctor_report()
+    found, fault = accelerator_reports(gpus or "")
+    report = {**doctor_report(), "accelerators": found, "accelerator_fault": fault}
     if as_json:
         print_json(report)
         return
@@ -33,6 +35,8 @@ def doctor(as_json: bool = AS_JSON) -> None:
         print(f"  NOT held: {', '.join(report['not_held'])}")
     for line in report["advice"]:
         print(f"  to get better: {line}")
+    for line in lines(found, fault):
+        print(line)
 
 
 def setup_server() -> None:

@@ -1,7 +1,7 @@
 """Every attack ends as it must: the right cause or an honest score, and nothing changed outside.
 
 On a machine whose sandbox is not `strong` the attacks on what is not held there are expected to find it;
-they are skipped by name with the reason, never silently.
+they are skipped by name with the reason, never silently. `BAKEOFF_HIDE_BWRAP=1` tries the path without bubblewrap.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ from evaluators.client import Bench
 from evaluators.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
+# What these try either cannot be set up where paths are the host's, or is listed as not held there.
+NEED_MOUNTS = {
+    "look for every array on the machine": "no folder outside the run's own can be listed, so it finds none",
+    "resume from a checkpoint left behind": "/tmp and /dev/shm cannot be opened at all",
+    "sockets of a network of its own": "such an environment is refused before it starts",
+}
 ALL = [*attacks_files.ATTACKS, *attacks_escape.ATTACKS, *attacks_protocol.ATTACKS, *attacks_language.ATTACKS]
 
 
@@ -111,8 +117,10 @@ CASES = [
 @pytest.mark.parametrize("attack", CASES)
 def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
     isolation = wb.best()
-    if isolation.level != "strong":
+    if isolation.level == "weak":
         pytest.skip(f"this machine's sandbox is {isolation.level}: not held: {', '.join(isolation.not_held)}")
+    if not isolation.tools.bwrap and attack.name in NEED_MOUNTS:
+        pytest.skip(f"without bubblewrap: {NEED_MOUNTS[attack.name]}")
     folder = Path(host["FOLDER"])
     kind = "markov" if attack.base is wb.BIGRAM else "blobs"
     spec = (wb.markov if kind == "markov" else wb.blobs)(**attack.changes)
