@@ -78,7 +78,12 @@ def _rounded(row: Row) -> dict[str, float]:
 
 
 def campaign(
-    lab: CudaLab, device: str, gpus: int = 1, deeds: tuple[str, ...] = tuple(cuda_digits.DEEDS)
+    lab: CudaLab,
+    device: str,
+    gpus: int = 1,
+    deeds: tuple[str, ...] = tuple(cuda_digits.DEEDS),
+    confirm: bool = True,
+    timeout_s: float = 400,
 ) -> Seen:
     """`bakeoff prepare` and `bakeoff run` with the script, to the campaign's own end."""
     cuda_digits.make(lab.recipes, device, gpus=gpus)
@@ -89,7 +94,7 @@ def campaign(
     run = lab.folder / "campaign"
     done = lab.bakeoff(
         "run", cuda_digits.NAME, "--run", str(run), "--trials", str(count), "--slots", "1",
-        *lab.scripted(script), check=False, timeout=600,
+        *lab.scripted(script, confirm=confirm), check=False, timeout=timeout_s,
     )  # fmt: skip
     took = time.monotonic() - began
     left = [process.cmdline() for process in processes_of(lab.folder)]

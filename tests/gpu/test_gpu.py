@@ -44,6 +44,7 @@ def test_doctor_proves_the_device_in_the_sandbox(device: Any, lab: CudaLab, reco
     record.note("doctor", level=report["level"], layers=report["layers"], accelerators=listed)
     assert device.uuid in json.dumps(listed), listed
     assert device.name in json.dumps(listed), listed
+    assert all(one["computes"] is True and one["memory_given_back"] is True for one in listed), listed
     failed = [key for key, value in cuda_flows.flat(listed) if value is False]
     assert not failed, f"doctor did not prove {failed}: {listed}"
 
