@@ -204,7 +204,7 @@ def smoke(bench: Bench, source: Path, cancel: threading.Event | None = None, dev
         with Watch(devices) as watch:
             final = session.run(request(box, bench.isolation.tools), cancel)
         final["device"] = watch.use
-    return _smoke_check(final, caps, time.monotonic() - began)
+    return _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
 
 
 def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:

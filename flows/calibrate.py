@@ -17,11 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from evaluators import client
 from evaluators.client import Bench
 from flows.config import new_secret, now, seeds_from
+from flows.device_facts import device_columns, device_runs
 from flows.home import bakeoff_version, home
 from flows.measuring import Told, measure, smoke
 from lineage.errors import UsageError
@@ -48,6 +49,7 @@ class Calibration(Record):
     isolation: str
     machine: str
     accelerator: str
+    throttled_runs: int = Field(0, exclude_if=lambda value: not value)  # so that older files keep their hash
     bakeoff_version: str
     measured_at: datetime
 
@@ -111,6 +113,7 @@ def calibrate(
         isolation=found.isolation,
         machine=found.machine,
         accelerator=found.accelerator,
+        throttled_runs=device_columns(device_runs((), done.runs, [found])).get("throttled_runs", 0),
         bakeoff_version=bakeoff_version(),
         measured_at=now(),
     )
@@ -152,11 +155,17 @@ def load(environment: str) -> Calibration | None:
 
 
 def matching(
-    environment: str, *, source_sha256: str, environment_sha256: str, isolation: str, told: Told
+    environment: str,
+    *,
+    source_sha256: str,
+    environment_sha256: str,
+    isolation: str,
+    accelerator: str,
+    told: Told,
 ) -> Calibration | None:
     """The calibration that holds for a campaign started here and now; None when there is none.
 
-    One of another source, environment, judge or isolation is passed over with a note. Raises UsageError
+    One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
     for an altered one, one of another machine, and one whose start missed a hard rule.
     """
     found = load(environment)
@@ -167,6 +176,7 @@ def matching(
         "environment": (found.environment_sha256, environment_sha256),
         "judge": (found.evaluator_sha256, client.evaluator_sha256()),
         "isolation": (found.isolation, isolation),
+        "accelerator": (found.accelerator, accelerator),
     }
     other = [name for name, (then, again) in here.items() if then != again]
     again = f"bakeoff calibrate {environment}"

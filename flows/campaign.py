@@ -242,9 +242,10 @@ async def _lanes(state: Campaign) -> None:
 
 
 def _roles_of_lanes(engine: Engine) -> list[str]:
-    """One lane per role; more where a person asked for more trials at once than there are roles."""
+    """One lane per role; more where a person asked for more trials at once than there are roles, or more devices wait for work."""
     names = [role.name for role in engine.config.roles]
-    return [names[at % len(names)] for at in range(max(len(names), engine.config.settings.in_flight or 0))]
+    wanted = engine.config.settings.in_flight or (engine.slots if engine.slot_kind == "gpu" else 0)
+    return [names[at % len(names)] for at in range(max(len(names), wanted))]
 
 
 async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:

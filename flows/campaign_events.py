@@ -76,6 +76,8 @@ def log_calibration(engine: Engine) -> None:
             evaluator_sha256=held.evaluator_sha256,
             isolation=held.isolation,
             machine=held.machine,
+            accelerator=held.accelerator or None,
+            throttled_runs=held.throttled_runs,
             bakeoff_version=held.bakeoff_version,
             t_finished=held.measured_at,
             detail_json=json.dumps({"calibration_sha256": config.calibration_sha256}),

@@ -89,7 +89,7 @@ def _check(settings: Settings, arms: Sequence[str], repeats: int) -> None:
             f"--proposer {settings.proposer}: its proposals are fixed, so every arm would be the same; "
             "compare with catalogue, anthropic or openai"
         )
-    environment = load_environment(settings.environment)
+    environment = load_environment(settings.environment, settings.variant)
     require(environment.spec, settings.gpus)
     for arm in arms:
         refuse_arm(settings.proposer, arm)

@@ -27,6 +27,7 @@ from evaluators.promote import (
 from evaluators.standing import row_fields
 from flows.allocation import check_time, handed_back, preemptible
 from flows.config import draw_seeds
+from flows.device_facts import as_detail, device_columns, device_runs
 from flows.engine import Engine, engine_for
 from flows.home import bakeoff_version
 from flows.recording import measurement_sha
@@ -34,7 +35,7 @@ from flows.standing import book
 from flows.tasks import evaluate, train
 from flows.words import Interrupted, Patched, Trained, TrialRef
 from lineage.errors import InfraFault, UsageError
-from lineage.records import Measurement, Row
+from lineage.records import Measurement, Row, TrainRun
 from lineage.results import get_result
 
 
@@ -92,6 +93,7 @@ class _Confirmation:
         self.programs = {"candidate": _patched(engine, trial), "incumbent": _patched(engine, incumbent)}
         self.measured: dict[str, list[Measurement]] = {"candidate": [], "incumbent": []}
         self.trained: list[Trained] = []
+        self.runs: list[TrainRun] = []
         self.offset = sum(1 for row in view.events("confirmation") if row.trial == trial) * 1000
 
     async def run(self) -> Step:
@@ -130,6 +132,7 @@ class _Confirmation:
             }
         )
         trained = await train(self.ref, patched, purpose, seeds, quiet=True)
+        self.runs += trained.runs
         if any(run.cause is not None for run in trained.runs):
             if side == "incumbent":
                 raise InfraFault(
@@ -173,6 +176,9 @@ class _Confirmation:
             "measurements": [measurement_sha(m) for m in self.measured["candidate"]],
             "incumbent_measurements": [measurement_sha(m) for m in self.measured["incumbent"]],
         }
+        on_devices = device_runs((), self.runs, [m for side in self.measured.values() for m in side])
+        if on_devices:
+            detail["device_runs"] = as_detail(on_devices)
         row = Row(
             event="confirmation",
             **_who(engine, self.ref),
@@ -180,6 +186,7 @@ class _Confirmation:
             seeds=[seed.seed for m in self.measured["candidate"] for seed in m.per_seed],
             source_sha256=self.programs["candidate"].source_sha256,
             detail_json=json.dumps(detail, sort_keys=True),
+            **device_columns(on_devices),
             **fields,
         )
         engine.append(row)

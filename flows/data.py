@@ -15,14 +15,20 @@ from hashlib import sha256
 from pathlib import Path
 
 from flows.environments import Environment
-from lineage.errors import DataMissing
+from lineage.errors import DataMissing, UsageError
 
 
 def prepare(environment: Environment, arguments: Sequence[str] = (), quiet: bool = False) -> Path:
     """Run `recipes/NAME/prepare.py --out DIR` and move the result into place only when it is whole.
 
-    Raises DataMissing with the program's own last line when it fails.
+    Raises DataMissing with the program's own last line when it fails, UsageError for a variant's data without
+    the argument that they need.
     """
+    if environment.arguments and environment.arguments.split()[0] not in arguments:
+        raise UsageError(
+            f"{environment.spec.name} has data of its own; run: bakeoff prepare {environment.called} -- "
+            f"{environment.arguments}"
+        )
     program = environment.folder / "prepare.py"
     if not program.is_file():
         raise DataMissing(
@@ -60,10 +66,13 @@ def check_data(environment: Environment, folder: Path | None = None) -> Path:
     Raises DataMissing naming the first file that is not what the manifest says.
     """
     folder = folder or environment.data
-    name = environment.spec.name
+    name = environment.called
     manifest = folder / "manifest.json"
     if not manifest.is_file():
-        raise DataMissing(f"no prepared data for {name} in {folder}; run: bakeoff prepare {name}")
+        more = f" -- {environment.arguments}" if environment.arguments else ""
+        raise DataMissing(
+            f"no prepared data for {name} in {folder}; run: bakeoff prepare {environment.called}{more}"
+        )
     try:
         files = json.loads(manifest.read_text("utf-8"))["files"]
     except (ValueError, KeyError) as error:

@@ -54,6 +54,7 @@ SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that we
 @flow(name="campaign", flow_run_name="campaign {environment}", persist_result=False)
 async def campaign(
     environment: str,
+    variant: str = "",
     store: str = "",
     trials: Annotated[int, Field(ge=1, description="trials besides the baseline")] = 24,
     hours: Annotated[float | None, Field(gt=0, description="stop after this many hours")] = None,
@@ -80,12 +81,14 @@ async def campaign(
 
     Args:
         environment: name of an environment on every worker's machine.
+        variant: a variant of it, as `bakeoff environments` lists them.
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
         tag: tells campaigns of one environment and arm apart; default today's date.
         webhook: URL that gets {"text": ...} by POST at the end, on a stall, a pause and a new confirmed best.
     """
-    flags = {
+    flags: dict[str, object] = {
         "environment": environment,
+        "variant": variant or None,
         "trials": trials,
         "hours": hours,
         "until": until,
@@ -115,7 +118,7 @@ async def campaign(
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
-    environment = load_environment(str(flags["environment"]))
+    environment = load_environment(str(flags["environment"]), str(flags.get("variant") or ""))
     if flags.get("slots") is None and not environment.spec.budget.gpus:
         flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)

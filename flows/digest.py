@@ -103,6 +103,7 @@ class Digest:
     fresh: Mapping[str, Row]
     noise_sd: float | None
     noise_runs: int
+    noise_throttled: int
     failures: tuple[Failure, ...]
     roles: tuple[Group, ...]
     arms: tuple[Group, ...]
@@ -117,6 +118,12 @@ class Digest:
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
     machines: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def noise_from(self) -> str:
+        """What the noise figure rests on: `10 baseline runs, 2 of them throttled`."""
+        told = f"{self.noise_runs} baseline runs"
+        return f"{told}, {self.noise_throttled} of them throttled" if self.noise_throttled else told
 
     def score_of(self, row: Row | None) -> float | None:
         """What a trial is believed to score: its fresh seeds where it was confirmed, else its first measurement.
@@ -147,7 +154,7 @@ class Digest:
 def digest(view: View, spec: EnvironmentSpec) -> Digest:
     trials = view.trials()
     baseline = view.baseline()
-    noise_sd, noise_runs = _noise(view.events("calibration"), baseline, trials)
+    noise_sd, noise_runs, noise_throttled = _noise(view.events("calibration"), baseline, trials)
     started, finished, why = _span(view.events("campaign"), trials)
     reference = baseline.score if baseline else None
     champions = tuple(view.champions())
@@ -167,6 +174,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         fresh={row.trial or "": row for row in view.events("confirmation")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,
+        noise_throttled=noise_throttled,
         failures=_failures(trials),
         roles=_groups(trials, spec, reference, confirmed, "role"),
         arms=_groups(trials, spec, reference, confirmed, "arm"),
@@ -289,11 +297,11 @@ def _ranks(values: list[float]) -> list[float]:
 
 def _noise(
     calibrations: Sequence[Row], baseline: Row | None, trials: Sequence[Row]
-) -> tuple[float | None, int]:
+) -> tuple[float | None, int, int]:
     for row in [*reversed(calibrations), *([baseline] if baseline else []), *reversed(trials)]:
         if row.noise_sd is not None:
-            return row.noise_sd, len(row.scores)
-    return None, 0
+            return row.noise_sd, len(row.scores), row.throttled_runs
+    return None, 0, 0
 
 
 def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | None, datetime | None, str]:

@@ -163,7 +163,7 @@ def open_engine(root: str, campaign: str) -> Engine:
     config = load_config(store, campaign)
     # its folder when it is still here: a relative path or ./recipes/NAME means another place elsewhere
     here = (Path(config.folder) / "environment.toml").is_file()
-    environment = load_environment(config.folder if here else config.environment)
+    environment = load_environment(config.folder if here else config.environment, config.settings.variant)
     if environment.spec != config.spec:  # edited since: the campaign goes on as it was started
         environment = replace(environment, spec=config.spec)
     data = check_data(environment)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from agents.roles import build_roster
 from flows.home import REPO, data_root
+from flows.variants import Varied, varied, with_constants
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.spec import EnvironmentSpec, Role
 
@@ -26,11 +27,22 @@ MAX_SOURCE_FILES = 64
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment on disk: its spec, its folder and the briefs of its roles (file stem to text)."""
+    """An environment on disk: its spec, its folder and the briefs of its roles (file stem to text).
+
+    Of a variant: which, the constants that it sets in the recipe, and what prepare.py needs for its data.
+    """
 
     spec: EnvironmentSpec
     folder: Path
     briefs: dict[str, str]
+    variant: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    arguments: str = ""
+
+    @property
+    def called(self) -> str:
+        """As a person names it to a command."""
+        return f"{self.folder.name} --variant {self.variant}" if self.variant else self.spec.name
 
     def roster(self, arm: str, only: Sequence[str] = ()) -> tuple[Role, ...]:
         """The roles of an arm, or those of them that are named. Raises UnknownName for another name."""
@@ -61,6 +73,11 @@ class Environment:
                 for path in sorted(root.rglob("*")):
                     if path.is_file() and "__pycache__" not in path.parts:
                         files[path.relative_to(root).as_posix()] = path.read_bytes()
+        if self.fixed and "fixed.py" in files:
+            text = with_constants(
+                files["fixed.py"].decode("utf-8"), self.fixed, self.folder / "source/fixed.py"
+            )
+            files["fixed.py"] = text.encode("utf-8")
         if not files:
             raise SpecInvalid(
                 f"{self.folder / 'source'}: no recipe files; a recipe needs train.py and predict.py"
@@ -93,28 +110,30 @@ def list_environments() -> dict[str, Path]:
     return found
 
 
-def load_environment(name: str) -> Environment:
-    """The environment of that name, or of that path.
+def load_environment(name: str, variant: str = "") -> Environment:
+    """The environment of that name, or of that path, or a variant of it.
 
     Raises UnknownName for a name that is not there, SpecInvalid for a file that does not hold together.
     """
     direct = Path(name)
     if direct.is_dir() and (direct / "environment.toml").is_file():
-        return read_environment(direct.resolve())
+        return read_environment(direct.resolve(), variant)
     known = list_environments()
     if name not in known:
         raise UnknownName("environment", name, known, "list them with: bakeoff environments")
-    return read_environment(known[name])
+    return read_environment(known[name], variant)
 
 
-def read_environment(folder: Path) -> Environment:
+def read_environment(folder: Path, variant: str = "") -> Environment:
     path = folder / "environment.toml"
     raw = _read_toml(path)
+    given = varied(raw, folder, variant) if variant else Varied(raw, {}, "")
+    path = folder / "variants" / f"{variant}.toml" if variant else path
     try:
-        spec = EnvironmentSpec.model_validate(raw)
+        spec = EnvironmentSpec.model_validate(given.raw)
     except ValidationError as error:
         raise SpecInvalid(_first_problem(path, error)) from None
-    environment = Environment(spec=spec, folder=folder, briefs=_briefs(folder))
+    environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
     environment.roster("specialists")  # a broken brief is told here, not in the middle of a night
     return environment
 

@@ -15,6 +15,7 @@ from typing import Any
 from evaluators import client
 from evaluators.label import label, label_infra, label_refusal
 from flows.config import BASELINE, now
+from flows.device_facts import as_detail, device_columns, device_runs
 from flows.engine import Engine
 from flows.home import bakeoff_version
 from flows.standing import book
@@ -101,10 +102,13 @@ def build_row(
     detail: dict[str, Any] = {
         "leader": {"trial": leader[0], "score": leader[1]} if leader is not None else None,
         "label": decided.text,
-        "checks": [check.model_dump() for check in progress.checks],
+        "checks": [check.model_dump(mode="json") for check in progress.checks],
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
         "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
     }
+    on_devices = device_runs(progress.checks, progress.runs, [measurement] if measurement else [])
+    if on_devices:
+        detail["device_runs"] = as_detail(on_devices)
     if progress.proposal is not None and base not in (None, progress.proposal.parent):
         detail["rebased_from"] = progress.proposal.parent
     values: dict[str, Any] = {
@@ -113,6 +117,7 @@ def build_row(
         **_patch_fields(progress.patched),
         **_measurement_fields(measurement),
         **_cost_fields(progress),
+        **device_columns(on_devices),
         "incumbent": incumbent.trial if incumbent is not None else None,
         "status": decided.status,
         "cause": decided.cause,

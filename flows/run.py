@@ -65,7 +65,7 @@ def create_campaign(
     `runs_here`: its trials run on this machine, which must have the GPUs for it. Raises the UsageError family,
     InfraFault, StoreError, IsolationRefused.
     """
-    environment = load_environment(settings.environment)
+    environment = load_environment(settings.environment, settings.variant)
     devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
@@ -78,6 +78,7 @@ def create_campaign(
         source_sha256=tree_hash(files),
         environment_sha256=environment_sha256,
         isolation=isolation.level,
+        accelerator=describe(devices[: environment.spec.budget.gpus]),
         told=lambda text: print(text, file=sys.stderr),
     )
     close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
@@ -220,6 +221,7 @@ def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
     return load_config(store, campaign)
 
 
-def default_run_dir(environment: str, prefix: str = "") -> Path:
-    """`runs/<prefix><environment>-<YYYYMMDD-HHMMSS>` under the current directory."""
-    return Path("runs") / f"{prefix}{Path(environment).name}-{now().astimezone():%Y%m%d-%H%M%S}"
+def default_run_dir(environment: str, prefix: str = "", variant: str = "") -> Path:
+    """`runs/<prefix><environment>[_<variant>]-<YYYYMMDD-HHMMSS>` under the current directory."""
+    name = Path(environment).name + (f"_{variant}" if variant else "")
+    return Path("runs") / f"{prefix}{name}-{now().astimezone():%Y%m%d-%H%M%S}"

@@ -25,6 +25,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str
+    variant: str = Field("", description="variant of the environment: other hardware, limits or data")
     proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = "catalogue"
     arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists"
     roles: tuple[str, ...] = Field((), description="roster; empty means every role of the environment")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import wording as w
+from flows.device_facts import devices_text
 from flows.digest import Digest, digest, headline, loads
 from flows.panels import glyph
 from lineage.errors import StoreError, UnknownName
@@ -94,11 +95,7 @@ def campaign_view(view: View, spec: EnvironmentSpec, *, recent: int = RECENT) ->
 
 def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | Text | None]]:
     lucky = d.unconfirmed_leader
-    noise = (
-        f"{w.score_text(spec, d.noise_sd)} (sd of {d.noise_runs} baseline runs)"
-        if d.noise_sd is not None
-        else None
-    )
+    noise = f"{w.score_text(spec, d.noise_sd)} (sd of {d.noise_from})" if d.noise_sd is not None else None
     return [
         ("campaign", d.campaign),
         ("forked from", d.forked_from),
@@ -290,6 +287,7 @@ def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
         ("cost", f"{w.money(row.usd)}, {tokens:,} tokens" if tokens else None),
         ("CPU", w.seconds(w.cpu_seconds(row) or None)),
         ("peak memory", w.size(row.peak_bytes)),
+        *devices_text(row),
         ("artifact", w.size(row.artifact_bytes)),
         ("isolation", row.isolation),
         *(
@@ -350,17 +348,26 @@ def environments_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         better = "lower" if row["direction"] == "min" else "higher"
         gates = ", ".join(_gate(gate) for gate in row.get("gates", ()))
         table.add_row(
-            Text(str(row["name"]), style="bold"),
+            Text(f"  --variant {row['variant']}" if row.get("variant") else str(row["name"]), style="bold"),
             Text(f"{row['metric']}, {better}"),
             Text(gates or w.DASH),
             str(len(row.get("roles", ()))),
-            Text(str(row.get("hardware", "cpu"))),
+            _hardware(row),
             Text("ready", style="green") if row.get("prepared") else Text("not prepared", style="yellow"),
             Text(w.one_line(str(row.get("title", "")), 120), style=SOFT),
         )
-    missing = [str(row["name"]) for row in rows if not row.get("prepared")]
+    missing = [str(row.get("called") or row["name"]) for row in rows if not row.get("prepared")]
     hint = Text(f"\nPrepare data with: bakeoff prepare {missing[0]}", style=SOFT) if missing else Text("")
     return Group(table, hint)
+
+
+def _hardware(row: Mapping[str, Any]) -> Text:
+    needed, here = int(row.get("gpus", 0)), int(row.get("gpus_here", 0))
+    if not needed:
+        return Text("CPU")
+    if here >= needed:
+        return Text(w.count(needed, "GPU"), style="green")
+    return Text(f"needs {w.count(needed, 'GPU')}; this machine has {here or 'none'}", style="yellow")
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

@@ -56,6 +56,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "champions": [brief(row) for row in d.champions],
         "noise_sd": d.noise_sd,
         "noise_runs": d.noise_runs,
+        "noise_throttled": d.noise_throttled,
         "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],
         "failures": [
             {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures

@@ -81,9 +81,7 @@ def end_text(view: View, spec: EnvironmentSpec, links: Links = Links(), why: str
         outcome += f"; {failed} without a valid score ({worst})"
     lines.append(outcome + ".")
     if d.noise_sd is not None:
-        lines.append(
-            f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_runs} baseline runs)."
-        )
+        lines.append(f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_from}).")
     lines.append(cost(d))
     if why or d.ended_why:
         lines.append(f"Ended: {why or d.ended_why}.")

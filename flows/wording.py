@@ -137,12 +137,14 @@ def verdict_text(row: Row) -> str:
 
 
 def outcome(row: Row) -> str:
-    """`keep, confirmed` / `crash: nan` / `rejected: outside_surface`."""
+    """`keep, confirmed` / `crash: nan` / `rejected: outside_surface` / `discard, throttled`."""
     words = str(row.status or "running")
     if row.cause and row.cause != words:
         words += f": {row.cause}"
     if row.verdict:
         words += f", {row.verdict}"
+    if row.throttled_runs:
+        words += ", throttled"
     return words
 
 

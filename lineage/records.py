@@ -129,16 +129,6 @@ class Proposal(Record):
     exchange: str = Field("", description="raw exchange as JSON, stored by hash")
 
 
-class Check(Record):
-    """One rung of the preflight ladder, or one gate."""
-
-    name: str
-    passed: bool
-    seconds: Finite = 0.0
-    numbers: dict[str, Number] = {}
-    detail: str = ""
-
-
 class Device(Record):
     """One accelerator that a process can be given: a whole device, or a part of a divided one (NVIDIA's MIG).
 
@@ -180,6 +170,17 @@ class DeviceUse(Record):
     utilisation: Finite | None = None
     throttled: dict[str, Finite] = {}
     faults: tuple[str, ...] = ()
+
+
+class Check(Record):
+    """One rung of the preflight ladder, or one gate."""
+
+    name: str
+    passed: bool
+    seconds: Finite = 0.0
+    numbers: dict[str, Number] = {}
+    detail: str = ""
+    device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class RunFacts(Record):
@@ -362,3 +363,11 @@ class Row(Record):
     t_started: datetime | None = None
     t_finished: datetime | None = None
     detail_json: str = Field("{}", description="event-specific facts that have no column")
+    devices: list[str] = Field(
+        [], description="UUIDs of the accelerators that its runs had, each run its own"
+    )
+    throttled_runs: int = Field(0, description="seeds in whose runs the clocks of a device were lowered")
+    throttle_json: str = Field("{}", description="reason to the largest share of a run in which it held")
+    device_peak_bytes: int | None = None
+    energy_j: Finite | None = None
+    utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")

@@ -25,6 +25,7 @@ GPUS = typer.Option(
     "--gpus",
     help="GPUs that may be used: indices as nvidia-smi has them, or UUIDs, with commas; default all",
 )
+VARIANT = typer.Option(None, "--variant", help="a variant of it, as bakeoff environments lists them")
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 
 

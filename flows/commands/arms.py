@@ -13,6 +13,7 @@ from flows.commands._shared import (
     CAMPAIGN,
     GPUS,
     RUN,
+    VARIANT,
     absolute,
     open_view,
     print_json,
@@ -41,6 +42,7 @@ def compare(
     environment: str | None = typer.Argument(
         None, help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     arms: str = typer.Option(
         "specialists,generic,single,no_lineage,random",
         "--arms",
@@ -88,6 +90,7 @@ def compare(
         )
     flags: dict[str, Any] = {
         "environment": environment,
+        "variant": variant,
         "trials": trials,
         "proposer": proposer,
         "model": model,
@@ -100,7 +103,7 @@ def compare(
         "trust_weak": trust_weak or None,
     }
     settings, _ = load_settings(flags, config)
-    root = absolute(run_dir or str(default_run_dir(environment, "compare-")))
+    root = absolute(run_dir or str(default_run_dir(environment, "compare-", settings.variant)))
     cells = plan_cells(root, settings, [name.strip() for name in arms.split(",") if name.strip()], repeats)
     run_cells(
         root, cells, plain or not sys.stderr.isatty(), lambda text: print(text, file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from flows.commands._shared import (
     CAMPAIGN,
     GPUS,
     RUN,
+    VARIANT,
     absolute,
     open_view,
     print_json,
@@ -38,6 +39,7 @@ def run(
     environment: str = typer.Argument(
         ..., help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     run_dir: str = typer.Option(
         None, "--run", help="run directory or s3:// URI; default runs/<environment>-<time>"
     ),
@@ -88,6 +90,7 @@ def run(
     recorded = replay_flags(record) if record else {}
     flags: dict[str, Any] = {
         "environment": environment,
+        "variant": variant,
         "trials": recorded.get("trials") if trials is None else trials,
         "hours": hours,
         "until": until,
@@ -109,7 +112,7 @@ def run(
         "confirm": confirm,
     }
     settings, sources = load_settings(flags, config)
-    root = absolute(run_dir or str(default_run_dir(environment)))
+    root = absolute(run_dir or str(default_run_dir(environment, variant=settings.variant)))
     campaign = create_campaign(root, settings)
     chosen = ", ".join(
         f"{k}={getattr(settings, k)!r}" for k, source in sources.items() if source != "default"

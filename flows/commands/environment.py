@@ -7,13 +7,13 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, print_json
+from flows.commands._shared import AS_JSON, VARIANT, print_json
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff environments --json")(environments)
     app.command(
-        epilog="Examples: bakeoff prepare airbench_mini · bakeoff prepare parameter_golf -- --data DIR",
+        epilog="Examples: bakeoff prepare airbench_mini · bakeoff prepare parameter_golf --variant 1xh100 -- --data DIR",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(prepare)
     app.command("new-environment", epilog="Example: bakeoff new-environment my_idea --at ~/lab/recipes")(
@@ -22,14 +22,24 @@ def register(app: typer.Typer) -> None:
 
 
 def environments(as_json: bool = AS_JSON) -> None:
-    """List the environments found, their score, gates and whether their data is prepared."""
+    """List the environments and variants found, their score, gates, hardware and whether their data is prepared."""
     from flows.environments import list_environments, read_environment
     from flows.show import environments_table
+    from flows.variants import variants
 
-    found = [read_environment(folder) for folder in list_environments().values()]
+    found = [
+        read_environment(folder, variant)
+        for folder in list_environments().values()
+        for variant in ("", *variants(folder))
+    ]
+    here = _gpus_here() if any(e.spec.budget.gpus for e in found) else 0
     rows = [
         {
             "name": e.spec.name,
+            "called": e.called,
+            "variant": e.variant,
+            "gpus": e.spec.budget.gpus,
+            "gpus_here": here,
             "title": e.spec.title,
             "metric": e.spec.score.metric,
             "unit": e.spec.score.unit,
@@ -51,11 +61,22 @@ def environments(as_json: bool = AS_JSON) -> None:
     Console().print(environments_table(rows))
 
 
+def _gpus_here() -> int:
+    """GPUs that campaigns may use on this machine; a driver that is not there or fails shows none."""
+    from evaluators.accelerators import DriverFault, usable
+
+    try:
+        return len(usable())
+    except DriverFault:
+        return 0
+
+
 def prepare(
     context: typer.Context,
     environment: str = typer.Argument(
         ..., help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     force: bool = typer.Option(False, "--force", help="prepare again although the data is there and whole"),
 ) -> None:
     """Prepare an environment's data on this machine; arguments after -- go to its prepare.py."""
@@ -64,7 +85,7 @@ def prepare(
     from flows.environments import load_environment
     from lineage.errors import DataMissing
 
-    chosen = load_environment(environment)
+    chosen = load_environment(environment, variant or "")
     if not force and not context.args:
         try:
             print(f"{chosen.spec.name}: data is prepared in {check_data(chosen)}")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root, split_trial
+from flows.commands._shared import (
+    AS_JSON,
+    CAMPAIGN,
+    RUN,
+    VARIANT,
+    open_view,
+    print_json,
+    run_root,
+    split_trial,
+)
 
 if TYPE_CHECKING:
     from flows.calibrate import Calibration
@@ -110,6 +119,7 @@ def calibrate(
     environment: str = typer.Argument(
         ..., help="name of an environment, or a folder with an environment.toml"
     ),
+    variant: str | None = VARIANT,
     runs: int | None = typer.Option(None, "--runs", help="runs of the start; default from environment.toml"),
     slots: int = typer.Option(2, "--slots", min=1, help="candidate processes at once on this machine"),
     gpus: str = GPUS_OF_THIS,
@@ -126,7 +136,7 @@ def calibrate(
 
     if isolation not in ("strong", "medium", "weak"):
         raise UsageError(f"--isolation {isolation!r}: it is strong, medium or weak")
-    chosen = load_environment(environment)
+    chosen = load_environment(environment, variant or "")
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
         found = measure_start(bench, chosen.source(), count, slots, tell)

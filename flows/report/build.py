@@ -184,7 +184,7 @@ def _tiles(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str, str]]:
     if d.improved and d.incumbent is not None and d.incumbent.sealed_score is not None:
         tiles.append(("Sealed split", w.score_text(spec, d.incumbent.sealed_score), "never shown to agents"))
     if d.noise_sd is not None:
-        runs = f"sd of {d.noise_runs} baseline runs" if d.noise_runs else "sd of the baseline"
+        runs = f"sd of {d.noise_from}" if d.noise_runs else "sd of the baseline"
         tiles.append(("Noise", w.score_text(spec, d.noise_sd), runs))
     rate = w.percent(d.keeps / d.trials, 1, sign=False) if d.trials else w.DASH
     tiles.append(("Trials", f"{d.trials:,}", f"{w.count(d.keeps, 'keep')} ({rate}), {d.confirmed} confirmed"))

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from flows.device_facts import throttle_text
 from flows.digest import loads
 from flows.wording import plain
 from lineage.errors import StoreError
@@ -47,6 +48,10 @@ NUMBERS = [
     "engine_cpu_s",
     "peak_bytes",
     "attempt",
+    "throttled_runs",
+    "device_peak_bytes",
+    "energy_j",
+    "utilisation",
 ] + [f"{stage}_s" for stage in STAGES]
 WORDS = [
     "arm",
@@ -119,6 +124,9 @@ def columns(rows: Sequence[Row]) -> dict[str, object]:
         "quantities": [_object(row.quantities_json) for row in rows],
         "checks": [_checks(row) for row in rows],
     }
+    if any(row.devices for row in rows):
+        out["devices"] = [row.devices for row in rows]
+        out["throttled"] = [throttle_text(row) or None for row in rows]
     for name in NUMBERS:
         values = [tidy(getattr(row, name)) for row in rows]
         if any(values):

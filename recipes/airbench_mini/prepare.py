@@ -1,8 +1,8 @@
 """Prepares the data of airbench_mini: 1,797 real 8x8 digits of scikit-learn, or Fashion-MNIST.
 
 Use: `python recipes/airbench_mini/prepare.py --out DIR`, or with `--fashion PATH` (the Debian package
-dataset-fashion-mnist, or a folder with its four files), which also writes `DIR/recipe` with a gate of its
-own, run by `bakeoff run DIR/recipe`. Limits: the digits come from the installed scikit-learn; no network.
+dataset-fashion-mnist, or a folder with its four files), the data of the variant `fashion`. Limits: the digits
+come from the installed scikit-learn; no network.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _common import idx, prepared, workspace
+from _common import idx, prepared
 
-HERE = Path(__file__).resolve().parent
 VERSION = "1"
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -67,8 +66,6 @@ def main(argv: list[str] | None = None) -> int:
         arrays[f"{split}/labels.npy"] = labels
     name = "Fashion-MNIST" if arguments.fashion else "scikit-learn load_digits, from UCI optical digits"
     prepared.write(out, "airbench_mini", VERSION, {"name": name}, arrays)
-    if arguments.fashion:
-        workspace.write_variant(HERE, "fashion", out, out.resolve().name)
     sizes = ", ".join(f"{len(labels)} {split}" for split, (_, labels) in parts.items())
     print(f"airbench_mini: {name}: {sizes} images prepared")
     return 0

@@ -1,7 +1,7 @@
 """Prepares nanochat_d12: the public repository's model and optimizer, ClimbMix shards as tokens, CORE items.
 
 Use: `python recipes/nanochat_d12/prepare.py --out DIR [--repo DIR] [--data DIR] [--shards 40] [--val-tokens N]
-[--core-items N] [--variant 1xh100]`. Limits: 4.1 GB of downloads with 40 shards, which resume and are kept;
+[--core-items N]`. Limits: 4.1 GB of downloads with 40 shards, which resume and are kept;
 needs pyarrow, PyYAML, rustbpe and tiktoken. `--data` holds shard_*.parquet (the last in order is held out),
 eval_bundle.zip, and, to skip its training, tokenizer.json of an earlier run.
 """
@@ -149,7 +149,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=40, help="training shards of about 100 MB")
     parser.add_argument("--val-tokens", type=int, default=1 << 18, help="tokens of each held-out split")
     parser.add_argument("--core-items", type=int, default=100, help="items of each task in each split")
-    parser.add_argument("--variant", choices=workspace.variants(HERE), help="hardware other than 8 x H100")
     arguments = parser.parse_args(argv)
     try:
         cache = fetch.downloads_folder() / "nanochat_d12"
@@ -164,8 +163,6 @@ def main(argv: list[str] | None = None) -> int:
             workspace.write_start(staged, {path: start[path] for path in kept})
             workspace.check_units(HERE, staged)
             write_data(staged, inputs, tokenizer, arguments.val_tokens, arguments.core_items)
-            if arguments.variant:
-                workspace.write_variant(HERE, arguments.variant, staged, arguments.out.resolve().name)
             source = {"repository": REPOSITORY.name, "commit": REPOSITORY.commit, "data": BASE}
             source["bundle_sha256"] = prepared.sha256_file(inputs.bundle)
             prepared.seal(staged, "nanochat_d12", VERSION, source)

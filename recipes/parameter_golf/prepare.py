@@ -1,7 +1,7 @@
 """Prepares parameter_golf: the public repository's train_gpt.py, FineWeb token shards, validation tokens.
 
-Use: `python recipes/parameter_golf/prepare.py --out DIR [--repo DIR] [--data DIR] [--shards 80] [--val-tokens N]
-[--variant 1xh100]`. Limits: 16.1 GB with 80 shards; downloads resume and are kept in the cache; what is
+Use: `python recipes/parameter_golf/prepare.py --out DIR [--repo DIR] [--data DIR] [--shards 80] [--val-tokens N]`.
+Limits: 16.1 GB with 80 shards; downloads resume and are kept in the cache; what is
 given by hand is used as it is, after the same checks. `--data` holds fineweb_train_*.bin, fineweb_val_*.bin and
 fineweb_1024_bpe.model anywhere below it.
 """
@@ -93,7 +93,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="a folder with shards and tokenizer model")
     parser.add_argument("--shards", type=int, default=80, help="training shards of 200 MB")
     parser.add_argument("--val-tokens", type=int, default=1 << 20, help="scored tokens of each split")
-    parser.add_argument("--variant", choices=workspace.variants(HERE), help="hardware other than 8 x H100")
     arguments = parser.parse_args(argv)
     try:
         cache = fetch.downloads_folder() / "parameter_golf"
@@ -104,8 +103,6 @@ def main(argv: list[str] | None = None) -> int:
             workspace.write_start(staged, start)
             workspace.check_units(HERE, staged)
             write_data(staged, files, arguments.val_tokens)
-            if arguments.variant:
-                workspace.write_variant(HERE, arguments.variant, staged, arguments.out.resolve().name)
             source = {"repository": REPOSITORY.name, "commit": REPOSITORY.commit, "data": BASE}
             prepared.seal(staged, "parameter_golf", VERSION, source)
     except (Wanted, shards.BadShard, pieces.BadModel) as wanted:

@@ -148,9 +148,11 @@ def test_a_device_in_use_by_somebody_else_is_waited_for_and_told(
         assert [device.index for device in held] == [1], "the one that became free"
     helper.join()
     assert told == ["waiting for GPU 0: process 4711 (3072 MiB); GPU 1: process 4711 (3072 MiB)"]
-    with pytest.raises(InfraFault, match=r"not free after 0.2 s: GPU 0: process 4711 .*--gpus") as caught:
-        with hold(2, accelerators.found(), busy_s=0.2):
-            pass
+    with (
+        pytest.raises(InfraFault, match=r"not free after 0.2 s: GPU 0: process 4711 .*--gpus") as caught,
+        hold(2, accelerators.found(), busy_s=0.2),
+    ):
+        pass
     assert caught.value.what == "busy_accelerator"
     assert busy_devices() == 0
 

@@ -51,6 +51,6 @@ def test_a_file_that_is_not_toml_or_not_there(tmp_path: Path) -> None:
 
 def test_trials_at_once_leaves_room_for_a_slow_proposer() -> None:
     base = {"environment": "airbench_mini", "slots": 2}
-    assert load_settings(base, None, {})[0].trials_at_once == 2
-    assert load_settings({**base, "proposer": "anthropic"}, None, {})[0].trials_at_once == 3
-    assert load_settings({**base, "in_flight": 5}, None, {})[0].trials_at_once == 5
+    assert load_settings(base, None, {})[0].trials_at_once(2) == 2
+    assert load_settings({**base, "proposer": "anthropic"}, None, {})[0].trials_at_once(2) == 3
+    assert load_settings({**base, "in_flight": 5}, None, {})[0].trials_at_once(2) == 5

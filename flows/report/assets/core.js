@@ -81,7 +81,7 @@ const seconds = x => {
   return `${Math.floor(r / 86400)} d ${Math.floor(r % 86400 / 3600)} h`;
 };
 const clock = t => t == null ? DASH : new Date(t * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
-const outcome = t => t.status + (t.cause && t.cause !== t.status ? ": " + t.cause : "") + (t.verdict ? ", " + t.verdict : "");
+const outcome = t => t.status + (t.cause && t.cause !== t.status ? ": " + t.cause : "") + (t.verdict ? ", " + t.verdict : "") + (t.throttled_runs ? ", throttled" : "");
 const cpu = t => (t.build_cpu_s || 0) + (t.train_cpu_s || 0) + (t.evaluate_cpu_s || 0);
 const tokens = t => (t.tokens_in || 0) + (t.tokens_out || 0) + (t.tokens_cache_read || 0) + (t.tokens_cache_write || 0);
 const plainNumber = x => typeof x === "number" ? (Number.isInteger(x) ? count(x) : minus(+x.toPrecision(6))) : String(x);

@@ -75,6 +75,8 @@ panel.pairsPlot = t => {
 };
 panel.cost = t => pairs([
   ["CPU", cpu(t) ? seconds(cpu(t)) : null], ["engine CPU", t.engine_cpu_s ? seconds(t.engine_cpu_s) : null], ["peak memory", t.peak_bytes ? bytes(t.peak_bytes) : null],
+  ["peak memory of a device", t.device_peak_bytes ? bytes(t.device_peak_bytes) : null], ["energy", t.energy_j ? `${plainNumber(+(t.energy_j / 1000).toPrecision(3))} kJ` : null],
+  ["mean utilisation", t.utilisation != null ? `${Math.round(100 * t.utilisation)} %` : null], ["clocks lowered", t.throttled],
   ["artifact", t.artifact_bytes ? bytes(t.artifact_bytes) : null], ["source", t.source_bytes ? bytes(t.source_bytes) : null], ["money", t.usd ? money(t.usd) : null],
   ["tokens in", t.tokens_in ? count(t.tokens_in) : null], ["from cache", t.tokens_cache_read ? count(t.tokens_cache_read) : null], ["tokens out", t.tokens_out ? count(t.tokens_out) : null],
 ]);
@@ -87,7 +89,7 @@ const copyable = value => h("button", { type: "button", class: "hash", title: `$
 panel.record = t => pairs([
   ["proposer", [t.proposer, t.model].filter(Boolean).join(", ")], ["edit", [t.edit_kind, t.operator].filter(Boolean).join(", ")], ["arm", t.arm], ["attempt", t.attempt || null],
   ...[["source", t.source_sha256], ["diff", t.diff_sha256], ["prompt", t.prompt_sha256], ["exchange", t.exchange_sha256], ["measurement", t.measurement_sha256], ["judge", t.evaluator_sha256], ["environment", t.environment_sha256]].map(([k, v]) => [k, v && copyable(v)]),
-  ["isolation", t.isolation], ["machine", [t.machine, t.accelerator].filter(Boolean).join(", ")], ["started", t.t_started ? clock(t.t_started) : null], ["finished", t.t_finished ? clock(t.t_finished) : null],
+  ["isolation", t.isolation], ["machine", [t.machine, t.accelerator].filter(Boolean).join(", ")], ["devices", t.devices?.length ? t.devices.join(", ") : null], ["started", t.t_started ? clock(t.t_started) : null], ["finished", t.t_finished ? clock(t.t_finished) : null],
 ]);
 
 const diffLine = line => {

@@ -1,0 +1,109 @@
+"""Campaigns on devices that the driver's stand-in shows: real engine, sandbox, judge, Prefect and locks.
+
+The recipe computes on the CPU; which device it was given is what is tested. Limits: no kernel runs on a device here.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import quick
+from stand_in_nvml import Driver, uuid
+
+from lineage.records import Edit, Proposal
+
+DEVICES = 8
+WAIT = """
+import os
+import time
+
+def _given() -> None:
+    print("CUDA_VISIBLE_DEVICES", os.environ["CUDA_VISIBLE_DEVICES"], sorted(n for n in os.listdir("/dev") if "nvidia" in n), flush=True)
+"""
+REHEARSE = """
+
+def rehearse(fake: Path, out: Path) -> None:
+    fitting.PAUSE = 0.0
+    train(fake, out, 1)
+"""
+Span = tuple[datetime, datetime, str, str]  # began, ended, device, trial
+
+
+def environment(folder: Path, driver: Driver, gpus: int) -> dict[str, str]:
+    """`quick` with so many GPUs a run, and with a pause in training that an edit can make longer; data are prepared."""
+    place = quick.make(folder / "recipes")
+    path = place / "environment.toml"
+    text = path.read_text("utf-8").replace("threads = 1\n", f"threads = 1\ngpus = {gpus}\n", 1)
+    for key, value in {"runs": 1, "calibrate_runs": 3}.items():
+        text = text.replace(f"\n{key} = {quick.RUNS[key]}\n", f"\n{key} = {value}\n")
+    path.write_text(text.replace("train_wall_s = 60", "train_wall_s = 240"), "utf-8")
+    train = place / "source" / "train.py"
+    body = train.read_text("utf-8").replace("\nimport fitting\n", f"\nimport fitting\n{WAIT}")
+    body = body.replace("    parameters = ", "    _given()\n    time.sleep(fitting.PAUSE)\n    parameters = ")
+    train.write_text(body + REHEARSE, "utf-8")
+    fitting = place / "source" / "fitting.py"
+    fitting.write_text(fitting.read_text("utf-8").replace("STEPS = ", "PAUSE = 0.0\nSTEPS = ", 1), "utf-8")
+    env = {**quick.environ(folder / "home", folder / "recipes"), **driver.environ}
+    quick.bakeoff("prepare", "quick", env=env, cwd=folder)
+    return env
+
+
+def script(folder: Path, count: int, pause: float) -> Path:
+    """So many different edits of one role, each with a pause; returns the configuration that names them."""
+    proposals = [
+        Proposal(
+            role="training", proposer="", parent="t0000", hypothesis=f"edit {at}",
+            edits=(
+                Edit(path="fitting.py", search="STEPS = 300", replace=f"STEPS = {200 + at}"),
+                Edit(path="fitting.py", search="PAUSE = 0.0", replace=f"PAUSE = {pause}"),
+            ),
+        )
+        for at in range(count)
+    ]  # fmt: skip
+    told, config = folder / "script.json", folder / "campaign.toml"
+    told.write_text(json.dumps([p.model_dump() for p in proposals]), "utf-8")
+    config.write_text(f'[campaign]\nproposer = "scripted"\nscript = "{told}"\nconfirm = false\n')
+    return config
+
+
+def spans(rows: pd.DataFrame, stages: tuple[str, ...] = ("build", "train", "evaluate")) -> list[Span]:
+    """When which device belonged to which trial, from the lineage alone."""
+    return [
+        (datetime.fromisoformat(run["began"]), datetime.fromisoformat(run["ended"]), one, str(row["trial"]))
+        for _, row in rows.iterrows()
+        for run in json.loads(row["detail_json"])["device_runs"]
+        if run["stage"] in stages
+        for one in run["uuids"]
+    ]
+
+
+def at_once(taken: list[Span]) -> int:
+    """The most trials that had a device at one moment."""
+    return max(len({trial for b, e, _, trial in taken if b <= began < e}) for began, *_ in taken)
+
+
+def test_eight_trials_at_once_each_on_a_device_of_its_own(driver: Driver, tmp_path: Path) -> None:
+    driver.devices(DEVICES)
+    env = environment(tmp_path, driver, gpus=1)
+    config = script(tmp_path, DEVICES, pause=20.0)
+    told = ("--trials", str(DEVICES), "--slots", str(DEVICES), "--role", "training", "--config", str(config))
+    quick.bakeoff("run", "quick", "--run", "r", *told, "--plain", env=env, cwd=tmp_path)
+    rows = pd.read_parquet(tmp_path / "r" / "lineage").query("event == 'trial'")
+    assert len(rows) == DEVICES + 1
+    assert set(rows["status"]) <= {"baseline", "keep", "discard"}, list(rows["cause"])
+    taken = sorted(spans(rows))
+    assert at_once(spans(rows, ("train",))) == DEVICES
+    for at, (_, ended, device, trial) in enumerate(taken):
+        clash = [other for other in taken[at + 1 :] if other[0] < ended and other[2] == device]
+        assert not clash, (trial, clash)
+    assert {device for _, _, device, _ in taken} == {uuid(index) for index in range(DEVICES)}
+    # what each child saw is what its row says
+    for name in (tmp_path / "r" / "results").rglob("*train-0*"):
+        for run in json.loads(name.read_bytes())["runs"]:
+            assert f"CUDA_VISIBLE_DEVICES {run['facts']['device']['uuids'][0]} " in run["facts"]["log_tail"]
+    assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0
+    shown = quick.call("show", "r", "t0001", env=env, cwd=tmp_path).stdout
+    assert rows.set_index("trial").loc["t0001", "devices"][0] in shown
