@@ -284,7 +284,8 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "CORE": 1,  # 0 still pipes a core to the host's handler; 1 is the kernel's word for never
         "NOFILE": 1024,
         "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
-        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.shm_bytes if layers.bwrap else 0),
+        # with bubblewrap every place to write is a file system of its own size, and one says better that it is full
+        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.memory if layers.bwrap else 0),
         "MSGQUEUE": 0,
     }
     if "memory" not in layers.cgroup and not box.devices:

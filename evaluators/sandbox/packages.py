@@ -31,8 +31,8 @@ class Visible:
 
     @property
     def entries(self) -> dict[str, list[str]]:
-        """The names to be found in each folder of `site`."""
-        found: dict[str, list[str]] = {folder: [] for folder in self.site}
+        """The names to be found in each folder of installed packages."""
+        found: dict[str, list[str]] = {folder: [] for folder in (*self.site, *self.hidden)}
         for path in self.paths:
             found[os.path.dirname(path)].append(os.path.basename(path))
         return found

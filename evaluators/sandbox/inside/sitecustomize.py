@@ -58,7 +58,10 @@ def _plain(name: str) -> str:
 
 
 def limit(seen: Mapping[str, Sequence[str]]) -> None:
-    """Only `seen` ({folder of installed packages: its entries}) can be imported from those folders from now on."""
+    """Only `seen` ({folder of installed packages: its entries}) can be imported from those folders from now on.
+
+    Folders without entries are the base interpreter's and the system's, which an interpreter finds by itself.
+    """
 
     def hook(path: str) -> Listed:
         if path not in seen:
@@ -83,7 +86,7 @@ def limit(seen: Mapping[str, Sequence[str]]) -> None:
     sys.path_hooks.insert(0, hook)
     for path in seen:
         sys.path_importer_cache.pop(path, None)
-        if path not in sys.path:
+        if seen[path] and path not in sys.path:
             sys.path.append(path)
     sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
 
