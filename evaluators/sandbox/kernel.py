@@ -255,7 +255,9 @@ def landlock(read: Iterable[str], write: Iterable[str], names: Iterable[str] = (
 def drop_capabilities() -> None:
     """None of root's powers for this process and what it starts: not a better priority, not a higher limit."""
     for number in range(64):
-        _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)  # refused without CAP_SETPCAP, and then there is nothing to drop
+        _libc.prctl(
+            PR_CAPBSET_DROP, number, 0, 0, 0
+        )  # refused without CAP_SETPCAP, and then there is nothing to drop
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     head, nothing = struct.pack("Ii", 0x20080522, 0), bytes(24)  # _LINUX_CAPABILITY_VERSION_3, this process
     _check(_libc.capset(head, nothing), "capset")
