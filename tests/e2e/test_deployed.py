@@ -163,7 +163,7 @@ def test_setup_gives_an_earlier_automation_the_new_trigger_and_keeps_its_actions
 NAP = "    import time\n\n    time.sleep(4.0)\n"  # of a training: long enough to be interrupted, no load
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     """A worker with too little time left takes nothing, one that gets SIGTERM in mid-training hands its trial over."""
     napping(lab)
@@ -201,7 +201,9 @@ def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     attempts = events.query("operator == 'preempted'")
     assert list(attempts["trial"]) == ["t0000"] and list(attempts["cause"]) == ["infra:preempted"]
     assert list(attempts["stage"]) == ["train"], attempts["notes"].to_list()
-    assert ended < 10, f"{ended:.1f} s from the signal to the end of the flow run"
+    assert ended < 30, (
+        f"{ended:.1f} s from the signal to the end of the flow run"
+    )  # a second on a quiet machine
     verified = quick.bakeoff("verify", str(store), env=lab.env, cwd=lab.folder, check=False)
     assert verified.returncode == 0, verified.stdout
 
@@ -235,7 +237,7 @@ def ended_because(store: Path) -> bool:
     return bool((events["operator"] == "end").any())
 
 
-def wait_for(lab: Lab, look: Callable[[], T], seconds: float = 120) -> T:
+def wait_for(lab: Lab, look: Callable[[], T], seconds: float = 300) -> T:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = look()
