@@ -251,6 +251,7 @@ class Busy:
     process: subprocess.Popen[bytes]
     log: Path
     killed_at: float = 0.0
+    known: list[psutil.Process] = field(default_factory=list)
 
     def training(self) -> bool:
         """Has the data been released to the baseline's candidate? The checks before it are over, then."""
@@ -263,8 +264,14 @@ class Busy:
         self.process.wait()
 
     def candidates(self) -> list[psutil.Process]:
-        """Sandboxed processes of this run: their command lines name the sandbox's entry or the run's scratch."""
-        return [p for p in processes_of(self.lab.folder) if p.pid != self.process.pid and _is_candidate(p)]
+        """Sandboxed processes that this engine started and that live; asked before the kill, it remembers them.
+
+        Their environment is cleared and their command line is not ours, so they are known by their parent.
+        """
+        if not self.killed_at:
+            below = psutil.Process(self.process.pid).children(recursive=True)
+            self.known += [child for child in below if child not in self.known and _is_candidate(child)]
+        return [child for child in self.known if _lives(child)]
 
     def free_after(self, memory_free: bool) -> float:
         """Seconds from the kill, once no candidate lives and the memory is free; 0 before that."""
@@ -289,7 +296,14 @@ def _is_candidate(process: psutil.Process) -> bool:
         line = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "entry.py" in line or "bwrap" in line or "evaluators.sandbox" in line
+    return "entry.py" in line or "bwrap" in line or "supervisor" in line
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def busy_campaign(lab: CudaLab, device: str) -> Busy:

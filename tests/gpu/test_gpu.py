@@ -112,7 +112,12 @@ def test_a_killed_campaign_leaves_the_device_free(
     busy = cuda_flows.busy_campaign(lab, "cuda")
     try:
         needed = idle_bytes + 100 * 2**20
-        until(lambda: used_bytes(device) > needed and busy.training(), 120, "no training came", busy.told)
+        until(
+            lambda: used_bytes(device) > needed and busy.training() and busy.candidates(),
+            120,
+            "no training came",
+            busy.told,
+        )
         record.note("killed", used_bytes=used_bytes(device) - idle_bytes)
         busy.kill()
         took = until(
