@@ -166,6 +166,7 @@ def test_setup_gives_an_earlier_automation_the_new_trigger_and_keeps_its_actions
 NAP = "    import time\n\n    time.sleep(4.0)\n"  # of a training: long enough to be interrupted, no load
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     """A worker with too little time left takes nothing, one that gets SIGTERM in mid-training hands its trial over."""
