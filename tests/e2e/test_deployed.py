@@ -198,9 +198,7 @@ def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
     ended = time.monotonic() - told
     assert preempted.wait(30) == 0
     wait_for(lab, lambda: ended_because(store))
-    wait_for(
-        lab, lambda: not runs_of(lab, "Running")
-    )  # the campaign's own end compacts its log
+    wait_for(lab, lambda: not runs_of(lab, "Running"))  # the campaign's own end compacts its log
     events = pd.read_parquet(store / "lineage")
     trials = events.query("event == 'trial'")
     assert sorted(trials["trial"]) == ["t0000", "t0001"], lab.logs()
