@@ -7,7 +7,10 @@ ENVIRONMENT ?= airbench_mini
 TRIALS ?= 16
 WORKERS ?= 2
 
-.PHONY: help campaign test test-all lint bench clean
+# For test-gpu: the Python that PYTHON= names, else the virtual environment if there is one; nothing is installed.
+GPU_PYTHON := $(if $(filter command% environment%,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
+
+.PHONY: help campaign test test-all test-gpu lint bench clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +32,9 @@ test: $(VENV)/.installed  ## the default test suite (under 10 minutes on 2 cores
 
 test-all: $(VENV)/.installed  ## everything that needs no GPU
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu:  ## what needs a GPU (6 minutes on one; PYTHON=python3 for an own torch, nothing is installed)
+	PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m pytest -c tests/gpu/gpu.ini --rootdir=. tests/gpu
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -42,6 +42,7 @@ from evaluators.promote import (
 )
 from evaluators.standing import row_fields
 from flows import attempts, stages
+from flows.allocation import check_time, handed_back, preemptible
 from flows.attempts import Opening
 from flows.config import BASELINE, draw_seeds
 from flows.control_run import control_run
@@ -51,7 +52,7 @@ from flows.home import bakeoff_version
 from flows.recording import measurement_sha
 from flows.standing import book, reader
 from flows.tasks import evaluate, train
-from flows.words import Patched, Trained, TrialRef
+from flows.words import Interrupted, Patched, Trained, TrialRef
 from lineage.blobs import get_blob
 from lineage.errors import InfraFault, UsageError
 from lineage.records import Check, Measurement, Row, Status, TrainRun
@@ -70,6 +71,16 @@ async def confirm(store: str, campaign: str, trial: str, environment: str = "", 
     """
     engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
     await asyncio.to_thread(engine.check_devices)
+    ref = TrialRef(store=store, campaign=campaign, trial=trial, role="", environment=environment)
+    with preemptible(engine) as notice:
+        try:
+            await check_time(engine, ref)
+            return await _decide(engine, trial)
+        except Interrupted as stopped:
+            return await handed_back(engine, ref, notice, "confirm", stopped)  # type: ignore[return-value]
+
+
+async def _decide(engine: Engine, trial: str) -> Row:
     async with engine.turns:
         engine.raise_if_cancelled()
         work = await asyncio.to_thread(_begin, engine, trial)

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 from prefect import flow
+from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
+from flows.allocation import NO_TIME, PREEMPTED
 from flows.attempts import finished, open_attempt
 from flows.budget import end_of_window
 from flows.campaign import drive
@@ -42,6 +45,11 @@ from lineage.table import Lineage
 TRIAL_DEPLOYMENT = {"cpu": "trial/cpu", "gpu": "trial/gpu"}
 CONFIRM_DEPLOYMENT = {"cpu": "confirm/confirm-cpu", "gpu": "confirm/confirm-gpu"}
 DISPATCHES = 3
+HANDED_BACK = (PREEMPTED, NO_TIME)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = (
+    5.0,
+    60.0,
+)  # before a run is offered again to workers that had too little time
 POLL_SECONDS = 1.0
 SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that went away
 
@@ -181,25 +189,59 @@ def epoch_of(engine: Engine) -> int:
 async def run_deployed(ref: TrialRef) -> Row:
     """Hand the trial to the work pool and wait for its row in the store.
 
-    The idempotency key holds the attempt: a campaign that is restarted finds the run it had started,
+    The idempotency key holds the number of the run: a campaign that is restarted finds the run it had started,
     and a run whose worker died is dispatched again. After `DISPATCHES` dead runs the trial ends as
     a fault of the machine.
     """
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
-    for attempt in range(DISPATCHES):
-        key = f"{ref.campaign}/{ref.trial}/{attempt}"
-        state = await _dispatch(
-            TRIAL_DEPLOYMENT[engine.slot_kind], {**ref.model_dump(), "epoch": epoch_of(engine)}, key
-        )
+    parameters = {**ref.model_dump(), "epoch": epoch_of(engine)}
+    async for end in _sent(engine, f"{ref.campaign}/{ref.trial}", TRIAL_DEPLOYMENT, parameters):
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
-        engine.emit(
-            {"kind": "note", "text": f"{ref.trial}: its flow run ended as {state} without a row; sent again"}
-        )
+        engine.emit({"kind": "note", "text": _again(ref.trial, end)})
     text = f"{DISPATCHES} flow runs ended without an outcome"
     progress = Progress(ref=ref, started=now(), infra="worker", infra_text=text)
     return await asyncio.to_thread(record, engine, progress)
+
+
+def _again(trial: str, end: State[Any]) -> str:
+    if end.name in HANDED_BACK:
+        return f"{trial}: {end.message or end.name}"
+    return f"{trial}: its flow run ended as {_said(end)} without a row; sent again"
+
+
+def _said(end: State[Any]) -> str:
+    """The state's name, and why it failed."""
+    return f"{end.name} ({end.message})" if end.is_failed() and end.message else str(end.name)
+
+
+async def _sent(
+    engine: Engine, key: str, deployments: dict[str, str], parameters: dict[str, object]
+) -> AsyncIterator[State[Any]]:
+    """Send the same run again and again, each with its own key; the state in which each ended.
+
+    Ends after `DISPATCHES` runs that died. A run that was preempted is sent again at once and is no failure; one that
+    found too little time left on its worker is sent again with growing pauses, until a worker with enough takes it.
+    """
+    sent = died = refused = 0
+    while died < DISPATCHES:
+        state = await _dispatch(deployments[engine.slot_kind], parameters, f"{key}/{sent}")
+        yield state
+        sent += 1
+        if state.name == NO_TIME:
+            refused += 1
+            await _pause(engine, state, min(FIRST_PAUSE_S * 2 ** (refused - 1), LONGEST_PAUSE_S))
+        elif state.name != PREEMPTED:
+            died += 1
+
+
+async def _pause(engine: Engine, ended: State[Any], seconds: float) -> None:
+    """Wait so long after the end of that run; a campaign that was restarted finds old runs and does not wait again."""
+    until = ended.timestamp.timestamp() + seconds
+    while now().timestamp() < until:
+        engine.raise_if_cancelled()
+        await asyncio.sleep(min(0.5, max(0.0, until - now().timestamp())))
 
 
 async def confirm_deployed(ref: TrialRef) -> Row:
@@ -209,9 +251,11 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
     parameters["epoch"] = epoch_of(engine)
     state = ""
-    for attempt in range(DISPATCHES):
-        key = f"{ref.campaign}/confirm-{ref.trial}/{begun.number}/{attempt}"
-        state = await _dispatch(CONFIRM_DEPLOYMENT[engine.slot_kind], parameters, key)
+    key = f"{ref.campaign}/confirm-{ref.trial}/{begun.number}"
+    async for end in _sent(engine, key, CONFIRM_DEPLOYMENT, parameters):
+        state = _said(end)
+        if end.name in HANDED_BACK:
+            engine.emit({"kind": "note", "text": _again(f"confirming {ref.trial}", end)})
         row = await asyncio.to_thread(lambda: finished(engine.view(), begun.number))
         if row is not None:
             return row
@@ -220,7 +264,7 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     )
 
 
-async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> str:
+async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> State[Any]:
     """Run it and wait for its end. While the server is away, ask again: the key finds the run that was started."""
     wait, give_up = 1.0, time.monotonic() + SERVER_AWAY_S
     while True:
@@ -240,7 +284,4 @@ async def _dispatch(deployment: str, parameters: dict[str, object], key: str) ->
             await asyncio.sleep(wait)
             wait = min(2 * wait, 30.0)
             continue
-        if run.state is None or not run.state.name:
-            return "unknown"
-        said = run.state.message if run.state.is_failed() else ""
-        return f"{run.state.name} ({said})" if said else run.state.name
+        return run.state or State(type=StateType.CRASHED, name="unknown")

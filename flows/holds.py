@@ -281,18 +281,23 @@ def _left(device: Device, before: int | None) -> str:
 def _line(devices: Sequence[Device], cancel: threading.Event | None) -> Iterator[None]:
     """Stand in line for these devices; entered when nobody who could use one of them came before.
 
-    A place in the line is a locked file whose name says when it was taken: a dead one's can be locked, and goes.
+    A place in the line is a locked file with a number: a dead one's can be locked, and goes. Numbers are given one at
+    a time and grow, because two that came in together, or by a clock that was put back, would each hold what the
+    other one waits for.
     """
     folder = device_folder() / "line"
     folder.mkdir(parents=True, exist_ok=True)
-    ours = folder / f"{time.time_ns():020d}-{os.getpid()}-{threading.get_ident()}"
-    staging = folder.parent / f".{ours.name}"
+    name = f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"  # of no file before, so that no other is removed
+    staging = folder.parent / f".{name}"
     handle = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    ours = staging
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         wanted = {device.uuid for device in devices}
         os.pwrite(handle, json.dumps(sorted(wanted)).encode(), 0)
-        staging.rename(ours)
+        with _alone(folder.parent / "line.order"):
+            last = max((int(path.name.partition("-")[0]) for path in folder.iterdir()), default=0)
+            ours = staging.rename(folder / f"{last + 1:020d}-{name}")
         while any(_before(path, wanted) for path in sorted(folder.iterdir()) if path.name < ours.name):
             if cancel is not None and cancel.is_set():
                 raise SlotCancelled
@@ -301,6 +306,16 @@ def _line(devices: Sequence[Device], cancel: threading.Event | None) -> Iterator
     finally:
         ours.unlink(missing_ok=True)
         staging.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(handle)
 
 

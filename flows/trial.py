@@ -17,12 +17,13 @@ from prefect.context import FlowRunContext
 
 from agents.exchange import read_exchange
 from flows import stages
+from flows.allocation import check_time, handed_back, preemptible
 from flows.config import BASELINE, now
 from flows.engine import Engine, engine_of_worker
 from flows.names import trial_name
 from flows.recording import Progress
 from flows.tasks import build, evaluate, label, patch, propose, train
-from flows.words import TrialRef
+from flows.words import Interrupted, TrialRef
 from lineage.errors import (
     BudgetSpent,
     EditRefused,
@@ -44,6 +45,9 @@ async def trial(
     Raises `Interrupted` when a person stopped the campaign, InfraFault on a machine without the GPUs that a run
     needs: such a flow run fails and says so, and the trial stays open for another machine.
 
+    As a deployment it may end without a row, in a state named as in `flows.allocation`: its worker's allocation
+    ended, or ends too soon. The campaign sends it again.
+
     Args:
         store: root of the store, a folder or s3://bucket/prefix.
         campaign: id of the campaign in it.
@@ -56,9 +60,18 @@ async def trial(
     engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
     await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
+    with preemptible(engine) as notice:
+        try:
+            return await _to_its_row(ref, engine, progress)
+        except Interrupted as stopped:
+            return await handed_back(engine, ref, notice, progress.stage, stopped)  # type: ignore[return-value]
+
+
+async def _to_its_row(ref: TrialRef, engine: Engine, progress: Progress) -> Row:
     cpu = time.process_time()
     async with AsyncExitStack() as held:
         try:
+            await check_time(engine, ref)
             progress.proposal = await _timed(progress, "propose", propose(ref))
             await _turn(engine, progress, held)
             await _run_stages(ref, engine, progress, progress.proposal)

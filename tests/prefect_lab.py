@@ -99,13 +99,13 @@ class Lab:
         return told
 
     def worker(
-        self, pool: str, name: str = "", env: dict[str, str] | None = None, limit: int = 0
+        self, pool: str, name: str = "", env: dict[str, str] | None = None, limit: int = 0, ours: bool = False
     ) -> subprocess.Popen[bytes]:
+        """A worker of the pool; `ours`: by `bakeoff worker`, as the scripts for clusters start it."""
         name = name or f"worker-{pool}"
         more = ["--limit", str(limit)] if limit else []
-        return self.spawn(
-            name, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, *more, env=env
-        )
+        start = ["-m", "flows.cli", "worker"] if ours else ["-m", "prefect", "worker", "start"]
+        return self.spawn(name, *start, "--pool", pool, "--name", name, *more, env=env)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluators.sandbox import kernel, packages
+from evaluators.sandbox import kernel, packages, toolchain
 from evaluators.sandbox.entry import FIELD
 from evaluators.sandbox.layers import HERE, Layers
 from lineage.records import Device, Record
@@ -157,6 +157,7 @@ def environment(box: Box, view: View) -> dict[str, str]:
         "PYTHONPATH": view.inside,
         "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
         **dict.fromkeys(names, threads),
+        **toolchain.environment(box.devices),
         **(LOOPBACK if box.limits.loopback else {}),
         # compile workers share a queue in /dev/shm, which landlock cannot give to one run alone
         **({} if view is INSIDE else {"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
@@ -217,7 +218,7 @@ def _system(devices: Sequence[Device]) -> list[str]:
     given += ["--proc", "/proc", *_proc_masks(bool(devices)), "--dev", "/dev"]
     for path in device_nodes(devices):
         given += ["--dev-bind", path, path]
-    for path in GPU_FOLDERS if devices else ():
+    for path in (*GPU_FOLDERS, *toolchain.folders(devices)) if devices else ():
         given += ["--ro-bind-try", path, path]
     return given
 
@@ -312,6 +313,7 @@ def _landlock(box: Box, view: View) -> dict[str, list[str]]:
     read += ["/dev/urandom", "/dev/random", "/dev/zero"]
     read += [view.fake_request] if view.fake_request else []
     read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.devices else []
+    read += toolchain.folders(box.devices)
     write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
     return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
 

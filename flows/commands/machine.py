@@ -1,4 +1,4 @@
-"""Commands about this machine and its Prefect server: doctor, setup-server."""
+"""Commands about this machine and its Prefect server: doctor, setup-server, worker."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api bakeoff setup-server")(
         setup_server
     )
+    app.command(
+        epilog="Example: bakeoff worker --pool trials-gpu --limit 2",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(worker)
 
 
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
@@ -51,6 +55,16 @@ def setup_server() -> None:
 
     for line in asyncio.run(run()):
         print(line)
+
+
+def worker(context: typer.Context) -> None:
+    """Start `prefect worker start` with the same options, and hand its trials over when SIGTERM comes.
+
+    For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Anywhere else Prefect's own command does as well.
+    """
+    from flows.worker import run
+
+    raise typer.Exit(run(context.args))
 
 
 def ui(run: str | None = RUN) -> None:

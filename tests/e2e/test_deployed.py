@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
@@ -16,8 +20,13 @@ import quick
 from prefect.automations import Automation
 from prefect_lab import Lab
 
+from flows.config import campaigns
 from flows.nightwatch import PROGRESS, RESOURCE, STARTED
 from flows.setup import ZOMBIE, stalled, unborn, zombie
+from lineage.store import open_store
+from lineage.table import Lineage
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +186,94 @@ def test_setup_gives_an_earlier_automation_the_new_trigger_and_keeps_its_actions
     assert told.count("updated") == 1, told
     assert sorted(found()["trigger"]["after"]) == ["prefect.flow-run.Running", "prefect.flow-run.heartbeat"]
     assert [action["type"] for action in found()["actions"]] == ["change-flow-run-state", "do-nothing"]
+
+
+NAP = "    import time\n\n    time.sleep(4.0)\n"  # of a training: long enough to be interrupted, no load
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_preempted_trial_is_ended_by_another_worker(lab: Lab) -> None:
+    """A worker with too little time left takes nothing, one that gets SIGTERM in mid-training hands its trial over."""
+    napping(lab)
+    short = lab.machine("short") | {"SLURM_JOB_END_TIME": str(int(time.time()) + 60), "SLURM_JOB_ID": "17"}
+    long = {"SLURM_JOB_END_TIME": str(int(time.time()) + 86_400)}
+    first, second = lab.machine("first") | long, lab.machine("second") | long
+    for machine in (first, short, second):
+        quick.bakeoff("prepare", "napping", env=machine, cwd=lab.folder)
+    plain = next(worker for worker in lab.processes if "trials" in worker.args)
+    plain.terminate()  # only workers with an allocation take these trials
+    plain.wait(30)
+    hasty = lab.worker("trials", "short", short, ours=True)
+    store = lab.folder / "preempted"
+    lab.prefect(
+        "deployment", "run", "campaign/campaign", "--param", "environment=napping", "--param", f"store={store}",
+        "--param", "trials=1", "--param", "confirm=false", "--param", "slots=1",
+    )  # fmt: skip
+    refused = wait_for(lab, lambda: runs_of(lab, "NoTimeLeft"))
+    assert "(job 17)" in refused[0]["state"]["message"]
+    hasty.terminate()
+    preempted = lab.worker("trials", "first", first, ours=True)
+    wait_for(lab, lambda: training(store))
+    lab.worker("trials", "second", second, ours=True)
+    os.killpg(preempted.pid, signal.SIGTERM)
+    told = time.monotonic()
+    runs = wait_for(lab, lambda: runs_of(lab, "Preempted"))
+    assert len(runs) == 1 and "SIGTERM" in runs[0]["state"]["message"]
+    ended = time.monotonic() - told
+    assert preempted.wait(30) == 0
+    wait_for(lab, lambda: ended_because(store))
+    wait_for(lab, lambda: not runs_of(lab, "Running"))  # the campaign's own end compacts its log
+    events = pd.read_parquet(store / "lineage")
+    trials = events.query("event == 'trial'")
+    assert sorted(trials["trial"]) == ["t0000", "t0001"], lab.logs()
+    assert (trials["status"] != "harness_abort").all()
+    attempts = events.query("operator == 'preempted'")
+    assert list(attempts["trial"]) == ["t0000"] and list(attempts["cause"]) == ["infra:preempted"]
+    assert list(attempts["stage"]) == ["train"], attempts["notes"].to_list()
+    assert ended < 30, (
+        f"{ended:.1f} s from the signal to the end of the flow run"
+    )  # a second on a quiet machine
+    verified = quick.bakeoff("verify", str(store), env=lab.env, cwd=lab.folder, check=False)
+    assert verified.returncode == 0, verified.stdout
+
+
+def napping(lab: Lab) -> None:
+    """The quick environment, with trainings that last long enough to be interrupted."""
+    folder = lab.folder / "recipes" / "napping"
+    shutil.copytree(lab.folder / "recipes" / quick.NAME, folder)
+    spec, train = folder / "environment.toml", folder / "source" / "train.py"
+    spec.write_text(spec.read_text("utf-8").replace('name = "quick"', 'name = "napping"'), "utf-8")
+    head = "def train(data: Path, out: Path, seed: int) -> None:\n"
+    text = train.read_text("utf-8")
+    assert head in text
+    train.write_text(text.replace(head, head + NAP), "utf-8")
+
+
+def training(store: Path) -> bool:
+    """Has the baseline passed its checks, so that its training is under way?"""
+    return bool(list(store.glob("results/campaign=*/trial=t0000/build*")))
+
+
+def runs_of(lab: Lab, state: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = lab.post(
+        "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": [state]}}}}
+    )
+    return found
+
+
+def ended_because(store: Path) -> bool:
+    """Has the campaign said that it ended? While it runs its events are in the log, not yet in the table."""
+    opened = open_store(str(store))
+    view = Lineage(opened, campaigns(opened)[0]).refresh()
+    return any(row.operator == "end" for row in view.events("campaign"))
+
+
+def wait_for(lab: Lab, look: Callable[[], T], seconds: float = 300) -> T:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.3)
+    raise AssertionError(lab.logs())

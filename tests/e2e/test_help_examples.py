@@ -38,6 +38,7 @@ ELSEWHERE = {
     "stop": "tests/e2e/test_stop_waiting.py",
     "ui": "tests/e2e/test_help_examples.py",
     "setup-server": "tests/e2e/test_deployed.py",
+    "worker": "tests/e2e/test_deployed.py",
     "import": "tests/contract/test_released_runs.py",
     "prepare parameter_golf": "tests/unit/test_prepare_full.py",
     "report runs/first --serve": "tests/e2e/test_help_examples.py",

@@ -112,6 +112,34 @@ def test_a_killed_holder_and_a_killed_waiter_are_gone_at_once(driver: Driver) ->
                 child.stdout.close()
 
 
+def test_a_clock_that_is_put_back_does_not_let_two_wait_with_half_of_what_they_need(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would hold one of two devices and wait for the other for ever."""
+    driver.devices(2)
+    devices = accelerators.found()
+    clock = iter(range(10**18, 0, -(10**9)))
+    monkeypatch.setattr(holds.time, "time_ns", lambda: next(clock))
+    done: list[int] = []
+
+    def both(number: int) -> None:
+        with hold(2, devices):
+            done.append(number)
+
+    for _ in range(5):
+        done.clear()
+        with hold(1, devices[1:]):
+            waiters = [threading.Thread(target=both, args=(number,), daemon=True) for number in range(3)]
+            for waiter in waiters:
+                waiter.start()
+                time.sleep(0.15)
+            places = sorted((holds.device_folder() / "line").iterdir())
+            assert len(places) == 3, "each has a place, the first of them among the devices"
+        for waiter in waiters:
+            waiter.join(20)
+        assert done == [0, 1, 2], "in the order in which they came"
+
+
 def test_devices_of_others_in_the_line_do_not_block_one_another(driver: Driver) -> None:
     driver.devices(2)
     first, second = accelerators.found()

@@ -72,7 +72,7 @@ def limit(seen: Mapping[str, Sequence[str]]) -> None:
         """The usual finder over sys.path, less the distributions that are not on the list."""
 
         @classmethod
-        def find_distributions(cls, context: Any = None) -> Iterator[Distribution]:
+        def find_distributions(cls, context: Any = None) -> Iterator[Distribution]:  # type: ignore[override]
             from importlib.metadata import PathDistribution
             from pathlib import Path
 
