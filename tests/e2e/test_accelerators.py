@@ -90,7 +90,7 @@ def test_eight_trials_at_once_each_on_a_device_of_its_own(driver: Driver, tmp_pa
     env = environment(tmp_path, driver, gpus=1)
     config = script(tmp_path, DEVICES, pause=20.0)
     told = ("--trials", str(DEVICES), "--slots", str(DEVICES), "--role", "training", "--config", str(config))
-    quick.bakeoff("run", "quick", "--run", "r", *told, "--plain", env=env, cwd=tmp_path, timeout=280)
+    quick.bakeoff("run", "quick", "--run", "r", *told, "--plain", env=env, cwd=tmp_path, timeout=290)
     rows = pd.read_parquet(tmp_path / "r" / "lineage").query("event == 'trial'")
     assert len(rows) == DEVICES + 1
     assert set(rows["status"]) <= {"baseline", "keep", "discard"}, list(rows["cause"])
