@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import quick
 from stand_in_nvml import Driver, uuid
 
