@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -37,6 +38,7 @@ from lineage.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0
 ROOM_POLL_S = 0.3
+SPARE_THREADS = 16
 FAULT_PAUSES = 3  # a machine that is still at fault after the third pause is left to a person
 
 
@@ -92,6 +94,9 @@ async def drive(
     """Baseline, lanes, confirmations, end. `run_one` takes a trial to its row, here or elsewhere."""
     settings = engine.config.settings
     # a replayed role waits for a parent of another role, so every role must be able to be at work
+    # asyncio's own pool has cores + 4 threads: six on two cores, where each of eight stages occupies one
+    workers = ThreadPoolExecutor(SPARE_THREADS + 2 * engine.slots, thread_name_prefix="stage")
+    asyncio.get_running_loop().set_default_executor(workers)
     at_once = (
         len(engine.config.roles) if settings.proposer == "replay" else settings.trials_at_once(engine.slots)
     )

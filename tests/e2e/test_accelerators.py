@@ -10,18 +10,24 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import quick
 from stand_in_nvml import Driver, uuid
 
+from flows.words import Trained
 from lineage.records import Edit, Proposal
+from lineage.results import get_result
+from lineage.store import open_store
 
 DEVICES = 8
+# longer than SQLite makes a call of Prefect wait: seven of eight flows that began together were seen to wait 62 s
+PAUSE_S = 130.0
 WAIT = """
 import os
 import time
 
 def _given() -> None:
-    print("CUDA_VISIBLE_DEVICES", os.environ["CUDA_VISIBLE_DEVICES"], sorted(n for n in os.listdir("/dev") if "nvidia" in n), flush=True)
+    print("CUDA_VISIBLE_DEVICES", os.environ["CUDA_VISIBLE_DEVICES"], "are given", flush=True)
 """
 REHEARSE = """
 
@@ -85,12 +91,27 @@ def at_once(taken: list[Span]) -> int:
     return max(len({trial for b, e, _, trial in taken if b <= began < e}) for began, *_ in taken)
 
 
+def children(run: Path) -> list[tuple[str, str]]:
+    """Of every training: the device in its record, and what the child wrote."""
+    store, campaign = open_store(str(run)), "c-quick-specialists"
+    found = []
+    for trial in [f"t{number:04d}" for number in range(DEVICES + 1)]:
+        purpose = "calibrate" if trial == "t0000" else "screen"
+        trained = Trained.model_validate_json(get_result(store, campaign, trial, f"{purpose}-train-0") or b"")
+        for one in trained.runs:
+            assert one.facts.device is not None
+            found.append((",".join(one.facts.device.uuids), one.facts.log_tail))
+    return found
+
+
+@pytest.mark.slow  # three minutes, most of them the pause
+@pytest.mark.timeout(600)
 def test_eight_trials_at_once_each_on_a_device_of_its_own(driver: Driver, tmp_path: Path) -> None:
     driver.devices(DEVICES)
     env = environment(tmp_path, driver, gpus=1)
-    config = script(tmp_path, DEVICES, pause=20.0)
+    config = script(tmp_path, DEVICES, pause=PAUSE_S)
     told = ("--trials", str(DEVICES), "--slots", str(DEVICES), "--role", "training", "--config", str(config))
-    quick.bakeoff("run", "quick", "--run", "r", *told, "--plain", env=env, cwd=tmp_path)
+    quick.bakeoff("run", "quick", "--run", "r", *told, "--plain", env=env, cwd=tmp_path, timeout=500)
     rows = pd.read_parquet(tmp_path / "r" / "lineage").query("event == 'trial'")
     assert len(rows) == DEVICES + 1
     assert set(rows["status"]) <= {"baseline", "keep", "discard"}, list(rows["cause"])
@@ -101,9 +122,10 @@ def test_eight_trials_at_once_each_on_a_device_of_its_own(driver: Driver, tmp_pa
         assert not clash, (trial, clash)
     assert {device for _, _, device, _ in taken} == {uuid(index) for index in range(DEVICES)}
     # what each child saw is what its row says
-    for name in (tmp_path / "r" / "results").rglob("*train-0*"):
-        for run in json.loads(name.read_bytes())["runs"]:
-            assert f"CUDA_VISIBLE_DEVICES {run['facts']['device']['uuids'][0]} " in run["facts"]["log_tail"]
+    seen = children(tmp_path / "r")
+    assert len(seen) == DEVICES + 3, "eight trials, three runs of the start"
+    for held, log in seen:
+        assert f"CUDA_VISIBLE_DEVICES {held} are given" in log
     assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0
     shown = quick.call("show", "r", "t0001", env=env, cwd=tmp_path).stdout
     assert rows.set_index("trial").loc["t0001", "devices"][0] in shown

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import workbench
 from stand_in_nvml import GIB, NAME, Driver, uuid
 
-from evaluators import accelerators
+from evaluators import accelerators, client
 from evaluators.accelerators import DriverFault, choose, require, usable
 from evaluators.sandbox import box
-from lineage.errors import InfraFault, UsageError
+from evaluators.sandbox.prove import prove
+from lineage.errors import InfraFault, IsolationRefused, UsageError
 
 
 def test_devices_are_found_with_what_a_record_needs(driver: Driver) -> None:
@@ -116,6 +122,69 @@ def test_a_reading_says_what_runs_there(driver: Driver) -> None:
     assert now.processes == {41: 1024, 42: 2048}
     assert (now.used_bytes, now.utilisation, now.energy_mj) == (3072, 0.87, 5000)
     assert now.throttled == {"thermal", "power"}
+
+
+LOOK = """
+import os
+import numpy as np
+
+def train(data, out, seed):
+    seen = [name for name in ("nvidia230", "nvidia231") if os.path.lexists("/dev/" + name)]
+    opened = [name for name in ("nvidia230", "nvidia231") if _opens("/dev/" + name)]
+    print("SEEN", os.environ["CUDA_VISIBLE_DEVICES"], seen, opened, flush=True)
+    (out / "x").write_bytes(b"x")
+
+def _opens(path):
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
+"""
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[str, str]]:
+    """Two device files that work without a driver: the null device under the names of two GPUs."""
+    paths = ("/dev/nvidia230", "/dev/nvidia231")
+    try:
+        for path in paths:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            Path(path).chmod(0o666)
+    except OSError as error:
+        pytest.skip(f"no device files can be made here: {error}")
+    yield paths
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("hidden", ["", "1"])
+def test_a_candidate_opens_the_nodes_of_its_devices_and_no_others(
+    driver: Driver, nodes: tuple[str, str], hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.devices(2)
+    monkeypatch.setenv("BAKEOFF_HIDE_BWRAP", hidden)
+    try:
+        level = prove("medium")
+    except IsolationRefused as refused:
+        pytest.skip(str(refused))
+    first, second = (
+        device.model_copy(update={"nodes": (node,)})
+        for device, node in zip(accelerators.found(), nodes, strict=True)
+    )
+    budget = {**workbench.BUDGET, "gpus": 1}
+    bench = workbench.classification(tmp_path, level, budget=budget)
+    source = workbench.write(tmp_path / "source", {**workbench.CLASSIFIER, "train.py": LOOK})
+    for device in (first, second):
+        run = client.train(bench, source, 1, tmp_path / f"out{device.index}", devices=(device,))
+        own = nodes[device.index].removeprefix("/dev/")
+        assert f"SEEN {device.uuid} " in run.facts.log_tail, run
+        assert f"['{own}']\n" in run.facts.log_tail, "opens its own and not the other"
+        if not hidden:
+            assert f" ['{own}'] ['{own}']" in run.facts.log_tail, "and does not see the other"
+        assert run.facts.device is not None and run.facts.device.uuids == (device.uuid,)
+    with pytest.raises(InfraFault, match="takes 1 devices and got 0"):
+        client.train(bench, source, 1, tmp_path / "none")
 
 
 def test_a_run_without_devices_has_no_node_and_none_visible(driver: Driver) -> None:
