@@ -15,6 +15,7 @@ from lineage.findings import Finding
 from lineage.queries import View
 from lineage.records import Measurement, Row
 from lineage.results import get_result, list_results
+from lineage.standing import Standing
 from lineage.store import Store, open_store
 from lineage.verify import verify
 
@@ -59,7 +60,10 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
         yield Finding("differs", mismatch.trial, str(mismatch))
     for mismatch in recompute_promotions(rows, plan, measured, config.spec):
         yield Finding("differs", mismatch.trial, str(mismatch))
-    for number, trial in view.standing.unsealed:
+    standing = Standing(plan.sign)  # a campaign that was killed at once has no event that says the direction
+    for row in rows:
+        standing.read(row)
+    for number, trial in standing.unsealed:
         text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
         yield Finding("unfinished", f"trial {trial}", text)
     yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
