@@ -18,6 +18,7 @@ from lineage.findings import Finding
 from lineage.queries import View
 from lineage.records import Measurement, Row
 from lineage.results import get_result, list_results
+from lineage.standing import Standing
 from lineage.store import Store, open_store
 from lineage.verify import verify
 
@@ -63,7 +64,10 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
     read = reader(store)
     for mismatch in recompute_promotions(rows, plan, measured, config.spec, read):
         yield Finding("differs", mismatch.trial, str(mismatch))
-    for number, trial in view.standing.unsealed:
+    standing = Standing(plan.sign)  # a campaign that was killed at once has no event that says the direction
+    for row in rows:
+        standing.read(row)
+    for number, trial in standing.unsealed:
         text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
         yield Finding("unfinished", f"trial {trial}", text)
     yield from _items(rows, measured, read)

@@ -80,11 +80,11 @@ def outcome(engine: Engine, trial: str, status: str, scores: list[float], files:
 
 
 def cut(engine: Engine, after: int) -> None:
-    """Let the engine's store die after so many writes of this session."""
+    """Let the engine's store die after so many new objects of this session."""
     create, count = engine.store.create, iter(range(10_000))
 
     def counted(key: str, data: bytes) -> Any:
-        if next(count) >= after:
+        if not engine.store.exists(key) and next(count) >= after:
             raise Killed(key)
         return create(key, data)
 
