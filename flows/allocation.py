@@ -28,8 +28,8 @@ from prefect.context import FlowRunContext
 
 from flows.config import BASELINE, now
 from flows.engine import Engine
-from flows.words import Interrupted, TrialRef
-from lineage.errors import UsageError
+from flows.words import TrialRef
+from lineage.errors import Interrupted, UsageError
 from lineage.queries import View
 from lineage.records import Row
 from lineage.spec import EnvironmentSpec

@@ -31,8 +31,8 @@ from flows.nightwatch import Watch, patiently, tell, watching
 from flows.payments import Submission, reserved
 from flows.trial import trial
 from flows.wording import one_line
-from flows.words import Interrupted, TrialRef
-from lineage.errors import InfraFault, ObjectExists, Superseded, UsageError
+from flows.words import TrialRef
+from lineage.errors import InfraFault, Interrupted, ObjectExists, Superseded, UsageError
 from lineage.records import Allowance, Row, Status, Usage
 from lineage.results import get_result, put_result
 

@@ -52,9 +52,9 @@ from flows.home import bakeoff_version
 from flows.recording import measurement_sha
 from flows.standing import book, reader
 from flows.tasks import evaluate, train
-from flows.words import Interrupted, Patched, Trained, TrialRef
+from flows.words import Patched, Trained, TrialRef
 from lineage.blobs import get_blob
-from lineage.errors import InfraFault, UsageError
+from lineage.errors import InfraFault, Interrupted, UsageError
 from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.results import get_result
 

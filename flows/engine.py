@@ -25,10 +25,10 @@ from flows.holds import devices_here, place, require, slots_key, slots_of
 from flows.home import scratch_dir
 from flows.isolation import proven
 from flows.proposers import build_proposer, close_proposer
-from flows.words import Interrupted, Patched
+from flows.words import Patched
 from lineage.blobs import get_tree, put_blob
 from lineage.epochs import Fence, FencedStore
-from lineage.errors import UsageError
+from lineage.errors import Interrupted, UsageError
 from lineage.journal import Journal
 from lineage.queries import View
 from lineage.records import Device, Row

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.home import home
-from flows.words import Interrupted
+from lineage.errors import Interrupted
 
 POLL_SECONDS = 0.05
 

@@ -23,11 +23,12 @@ from flows.engine import Engine, engine_of_worker
 from flows.names import trial_name
 from flows.recording import Progress
 from flows.tasks import build, evaluate, label, patch, propose, train
-from flows.words import Interrupted, TrialRef
+from flows.words import TrialRef
 from lineage.errors import (
     BudgetSpent,
     EditRefused,
     InfraFault,
+    Interrupted,
     NothingLeft,
     ProposerFault,
     ProposerRefused,

@@ -11,10 +11,6 @@ from lineage.records import Check, Record, TrainRun
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
 
 
-class Interrupted(Exception):
-    """The campaign was stopped while a stage ran; the trial stays open and a resume continues it."""
-
-
 class TrialRef(Record):
     """Names one trial to any process: where its store is, which campaign, which id, which role."""
 

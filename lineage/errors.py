@@ -157,3 +157,7 @@ class BudgetSpent(ProposerFault):
 
 class NothingLeft(ProposerFault):
     exit_code = 0
+
+
+class Interrupted(Exception):
+    """The campaign was stopped while a stage ran; the trial stays open and a resume continues it."""

@@ -17,8 +17,8 @@ from prefect.client.schemas.objects import State, StateType
 
 from flows import allocation, deployed
 from flows.engine import Engine
-from flows.words import Interrupted, TrialRef
-from lineage.errors import UsageError
+from flows.words import TrialRef
+from lineage.errors import Interrupted, UsageError
 from lineage.queries import View
 from lineage.records import Row
 

@@ -22,8 +22,8 @@ from flows import campaign, nightwatch, tasks, webhook
 from flows.budget import Spent, refusal
 from flows.nightwatch import Watch, heartbeat_file, patiently
 from flows.settings import Settings
-from flows.words import Interrupted, TrialRef
-from lineage.errors import InfraFault, ObjectExists, StoreDenied, StoreUnavailable
+from flows.words import TrialRef
+from lineage.errors import InfraFault, Interrupted, ObjectExists, StoreDenied, StoreUnavailable
 
 
 def finish(work: Coroutine[Any, Any, Any]) -> Any:

@@ -14,8 +14,7 @@ import pytest
 
 from flows.lease import campaign_lease, holder_of
 from flows.slots import SlotCancelled, busy, slot
-from flows.words import Interrupted
-from lineage.errors import RunBusy
+from lineage.errors import Interrupted, RunBusy
 
 HOLD = "import time, sys\nfrom flows.slots import slot\nwith slot('cpu', 1):\n    print('held', flush=True)\n    time.sleep(60)\n"
 
