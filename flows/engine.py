@@ -55,6 +55,8 @@ class Engine:
     in_flight: dict[str, str] = field(default_factory=dict)
     label_lock: threading.Lock = field(default_factory=threading.Lock)
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    begun: dict[str, asyncio.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
 

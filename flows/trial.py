@@ -51,6 +51,8 @@ async def trial(store: str, campaign: str, trial: str, role: str, environment: s
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
     engine = await asyncio.to_thread(engine_for, store, campaign)
+    if (begun := engine.begun.pop(trial, None)) is not None:
+        begun.set()
     await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
     cpu = time.process_time()
