@@ -57,6 +57,8 @@ class Engine:
     label_lock: threading.Lock = field(default_factory=threading.Lock)
     fence: Fence | None = None
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    begun: dict[str, asyncio.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
 

@@ -59,6 +59,8 @@ async def trial(
     """
     ref = TrialRef(store=store, campaign=campaign, trial=trial, role=role, environment=environment)
     engine = await asyncio.to_thread(engine_of_worker, store, campaign, epoch)
+    if (begun := engine.begun.pop(trial, None)) is not None:
+        begun.set()
     await asyncio.to_thread(engine.check_devices)
     progress = Progress(ref=ref, started=now())
     with preemptible(engine) as notice:

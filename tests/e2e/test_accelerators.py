@@ -20,8 +20,8 @@ from lineage.results import get_result
 from lineage.store import open_store
 
 DEVICES = 8
-# longer than SQLite makes a call of Prefect wait: seven of eight flows that began together were seen to wait 62 s
-PAUSE_S = 130.0
+# longer than eight flows take to start one after the other beside busy neighbours
+PAUSE_S = 45.0
 WAIT = """
 import os
 import time
