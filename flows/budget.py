@@ -71,7 +71,12 @@ def confirmations_cpu_s(view: View) -> float:
 
 
 def allowance(
-    settings: Settings, used: Spent, role_usd: float, open_now: Mapping[str, Usage], proposing: int, need: Usage
+    settings: Settings,
+    used: Spent,
+    role_usd: float,
+    open_now: Mapping[str, Usage],
+    proposing: int,
+    need: Usage,
 ) -> Allowance | None:
     """What a new trial's proposal may spend, None while the money left is reserved by trials under way.
 

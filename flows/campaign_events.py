@@ -31,9 +31,7 @@ def first_start(engine: Engine) -> datetime:
     return log_campaign(engine, "start", "", heads)
 
 
-def log_campaign(
-    engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None
-) -> datetime:
+def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
     told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
     engine.append(

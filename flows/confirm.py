@@ -236,7 +236,9 @@ def sealed_event(work: Work, public: Sequence[Measurement], sealed: Sequence[Mea
         public_score=_mean([m.score for m in public]),
         source_sha256=work.programs[CANDIDATE].source_sha256,
         quantities_json=json.dumps(_quantities(sealed), sort_keys=True),
-        evaluate_cpu_s=sum(s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts),
+        evaluate_cpu_s=sum(
+            s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts
+        ),
         detail_json=json.dumps(detail, sort_keys=True),
     )
 

@@ -136,7 +136,9 @@ def _differences(config: CampaignConfig, asked: Settings) -> str:
     """What a continued campaign was started with, where that is not what is asked now."""
     old, new = config.settings.model_dump(), asked.model_dump()
     return ", ".join(
-        f"{key} = {old[key]!r}, not {new[key]!r}" for key in new if key != "environment" and old[key] != new[key]
+        f"{key} = {old[key]!r}, not {new[key]!r}"
+        for key in new
+        if key != "environment" and old[key] != new[key]
     )
 
 
@@ -178,7 +180,9 @@ async def run_deployed(ref: TrialRef) -> Row:
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
     for attempt in range(DISPATCHES):
         key = f"{ref.campaign}/{ref.trial}/{attempt}"
-        state = await _dispatch(TRIAL_DEPLOYMENT[engine.slot_kind], {**ref.model_dump(), "epoch": epoch_of(engine)}, key)
+        state = await _dispatch(
+            TRIAL_DEPLOYMENT[engine.slot_kind], {**ref.model_dump(), "epoch": epoch_of(engine)}, key
+        )
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row

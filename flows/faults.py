@@ -22,7 +22,9 @@ class LaneFaults(BakeoffError):
     """The campaign went on and ended, without the lanes that an unforeseen fault had ended."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults) + "; the campaign's record has the traceback (event `campaign`, fault)")
+        super().__init__(
+            "; ".join(faults) + "; the campaign's record has the traceback (event `campaign`, fault)"
+        )
 
 
 def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:

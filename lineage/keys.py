@@ -19,5 +19,7 @@ def check_key(key: str) -> str:
 
 def check_delete(key: str, root: str) -> str:
     if not key.startswith(DELETABLE):
-        raise StoreDenied(f"{key} in {root} is part of the record and is never deleted; only log/ and beacon/ may shrink")
+        raise StoreDenied(
+            f"{key} in {root} is part of the record and is never deleted; only log/ and beacon/ may shrink"
+        )
     return check_key(key)

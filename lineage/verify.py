@@ -320,7 +320,9 @@ class _Check:
                 "orphaned", blob_key(sha), "nothing refers to it (a crash before its row, or a deleted row)"
             )
         for key in sorted(set(self.keys) - self.seen):
-            if not key.startswith(("probe/", "beacon/", "reports/")):  # reports are made from the record, again at will
+            if not key.startswith(
+                ("probe/", "beacon/", "reports/")
+            ):  # reports are made from the record, again at will
                 self.found("foreign", key, "was not written by Bakeoff and is not read")
 
 

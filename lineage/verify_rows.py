@@ -224,7 +224,9 @@ class RowCheck:
                         f"trial {trial}",
                         f"{key} is recorded, its row is not: a resume appends it",
                     )
-            elif said.model_copy(update={"epoch": self._outcomes[trial][1].epoch}) != self._outcomes[trial][1]:
+            elif (
+                said.model_copy(update={"epoch": self._outcomes[trial][1].epoch}) != self._outcomes[trial][1]
+            ):
                 where, row = self._outcomes[trial]
                 names = [name for name in Row.model_fields if getattr(said, name) != getattr(row, name)]
                 self._found("altered", where, f"differs from the recorded label {key} in {', '.join(names)}")

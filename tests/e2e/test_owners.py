@@ -57,7 +57,9 @@ class Machine:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, s3_root: str) -> Iterator[tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]]]:
+def machines(
+    tmp_path: Path, s3_root: str
+) -> Iterator[tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]]]:
     quick.make(tmp_path / "recipes")
     running: list[subprocess.Popen[bytes]] = []
     yield Machine(tmp_path, "a"), Machine(tmp_path, "b"), s3_root, running

@@ -27,7 +27,9 @@ BERLIN = ZoneInfo("Europe/Berlin")
         (datetime(2027, 3, 27, 22, tzinfo=BERLIN), "02:30", 4.5, "CEST"),  # left out: 03:30
     ],
 )
-def test_until_is_right_when_the_clocks_change(started: datetime, until: str, hours: float, zone: str) -> None:
+def test_until_is_right_when_the_clocks_change(
+    started: datetime, until: str, hours: float, zone: str
+) -> None:
     for given in (started, started.astimezone(UTC)):
         end = end_of_window(until, given, "Europe/Berlin")
         assert end is not None and f"{end:%Z}" == zone

@@ -29,7 +29,9 @@ def begin(store: Store, host: str, server: str = "") -> tuple[Fence, Journal]:
     fence = Fence(store, C, epoch)
     journal = Journal(store, C, host, fence.check)
     heads = Lineage(store, C, "max").heads()
-    journal.append(Row(event="campaign", campaign=C, operator="start", detail_json=json.dumps({"heads": heads})))
+    journal.append(
+        Row(event="campaign", campaign=C, operator="start", detail_json=json.dumps({"heads": heads}))
+    )
     return fence, journal
 
 
