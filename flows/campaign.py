@@ -333,12 +333,11 @@ async def _admit(state: Campaign, role: str) -> TrialRef | None:
 
 
 async def _may_continue(state: Campaign, trial_id: str) -> bool:
-    """May a trial that was begun before go on? It was admitted once, so it counts itself in."""
+    """May a trial that was begun before go on? Those that were claimed before it come first."""
     if state.engine.cancel.is_set():
         return False
-    state.under_way.discard(trial_id)
-    why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
-    state.under_way.add(trial_id)
+    earlier = {other for other in state.under_way if other < trial_id}
+    why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state, earlier))
     if why is not None:
         state.ended_because = state.ended_because or f"{why}; {trial_id} stays open"
     return why is None and not state.engine.cancel.is_set()
@@ -388,7 +387,7 @@ async def _while_paused(engine: Engine) -> None:
         await asyncio.sleep(PAUSE_POLL_S)
 
 
-def _why_not(state: Campaign) -> str | None:
+def _why_not(state: Campaign, under_way: set[str] | None = None) -> str | None:
     engine = state.engine
     view = engine.view()
     used = spent(view, now())
@@ -397,7 +396,8 @@ def _why_not(state: Campaign) -> str | None:
         return (
             f"{state.faults_in_a_row} faults of the machine in a row, also after {state.fault_pauses} pauses"
         )
-    without_row = sum(view.trial(trial_id) is None for trial_id in state.under_way)
+    counted = state.under_way if under_way is None else under_way
+    without_row = sum(view.trial(trial_id) is None for trial_id in counted)
     return refusal(engine.config.settings, used, without_row, state.started, now(), state.continued)
 
 

@@ -49,7 +49,7 @@ class Machine:
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_for(self, text: str, process: subprocess.Popen[bytes], seconds: float = 180) -> None:
+    def wait_for(self, text: str, process: subprocess.Popen[bytes], seconds: float = 400) -> None:
         until = time.monotonic() + seconds
         while text not in self.said():
             assert process.poll() is None and time.monotonic() < until, self.said()

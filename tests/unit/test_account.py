@@ -71,6 +71,9 @@ def test_four_ledgers_of_four_processes_pass_the_cap_by_at_most_one_reply(seed: 
 
 
 def test_a_first_call_that_may_cost_more_than_is_allowed_ends_the_role_and_no_trial() -> None:
-    bill = Ledger().admitted(role="r", session="s", worst=Usage(usd=0.2), allowance=Allowance(usd=0.1))
-    with pytest.raises(BudgetSpent, match=r"0 of the 0\.1 dollars"), bill:
-        pass
+    little, worst = Allowance(usd=0.1), Usage(usd=0.2)
+    with (
+        pytest.raises(BudgetSpent, match=r"0 of the 0\.1 dollars"),
+        Ledger().admitted(role="r", session="s", worst=worst, allowance=little),
+    ):
+        raise AssertionError("it was not admitted")
