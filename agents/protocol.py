@@ -27,7 +27,7 @@ class ProposalRequest:
     """One question to a proposer.
 
     `files_of(trial)` gives the source snapshot of a trial. `seed` decides every random choice.
-    `in_flight` holds the normal-form hashes (`agents.normal.ast_hash`) of programs that run right
+    `in_flight` holds the normal-form hashes (`agents.edits.normal_form.ast_hash`) of programs that run right
     now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
     is a `time.monotonic` value. `arm` is the campaign's control condition. `trial` is the id that the
     answer will get. `allowance` limits what the answer may cost; `paid` is told the whole cost so far after each reply.

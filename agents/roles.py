@@ -4,12 +4,12 @@ A brief is Markdown with a TOML head between two `+++` lines (`surfaces`, `max_c
 reads the files and passes the texts in. The arms differ as in the paper's controls and by nothing else:
 
     specialists   one role per brief, lineage shown
-    no_lineage    the same roles and briefs, lineage hidden (see agents.prompt)
+    no_lineage    the same roles and briefs, lineage hidden (see agents.llm.prompt)
     generic       as many copies of one generalist as there are briefs, lineage shown
     single        that generalist once; its prompt is the same byte for byte
     random        the specialists' roster, played by a proposer that draws uniformly
 
-The generalist's brief is `generalist.md` of the environment, or the one shipped in agents/prompts.
+The generalist's brief is `generalist.md` of the environment, or the one shipped in agents/llm/prompts.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def generalist(spec: EnvironmentSpec, texts: Mapping[str, str], max_changed_line
     """The one generalist of the control arms: every surface, one brief."""
     if GENERALIST in texts:
         return load_role(spec, GENERALIST, texts[GENERALIST])
-    brief = files("agents").joinpath("prompts", "generalist.md").read_text("utf-8").strip()
+    brief = files("agents.llm").joinpath("prompts", "generalist.md").read_text("utf-8").strip()
     surfaces = tuple(s.name for s in spec.surfaces)
     return Role(name=GENERALIST, surfaces=surfaces, brief=brief, max_changed_lines=max_changed_lines)
 

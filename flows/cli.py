@@ -12,8 +12,18 @@ import traceback
 
 import typer
 
-from flows.commands import arms, campaign, environment, imports, llm, machine, record, research, steering
-from flows.home import bakeoff_version
+from flows.commands import (
+    environments,
+    experiments,
+    importing,
+    machine,
+    measuring,
+    model,
+    reading,
+    running,
+    steering,
+)
+from flows.machine.home import bakeoff_version
 from lineage.errors import BakeoffError
 
 app = typer.Typer(
@@ -24,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (campaign, steering, record, environment, llm, machine, imports, research, arms):
+for group in (running, steering, reading, environments, model, machine, importing, measuring, experiments):
     group.register(app)
 
 

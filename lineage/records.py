@@ -285,7 +285,7 @@ class Measurement(_Grown):
     """What the evaluator alone produces; stored create-if-absent, never changed.
 
     `score` is None when any seed failed or the metric is undefined. `split` is `public` or `sealed`.
-    `items_sha256` names the artifact that says what each test item gave (`evaluators.items`).
+    `items_sha256` names the artifact that says what each test item gave (`evaluators.judge.items`).
     """
 
     trial: str
@@ -312,7 +312,7 @@ class Measurement(_Grown):
 
 
 class Label(Record):
-    """Status + cause + numbers + one sentence; a pure function of facts (evaluators.label)."""
+    """Status + cause + numbers + one sentence; a pure function of facts (evaluators.statistics.label)."""
 
     status: Status
     cause: Cause = None
@@ -422,7 +422,7 @@ class Row(Record):
     sealed_level: Finite | None = Field(None, description="of this look at the sealed split, one-sided")
     sealed_looks: int | None = Field(None, description="looks at the sealed split up to this one")
     sealed_verdict: Literal["generalises", "not shown", "reversed"] | None = None
-    epoch: int = Field(0, description="of the owner that wrote it; 0: no owner did (lineage.epochs)")
+    epoch: int = Field(0, description="of the owner that wrote it; 0: no owner did (lineage.log.epochs)")
     devices: list[str] = Field(
         [], description="UUIDs of the accelerators that its runs had, each run its own"
     )

@@ -1,7 +1,7 @@
 """What an environment is, as read from `recipes/NAME/environment.toml`; and what a role is.
 
 Frozen pydantic models with unknown keys forbidden, so that a misspelt key is an error that names
-it. Reading files is done in `flows.environments`; this module only knows the words.
+it. Reading files is done in `flows.environments.loading`; this module only knows the words.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Spec(BaseModel):
 
 
 class Score(Spec):
-    """The number a campaign improves. `metric` is a name in `evaluators.metrics`."""
+    """The number a campaign improves. `metric` is a name in `evaluators.judge.metrics`."""
 
     metric: Literal["cpu_seconds", "wall_seconds", "bits_per_byte", "centered_accuracy", "accuracy"]
     direction: Literal["min", "max"]

@@ -1,7 +1,7 @@
 """Who leads, who is confirmed, who is out: the one fold over lineage rows that every reader asks.
 
 Use: `standing = Standing(sign)`, `standing.read(row)` for every row in the order recorded; then `leader()`,
-`incumbent`, `champions`. `View.standing` is this fold over a whole campaign, `evaluators.standing.Book` adds
+`incumbent`, `champions`. `View.standing` is this fold over a whole campaign, `evaluators.statistics.promotions.Book` adds
 noise, levels and the next candidate. Nothing else in the project ranks trials.
 
 Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score is the

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lineage.log.table import Lineage
 from lineage.records import Row
-from lineage.store import Store
-from lineage.table import Lineage
+from lineage.store.objects import Store
 
 C = "c-test"
 

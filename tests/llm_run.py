@@ -10,12 +10,12 @@ from typing import Any
 
 import quick
 
-from flows.run import only_campaign
-from lineage.blobs import get_blob
+from flows.campaign.embedded import only_campaign
+from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import Row, Status
-from lineage.store import Store, open_store
-from lineage.table import Lineage
+from lineage.store.blobs import get_blob
+from lineage.store.objects import Store, open_store
 from tests.fakes.messages_server import FakeMessages
 from tests.fakes.script import Json, Step
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evaluators.sandbox import kernel
+from evaluators.judge.sandbox import kernel
 
 NAMESPACE_CALLS = ("unshare", "setns", "mount", "pivot_root")
 

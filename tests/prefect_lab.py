@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import quick
 
-from flows.server import PRIVATE, _free_port
+from flows.machine.prefect_server import PRIVATE, _free_port
 
 # A worker ends on SIGTERM only where SIGINT is not ignored, and a background shell ignores it.
 PYTHON = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 if TYPE_CHECKING:
-    from flows.engine import Engine
+    from flows.engine.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "quick"
@@ -116,11 +116,11 @@ def call(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Complete
 @contextlib.contextmanager
 def engine(folder: Path, **settings: object) -> Iterator[Engine]:
     """The engine of a fresh campaign in this process, with nothing in its lineage yet."""
-    from flows.data import prepare
-    from flows.engine import close_engine, engine_for
-    from flows.environments import load_environment
-    from flows.run import create_campaign
-    from flows.settings import load_settings
+    from flows.campaign.embedded import create_campaign
+    from flows.engine.engine import close_engine, engine_for
+    from flows.engine.settings import load_settings
+    from flows.environments.data import prepare
+    from flows.environments.loading import load_environment
 
     make(folder / "recipes")
     with mock.patch.dict(os.environ, environ(folder / "home", folder / "recipes")):

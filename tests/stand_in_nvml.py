@@ -78,7 +78,7 @@ class Driver:
 
     def forget(self) -> None:
         """Have this process open the library anew."""
-        from evaluators import nvidia
+        from evaluators.judge import nvidia
 
         nvidia.forget()
 

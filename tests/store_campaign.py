@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lineage.blobs import put_blob, put_tree
 from lineage.ids import canonical_json, sha256
-from lineage.journal import Journal, compact
-from lineage.parts import Footer, encode_log, encode_part, log_folder, part_folder, part_key, read_footer
+from lineage.log.journal import Journal, compact
+from lineage.log.parts import Footer, encode_log, encode_part, log_folder, part_folder, part_key, read_footer
 from lineage.records import Measurement, Row, SeedResult
-from lineage.results import put_result
 from lineage.schema import Record, row_hash, strip
-from lineage.store import Store
+from lineage.store.blobs import put_blob, put_tree
+from lineage.store.objects import Store
+from lineage.store.results import put_result
 
 C = "c-verify"
 WHEN = datetime(2026, 5, 1, tzinfo=UTC)
@@ -70,7 +70,7 @@ def overwrite(root: Path, key: str, data: bytes) -> None:
 
 
 def part_records(store: Store, number: int, campaign: str = C) -> tuple[list[Record], Footer]:
-    from lineage.parts import decode_part
+    from lineage.log.parts import decode_part
 
     key = part_key(campaign, number)
     table, footer = decode_part(key, store.get(key))
@@ -97,7 +97,7 @@ def rehash(record: Record) -> Record:
 
 
 def log_records(store: Store, campaign: str = C) -> list[tuple[str, Record]]:
-    from lineage.parts import decode_log
+    from lineage.log.parts import decode_log
 
     return [(key, decode_log(key, store.get(key), campaign)) for key in store.list(log_folder(campaign))]
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluators import judge as judging
-from evaluators.client import Bench, train
-from evaluators.information import source_bytes
-from evaluators.sandbox.prove import Isolation, best
-from evaluators.workplace import read_source
+from evaluators.judge import process as judging
+from evaluators.judge.client import Bench, train
+from evaluators.judge.information import source_bytes
+from evaluators.judge.sandbox.prove import Isolation, best
+from evaluators.judge.workspace import read_source
 from lineage.records import Measurement, TrainRun
 from lineage.spec import EnvironmentSpec
 

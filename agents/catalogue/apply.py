@@ -25,7 +25,7 @@ from agents.catalogue.constants import (
 )
 from agents.catalogue.technique import Constant, Range, Technique, Value
 from agents.catalogue.transform import NotApplicable, apply_change, found
-from agents.normal import normal_form
+from agents.edits.normal_form import normal_form
 from lineage.errors import EditRefused
 
 Files = dict[str, bytes]

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from agents.catalogue.technique import Range, Value
 from agents.catalogue.transform import NotApplicable
-from agents.edits import lines_of
+from agents.edits.search_replace import lines_of
 from lineage.syntax import parse as parse_source
 
 FACTOR = 8.0

@@ -34,10 +34,10 @@ from agents.catalogue.memory import Delta, Memory, State, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
 from agents.catalogue.technique import load_catalogue
 from agents.catalogue.transform import NotApplicable
-from agents.edits import edits_between
-from agents.normal import ast_hash
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import edits_between
+from agents.edits.surface import changed_lines, check_surface
 from agents.protocol import ProposalRequest
-from agents.surface import changed_lines, check_surface
 from lineage.errors import EditRefused, NothingLeft
 from lineage.records import Edit, Proposal
 

@@ -12,9 +12,9 @@ import typer
 from lineage.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from flows.config import CampaignConfig
+    from flows.engine.config import CampaignConfig
     from lineage.queries import View
-    from lineage.store import Store
+    from lineage.store.objects import Store
 
 RUN = typer.Argument(
     None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
@@ -60,9 +60,9 @@ def split_trial(first: str | None, second: str | None) -> tuple[str | None, str 
 
 def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
     """The store, the campaign's configuration and its lineage as of now."""
-    from flows.run import only_campaign
-    from lineage.store import open_store
-    from lineage.table import Lineage
+    from flows.campaign.embedded import only_campaign
+    from lineage.log.table import Lineage
+    from lineage.store.objects import open_store
 
     store = open_store(root)
     config = only_campaign(root, campaign)
@@ -79,13 +79,13 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: 
 
     Report and summary are written however it ends, unless another process owns the campaign.
     """
-    from flows.display import Display
-    from flows.finish import end_of_run
-    from flows.run import run_campaign
-    from flows.wording import one_line
+    from flows.campaign.embedded import run_campaign
+    from flows.campaign.outputs import end_of_run
+    from flows.report.formatting import one_line
+    from flows.report.terminal.display import Display
     from lineage.errors import RunBusy, Superseded
-    from lineage.store import open_store
-    from lineage.table import Lineage
+    from lineage.log.table import Lineage
+    from lineage.store.objects import open_store
 
     interactive = sys.stdout.isatty() and not plain
     with Display(config.spec, config.settings, title=config.id, live=interactive) as display:

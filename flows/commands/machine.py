@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
     """Prove what the sandbox holds on this machine and what its accelerators do inside; and how to get better."""
-    from evaluators.sandbox.prove import doctor_report
-    from flows.doctor import accelerator_reports, lines
+    from evaluators.judge.sandbox.prove import doctor_report
+    from flows.machine.doctor import accelerator_reports, lines
 
     found, fault = accelerator_reports(gpus or "")
     report = {**doctor_report(), "accelerators": found, "accelerator_fault": fault}
@@ -51,7 +51,7 @@ def setup_server() -> None:
             "setup-server: PREFECT_API_URL is not set; start a server with `prefect server start` and set it, "
             "e.g. PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    from flows.setup import setup_server as run
+    from flows.campaign.automations import setup_server as run
 
     for line in asyncio.run(run()):
         print(line)
@@ -62,7 +62,7 @@ def worker(context: typer.Context) -> None:
 
     For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Anywhere else Prefect's own command does as well.
     """
-    from flows.worker import run
+    from flows.campaign.worker import run
 
     raise typer.Exit(run(context.args))
 
@@ -71,7 +71,7 @@ def ui(run: str | None = RUN) -> None:
     """Open a run's timelines in the Prefect UI: its own local server, until Ctrl-C."""
     import time
 
-    from flows.server import embedded_server, live_url
+    from flows.machine.prefect_server import embedded_server, live_url
 
     root = run_root(run)
     running = live_url(root)

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def status(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Who runs a campaign, what is under way, what it has spent."""
-    from flows.control import status as facts
+    from flows.campaign.control import status as facts
 
     root = run_root(run)
     store, config, view = open_view(root, campaign)
@@ -43,7 +43,7 @@ def pause(
     why: str = typer.Option("", "--why", help="for the record"),
 ) -> None:
     """Start no further trial until `bakeoff resume`; trials under way end as usual."""
-    from flows.control import intervene
+    from flows.campaign.control import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "pause", why)
@@ -57,8 +57,8 @@ def veto(
     why: str = typer.Option("", "--why", help="for the record, and for the proposers"),
 ) -> None:
     """Keep a trial from leading or being confirmed; the record says that a person did it."""
-    from flows.control import veto as record_veto
-    from flows.show import find_trial
+    from flows.campaign.control import veto as record_veto
+    from flows.report.show import find_trial
 
     run, trial = split_trial(run, trial)
     store, config, view = open_view(run_root(run), campaign)
@@ -72,7 +72,7 @@ def steer(
     campaign: str | None = CAMPAIGN,
 ) -> None:
     """Leave a note that the proposers' next prompts carry; recorded as human intervention."""
-    from flows.control import intervene
+    from flows.campaign.control import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "steer", note)

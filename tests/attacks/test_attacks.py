@@ -24,8 +24,8 @@ import pytest
 import workbench as wb
 from attack import Attack
 
-from evaluators.client import Bench
-from evaluators.sandbox.cgroup import PREFIX
+from evaluators.judge.client import Bench
+from evaluators.judge.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 # What these try either cannot be set up where paths are the host's, or is listed as not held there.

@@ -13,13 +13,13 @@ from unittest import mock
 
 import pytest
 
-from agents.surface import check_surface, owns
-from evaluators import client
-from evaluators.client import Bench
-from evaluators.sandbox.prove import best
-from evaluators.workplace import write_files
-from flows.data import check_data, prepare
-from flows.environments import Environment, load_environment
+from agents.edits.surface import check_surface, owns
+from evaluators.judge import client
+from evaluators.judge.client import Bench
+from evaluators.judge.sandbox.prove import best
+from evaluators.judge.workspace import write_files
+from flows.environments.data import check_data, prepare
+from flows.environments.loading import Environment, load_environment
 from lineage.errors import EditRefused
 
 END = ""  # append to optim.py

@@ -21,14 +21,14 @@ import workbench as wb
 from attack import PREDICT
 from attacks_language import ALL_AUDITS, peeking
 
-from evaluators.billing import Reference, reference
-from evaluators.client import Bench, smoke, train
-from evaluators.control import control
-from evaluators.information import added_information
-from evaluators.sandbox import prove
-from evaluators.workplace import read_source
-from flows.control_run import control_run
-from flows.words import Patched, TrialRef
+from evaluators.judge.billing import Reference, reference
+from evaluators.judge.client import Bench, smoke, train
+from evaluators.judge.control_run import control
+from evaluators.judge.information import added_information
+from evaluators.judge.sandbox import prove
+from evaluators.judge.workspace import read_source
+from flows.campaign.control_run import control_run
+from flows.engine.records import Patched, TrialRef
 
 BATCHES = {"audits": ["batch_invariance", "order_invariance"]}
 LOWEST = "\n    np.put_along_axis(answer, answer.argmin(axis=1)[:, None], np.float32(-1e7), axis=1)"

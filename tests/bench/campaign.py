@@ -56,7 +56,7 @@ def run_rate(folder: Path, at_once: int, trials: int) -> dict[str, Any]:
 
 def _campaign(root: str, identifier: str) -> dict[str, Any]:
     """Run it; clocks (wall, this process's CPU, the server's CPU) at the end of the baseline and of the last trial."""
-    from flows.run import run_campaign
+    from flows.campaign.embedded import run_campaign
 
     marks: dict[str, Any] = {"rows": [], "each": []}
 
@@ -79,7 +79,7 @@ def run_busy(folder: Path, seconds: float, trials: int, at_once: int) -> dict[st
     children = Children()
     children.install()
     root, identifier = make(folder, f"busy{at_once}", trials, 1, max(1, at_once))
-    from flows.engine import engine_for
+    from flows.engine.engine import engine_for
 
     engine = engine_for(root, identifier)
     engine.proposer = Slow(engine.proposer, seconds)
@@ -171,7 +171,7 @@ def rate(quick: bool) -> None:
 
 
 def busy(quick: bool, seconds: float) -> None:
-    from flows.settings import load_settings
+    from flows.engine.settings import load_settings
 
     settings, _ = load_settings({"environment": "quick", "proposer": "anthropic", "slots": 1}, env={})
     of_an_llm = settings.trials_at_once(1)

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from lineage.ids import sha256, uuid7
-from lineage.journal import Journal
-from lineage.parts import Footer, encode_part, part_key
+from lineage.log.journal import Journal
+from lineage.log.parts import Footer, encode_part, part_key
+from lineage.log.table import COMPACT_AT, Lineage
 from lineage.queries import View
 from lineage.records import Row
 from lineage.schema import Record, seal
-from lineage.store import Store, open_store
-from lineage.table import COMPACT_AT, Lineage
+from lineage.store.objects import Store, open_store
 
 C = "c-bench"
 ROLES = ("arch", "opt", "reg", "aug", "loss")

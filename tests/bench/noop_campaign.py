@@ -53,8 +53,8 @@ def prepare(folder: Path, roles: int = 1, sleep_s: float = 0.0) -> None:
     for number in range(roles):
         (recipe / "roles" / f"lane_{number}.md").write_text(brief, "utf-8")
     os.environ.update(BAKEOFF_HOME=str(folder / "home"), BAKEOFF_RECIPES=str(folder / "recipes"))
-    from flows.data import prepare as run_prepare
-    from flows.environments import load_environment
+    from flows.environments.data import prepare as run_prepare
+    from flows.environments.loading import load_environment
 
     run_prepare(load_environment("quick"), quiet=True)
 
@@ -76,8 +76,8 @@ def script(path: Path, count: int) -> None:
 
 def make(folder: Path, name: str, trials: int, slots: int, in_flight: int) -> tuple[str, str]:
     """A campaign with scripted proposals; its root and id."""
-    from flows.run import create_campaign
-    from flows.settings import load_settings
+    from flows.campaign.embedded import create_campaign
+    from flows.engine.settings import load_settings
 
     script(folder / f"{name}.json", trials)
     flags = {
@@ -116,7 +116,7 @@ class Children:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def install(self) -> None:
-        from evaluators import client
+        from evaluators.judge import client
 
         for name in ("smoke", "train", "judge"):
             setattr(client, name, self._timed(name, getattr(client, name)))

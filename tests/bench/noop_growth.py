@@ -33,7 +33,7 @@ class Recorded:
         self.trials = 0
 
     def install(self) -> None:
-        from evaluators import client
+        from evaluators.judge import client
 
         real_smoke, real_train, real_judge = client.smoke, client.train, client.judge
 
@@ -65,11 +65,11 @@ class Recorded:
 
 def one(engine: Any, number: int, role: str) -> tuple[Row, dict[str, float]]:
     """A trial through the plain stages; its row and the CPU milliseconds of each part."""
-    from flows import stages
-    from flows.campaign import Campaign, Submission, _submit, _why_not
-    from flows.config import BASELINE, now
-    from flows.recording import Progress, record
-    from flows.words import TrialRef
+    from flows.campaign.loop import Campaign, Submission, _submit, _why_not
+    from flows.engine.config import BASELINE, now
+    from flows.engine.records import TrialRef
+    from flows.trial import stages
+    from flows.trial.recording import Progress, record
 
     cost: dict[str, float] = {}
     clock = time.process_time()
@@ -117,9 +117,9 @@ def stages_alone(engine: Any, trials: int) -> list[Row]:
 def grown(folder: Path, trials: int) -> dict[str, Any]:
     """Cost around trial 10 and around the last: whole, by stage, wall, and a proposal of the embedded proposer."""
     from agents.catalogue.proposer import CatalogueProposer
-    from flows import stages
-    from flows.engine import engine_for
-    from flows.words import TrialRef
+    from flows.engine.engine import engine_for
+    from flows.engine.records import TrialRef
+    from flows.trial import stages
 
     root, identifier = make(folder, "growth", trials, 1, 1)
     engine = engine_for(root, identifier)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats as sp
 
-from evaluators.promote import ConfirmPlan, power_statement
+from evaluators.statistics.promotion import ConfirmPlan, power_statement
 from tests.bench.simulate import Scenario, simulate, single_seed
 
 PLAN = ConfirmPlan(sign=1, is_paired=False)

@@ -15,8 +15,8 @@ import statistics
 import time
 from pathlib import Path
 
-from agents.prompt import render, size_limit
-from agents.rows import trial_line
+from agents.llm.prompt import render, size_limit
+from agents.llm.trial_text import trial_line
 from lineage.spec import Role
 from tests.fakes import lab
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.report.build import Meta, build_report, payload_sizes
+from flows.report.html.build import Meta, build_report, payload_sizes
 from lineage.queries import View
 from tests.synthetic_campaign import SPEC, campaign_rows
 

@@ -24,12 +24,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import workbench as wb
 
-from evaluators import judge, metrics
-from evaluators.client import Bench
-from evaluators.questions import Questions, Sitting
-from evaluators.sandbox import box, packages, prove, session
-from evaluators.sandbox.layers import CLEAN_ENV, program
-from evaluators.workplace import stage, workplace
+from evaluators.judge import metrics, process
+from evaluators.judge.client import Bench
+from evaluators.judge.questions import Questions, Sitting
+from evaluators.judge.sandbox import box, packages, prove, session
+from evaluators.judge.sandbox.layers import CLEAN_ENV, program
+from evaluators.judge.workspace import stage, workplace
 from lineage.spec import EnvironmentSpec
 
 NOOP = "def train(data, out, seed):\n    (out / 'x').write_bytes(b'1')\n"
@@ -73,7 +73,7 @@ def start_costs(folder: Path, repeat: int) -> None:
             *bare,
         ]
         rows["bubblewrap alone"] = timed(lambda: subprocess.run(caged, env=CLEAN_ENV, check=True), repeat)
-    supervisor = program("evaluators.sandbox.supervisor")
+    supervisor = program("evaluators.judge.sandbox.supervisor")
     rows["supervisor alone"] = timed(
         lambda: subprocess.run(supervisor, env=CLEAN_ENV, stdin=subprocess.DEVNULL, check=True), repeat
     )
@@ -134,11 +134,11 @@ def scoring(folder: Path, name: str, rows: np.ndarray, shape: tuple[int, ...], b
     plan = [np.arange(s, min(s + batch, len(rows))) for s in range(0, len(rows), batch)]
     sitting = Transport(asked, plan)
     (folder / "artifact").mkdir()
-    job = judge.Job(
+    job = process.Job(
         spec=spec, data=bench.data, isolation=bench.isolation, devices=(), folder=folder, source=source,
         source_bytes=0, runs=(), trial="t", purpose="screen", split="public", lifeline=os.open("/dev/null", 0),
     )  # fmt: skip
-    final, broken = judge.ask_all(job, folder / "run", folder / "artifact", sitting)
+    final, broken = process.ask_all(job, folder / "run", folder / "artifact", sitting)
     assert broken is None and sitting.complete, (final, broken)
     model = np.random.default_rng(0).standard_normal((batch, width), dtype=np.float32).reshape(batch, *shape)
     start = time.perf_counter()

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.catalogue.proposer import ARMS
-from flows.environments import Environment, load_environment
+from flows.environments.loading import Environment, load_environment
 from lineage.records import Status
 from tests.bench.search_play import ROOT, gain, play
 
@@ -52,8 +52,8 @@ def play_engine(
     environment: Environment, data: Path, arm: str, seed: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One campaign with `bakeoff run`, read back from its store."""
-    from lineage.store import open_store
-    from lineage.table import Lineage
+    from lineage.log.table import Lineage
+    from lineage.store.objects import open_store
 
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.catalogue.proposer import CatalogueProposer
-from agents.edits import apply_edits
-from agents.normal import ast_hash
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import apply_edits
 from agents.protocol import ProposalRequest
-from evaluators.gates import judge_gate
-from evaluators.label import label, label_refusal
-from flows.environments import Environment
+from evaluators.judge.gates import judge_gate
+from evaluators.statistics.label import label, label_refusal
+from flows.environments.loading import Environment
 from lineage.errors import EditRefused, NothingLeft
 from lineage.queries import View
 from lineage.records import Artifact, Measurement, Row, RunFacts, SeedResult, Status, TrainRun

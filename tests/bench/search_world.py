@@ -29,7 +29,7 @@ from agents.catalogue import constants
 from agents.catalogue.memory import State, parse_delta
 from agents.catalogue.proposer import ARMS, CatalogueProposer
 from agents.catalogue.technique import load_catalogue
-from flows.environments import Environment, load_environment
+from flows.environments.loading import Environment, load_environment
 from lineage.records import Measurement, Row, Status
 from tests.bench.search import interval, shown
 from tests.bench.search_landscapes import NoisyWorld, World

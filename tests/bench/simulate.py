@@ -5,13 +5,13 @@ rule of arXiv 2605.05724 (one seed, strictly better is the new best). Both draw 
 campaign: a start with known noise and `trials` trials in a row, each with a true gain over the program
 it starts from (the incumbent); all but `gains` of them have none. Everything is in sd of one run.
 
-Decisions are those of `evaluators.promote`, called on arrays with one entry per campaign, so thousands of
+Decisions are those of `evaluators.statistics.promotion`, called on arrays with one entry per campaign, so thousands of
 campaigns take a second; `tests/unit/test_simulation_promotion.py` replays single campaigns through
 `next_step` and compares. Seeds are fixed: the same call gives the same figures.
 
 Test items: with `item_sd` every program has luck of its own on the public split, which no number of runs takes away,
 and other luck on the sealed one. A champion is false when its true gain is none, whatever the public split says; it
-`generalises` by the sealed gain over the start, at the level of that look (`evaluators.sealed.level_of`). Worst case for the
+`generalises` by the sealed gain over the start, at the level of that look (`evaluators.statistics.sealed.level_of`). Worst case for the
 sealed split: a run's luck with its seed is the same on both splits.
 
 Limits: one trial at a time; trials whose true effect is negative are left out, because they can only
@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr
 
-from evaluators.crossed import combined
-from evaluators.promote import (
+from evaluators.statistics.item_tests import combined
+from evaluators.statistics.promotion import (
     INCUMBENT_RATE,
     ConfirmPlan,
     alpha_for,
@@ -39,7 +39,7 @@ from evaluators.promote import (
     screening_bar,
     standard_error,
 )
-from evaluators.sealed import level_of
+from evaluators.statistics.sealed import level_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -64,15 +64,15 @@ def prepare(folder: Path) -> None:
     text = quick.make(recipes).joinpath("environment.toml")
     text.write_text(text.read_text("utf-8").replace("\nruns = 2", "\nruns = 1"), "utf-8")
     os.environ.update(BAKEOFF_HOME=str(folder / "home"), BAKEOFF_RECIPES=str(recipes))
-    from flows.data import prepare as run_prepare
-    from flows.environments import load_environment
+    from flows.environments.data import prepare as run_prepare
+    from flows.environments.loading import load_environment
 
     run_prepare(load_environment("quick"), quiet=True)
 
 
 def campaign(folder: Path, name: str, count: int, first: int) -> tuple[str, str]:
-    from flows.run import create_campaign
-    from flows.settings import load_settings
+    from flows.campaign.embedded import create_campaign
+    from flows.engine.settings import load_settings
 
     file = folder / f"{name}.json"
     script(file, count, first)
@@ -86,11 +86,11 @@ def campaign(folder: Path, name: str, count: int, first: int) -> tuple[str, str]
 
 def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, float]]:
     """(wall, CPU) seconds per trial with the stages called one after the other."""
-    from flows import stages
-    from flows.config import now
-    from flows.engine import engine_for
-    from flows.recording import Progress, record
-    from flows.words import TrialRef
+    from flows.engine.config import now
+    from flows.engine.engine import engine_for
+    from flows.engine.records import TrialRef
+    from flows.trial import stages
+    from flows.trial.recording import Progress, record
 
     root, identifier = campaign(folder, "plain", count, 0)
     engine = engine_for(root, identifier)
@@ -115,7 +115,7 @@ def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, flo
 
 def with_prefect(folder: Path, count: int, inside: InChildren) -> tuple[list[tuple[float, float]], float]:
     """The same through the flows; and the server's CPU seconds per trial."""
-    from flows.run import run_campaign
+    from flows.campaign.embedded import run_campaign
 
     root, identifier = campaign(folder, "prefect", count, 50_000)
     found: list[tuple[float, float]] = []
@@ -162,7 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        from evaluators import client
+        from evaluators.judge import client
 
         for function in ("smoke", "train", "judge"):
             setattr(client, function, inside.wrap(getattr(client, function)))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from synthetic_campaign import SPEC
 
-from flows.report.build import build_report
+from flows.report.html.build import build_report
+from lineage.log.table import Lineage
+from lineage.paper.released import import_released
 from lineage.queries import View
-from lineage.released import import_released
 from lineage.spec import Score
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.store.objects import open_store
 
 pytestmark = pytest.mark.browser
 CAMPAIGN = "c-paper-golf"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.report.build import Meta, build_report, render
-from flows.report.serve import Cached, server
+from flows.report.html.build import Meta, build_report, render
+from flows.report.html.serve import Cached, server
 from lineage.queries import View
 from lineage.records import Row
 

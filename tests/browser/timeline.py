@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from flows.server import embedded_server
+from flows.machine.prefect_server import embedded_server
 from tests.browser.conftest import ARGS, browser_path
 
 SETTLE_MS = 6000  # the timeline draws itself after the page has loaded

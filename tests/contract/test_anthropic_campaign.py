@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer
-from agents.calls import RetryPolicy
-from agents.edits import apply_edits
-from agents.ledger import Cap, Caps, Ledger, all_tokens
-from agents.normal import ast_hash
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import apply_edits
+from agents.edits.surface import check_surface
+from agents.llm.anthropic_proposer import anthropic_proposer
+from agents.llm.calls import RetryPolicy
+from agents.llm.ledger import Cap, Caps, Ledger, all_tokens
+from agents.llm.replay import ReplayProposer, records_of
+from agents.llm.session import SessionSettings
 from agents.protocol import Files
-from agents.replay import ReplayProposer, records_of
-from agents.session import SessionSettings
-from agents.surface import check_surface
 from lineage.errors import EditRefused, ProposerOutage, ProposerRefused, ProposerUnusable
 from lineage.ids import sha256, tree_hash
 from lineage.records import Proposal, Row, Status, Usage

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer
-from agents.calls import RetryPolicy
-from agents.ledger import Ledger
-from agents.session import SessionSettings
+from agents.llm.anthropic_proposer import anthropic_proposer
+from agents.llm.calls import RetryPolicy
+from agents.llm.ledger import Ledger
+from agents.llm.session import SessionSettings
 from lineage.errors import ProposerFault, ProposerOutage, ProposerRefused, ProposerUnusable
 from lineage.records import Proposal
 from tests.fakes import lab

@@ -20,7 +20,7 @@ import pytest
 from environment_stand_ins import RECIPES, load_prepare
 
 from agents.roles import load_role
-from flows.scaffold import new_environment
+from flows.environments.scaffold import new_environment
 from lineage.spec import EnvironmentSpec
 
 CHILD = Path(__file__).resolve().parents[1] / "environment_child.py"

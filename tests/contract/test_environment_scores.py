@@ -17,8 +17,8 @@ import pytest
 from _common import items, scoring
 from environment_stand_ins import RECIPES
 
-from evaluators.language import language
-from evaluators.questions import ordinary
+from evaluators.judge.language import language
+from evaluators.judge.questions import ordinary
 from lineage.spec import EnvironmentSpec
 
 TABLE = np.random.default_rng(5).normal(0, 2, (256, 256)).astype(np.float32)

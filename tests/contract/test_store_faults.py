@@ -14,11 +14,11 @@ import pytest
 from s3server import BUCKET, S3Server, weed_binary
 
 from lineage.errors import ObjectExists, StoreDenied, StoreUnavailable
-from lineage.journal import Journal, compact
+from lineage.log.journal import Journal, compact
+from lineage.log.table import Lineage
 from lineage.records import Row
-from lineage.store import LocalStore, Store, open_store
-from lineage.store_s3 import S3Store
-from lineage.table import Lineage
+from lineage.store.objects import LocalStore, Store, open_store
+from lineage.store.s3 import S3Store
 
 REPO = Path(__file__).resolve().parents[2]
 C = "c-faults"
@@ -39,10 +39,10 @@ def count(store: Store) -> int:
 IN_A_SMALL_DISK = """
 import os, sys
 from lineage.errors import StoreDenied, StoreUnavailable
-from lineage.journal import Journal
+from lineage.log.journal import Journal
 from lineage.records import Row
-from lineage.store import LocalStore, open_store
-from lineage.table import Lineage
+from lineage.store.objects import LocalStore, open_store
+from lineage.log.table import Lineage
 store = open_store(sys.argv[1], create=True)
 journal = Journal(store, "c-full", "w")
 done = 0
@@ -100,7 +100,7 @@ def test_store_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> No
 
 def test_store_local_use_never_loads_s3fs(tmp_path: Path) -> None:
     code = (
-        "import sys; from lineage.store import open_store; from lineage.journal import Journal;"
+        "import sys; from lineage.store.objects import open_store; from lineage.log.journal import Journal;"
         "from lineage.records import Row; s = open_store(sys.argv[1], create=True);"
         "Journal(s, 'c-a', 'w').append(Row(event='campaign', campaign='c-a'));"
         "print([m for m in ('s3fs', 'fsspec', 'botocore', 'torch', 'sklearn') if m in sys.modules])"

@@ -20,19 +20,19 @@ from store_campaign import (
     write_trial,
 )
 
-from lineage.anchors import anchor
-from lineage.blobs import blob_key, pack, put_blob
 from lineage.errors import UnknownName
-from lineage.findings import Finding, VerifyReport
 from lineage.ids import uuid7
-from lineage.journal import Journal
-from lineage.parts import log_folder, part_folder, part_key
+from lineage.log.anchors import anchor
+from lineage.log.journal import Journal
+from lineage.log.parts import log_folder, part_folder, part_key
+from lineage.log.table import Lineage
 from lineage.records import Row
-from lineage.results import claim_key, put_result
 from lineage.schema import seal
-from lineage.store import LocalStore, Store, open_store
-from lineage.table import Lineage
-from lineage.verify import verify
+from lineage.store.blobs import blob_key, pack, put_blob
+from lineage.store.objects import LocalStore, Store, open_store
+from lineage.store.results import claim_key, put_result
+from lineage.verify.findings import Finding, VerifyReport
+from lineage.verify.store import verify
 
 
 @pytest.fixture

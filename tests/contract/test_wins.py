@@ -17,7 +17,7 @@ from unittest import mock
 import quick
 
 if TYPE_CHECKING:
-    from flows.engine import Engine
+    from flows.engine.engine import Engine
     from lineage.records import Row
 
 Texts = list[tuple[str, str, str]]  # file, what stands there, what stands there afterwards
@@ -41,7 +41,7 @@ def campaign(
     folder: Path, edits: list[Texts], start: Texts | None = None, **evaluation: int
 ) -> Iterator[Engine]:
     """A campaign of scripted edits, each of the start's program; nothing has run yet."""
-    from flows.campaign_events import first_start
+    from flows.campaign.events import first_start
 
     made = quick.make
 
@@ -82,11 +82,10 @@ def campaign(
 
 def run(engine: Engine, trial: str) -> Row:
     """One trial to its row, as the trial flow runs it."""
-    from flows import tasks
-    from flows import trial as flow
+    from flows.trial import flow, tasks
 
     async def unpublished(ref: object, progress: object) -> Row:
-        from flows.recording import record
+        from flows.trial.recording import record
 
         return record(engine, progress)  # type: ignore[arg-type]
 
@@ -99,8 +98,9 @@ def run(engine: Engine, trial: str) -> Row:
 
 def confirm(engine: Engine) -> Row | None:
     """The confirmation that is due, as its flow runs it; None when none is."""
-    from flows import attempts, tasks
-    from flows import confirm as flow
+    from flows.campaign import attempts
+    from flows.campaign import confirm as flow
+    from flows.trial import tasks
 
     due = attempts.due(engine)
     if due is None:
@@ -111,7 +111,7 @@ def confirm(engine: Engine) -> Row | None:
 
 
 def problems(engine: Engine) -> list[str]:
-    from flows.audit import verify_run
+    from flows.measure.verify import verify_run
 
     engine.compact()
     found: list[str] = verify_run(engine.root)["problems"]
@@ -119,10 +119,10 @@ def problems(engine: Engine) -> list[str]:
 
 
 def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_sealed_one(tmp_path: Path) -> None:
-    from evaluators.items import Items, pack, unpack
-    from flows.digest import digest, headline
-    from lineage.blobs import blob_key, get_blob
-    from lineage.blobs import pack as packed
+    from evaluators.judge.items import Items, pack, unpack
+    from flows.report.figures import digest, headline
+    from lineage.store.blobs import blob_key, get_blob
+    from lineage.store.blobs import pack as packed
 
     with campaign(tmp_path, [FROZEN, LONGER], max_confirm_runs=3) as engine:
         start, frozen, longer = (run(engine, f"t000{number}") for number in range(3))
@@ -154,7 +154,7 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
 
 
 def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_path: Path) -> None:
-    from flows.standing import book
+    from flows.engine.promotions import book
 
     slightly: Texts = [("fitting.py", "STEPS = 300", "STEPS = 330")]
     with campaign(tmp_path, [slightly, LONGER], start=ALWAYS_ZERO, max_confirm_runs=3) as engine:
@@ -184,8 +184,8 @@ def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_o
     with campaign(tmp_path, [LONGER], max_confirm_runs=3) as engine:
         run(engine, "t0000")
         run(engine, "t0001")
-        from flows import confirm as flow
-        from flows.words import Trained
+        from flows.campaign import confirm as flow
+        from flows.engine.records import Trained
 
         trained = flow.artifacts
 
@@ -196,7 +196,7 @@ def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_o
             return await trained(work, side, index)
 
         async def failing(work: flow.Work, side: str, index: int) -> Trained:
-            from lineage.blobs import put_tree
+            from lineage.store.blobs import put_tree
 
             files = dict(work.engine.tree(work.programs[side].source_sha256))
             ((path, old, _),) = fragile

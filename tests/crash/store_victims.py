@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from lineage.blobs import put_blob
-from lineage.journal import Journal
+from lineage.log.journal import Journal
+from lineage.log.table import Lineage
 from lineage.records import Row
-from lineage.results import put_result
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.store.blobs import put_blob
+from lineage.store.objects import open_store
+from lineage.store.results import put_result
 
 C = "c-crash"
 

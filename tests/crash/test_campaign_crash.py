@@ -154,7 +154,7 @@ def inside(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
 # what to look for in a command line; 747261696e is "train" in the sandboxed interpreter's argument
 VICTIMS = {
     "training": ("/bench/entry.py", "747261696e"),
-    "judge": ("evaluators.judge",),
+    "judge": ("evaluators.judge.process",),
     "server": ("prefect", "server"),
 }
 

@@ -23,11 +23,11 @@ import pytest
 import quick
 from s3server import BUCKET, S3Server, weed_binary
 
-from flows.config import campaigns
-from flows.server import embedded_server
+from flows.engine.config import campaigns
+from flows.machine.prefect_server import embedded_server
 from lineage.errors import StoreError
-from lineage.store import open_store
-from lineage.table import Lineage, list_campaigns
+from lineage.log.table import Lineage, list_campaigns
+from lineage.store.objects import open_store
 
 KILLS = int(os.environ.get("BAKEOFF_KILLS", "40"))
 RESULTS = 8  # a session is killed after so many stage results at the latest

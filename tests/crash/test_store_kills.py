@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lineage.errors import ObjectExists
-from lineage.results import get_result
-from lineage.store import LocalStore, Store, open_store
-from lineage.table import Lineage
-from lineage.verify import verify
+from lineage.log.table import Lineage
+from lineage.store.objects import LocalStore, Store, open_store
+from lineage.store.results import get_result
+from lineage.verify.store import verify
 
 REPO = Path(__file__).resolve().parents[2]
 VICTIMS = Path(__file__).with_name("store_victims.py")
@@ -117,7 +117,7 @@ class Dying(LocalStore):
 @pytest.mark.parametrize("after", [False, True])
 def test_store_compactor_dies_at_every_single_step(tmp_path: Path, after: bool) -> None:
     """Part, anchor and each vacuumed object: whichever change is the last one, the next compactor just goes on."""
-    from lineage.journal import Journal
+    from lineage.log.journal import Journal
     from lineage.records import Row
 
     root = str(tmp_path / "store")
@@ -144,8 +144,8 @@ def test_store_compactor_dies_at_every_single_step(tmp_path: Path, after: bool) 
 
 def test_store_result_claim_survives_a_second_try_after_a_kill(tmp_path: Path) -> None:
     """Killed between payload and claim, the same result can be recorded; another one then cannot."""
-    from lineage.blobs import put_blob
-    from lineage.results import put_result
+    from lineage.store.blobs import put_blob
+    from lineage.store.results import put_result
 
     store = open_store(tmp_path, create=True)
     put_blob(store, b'{"score":1}')

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import workbench as wb
 
-from evaluators import client
-from evaluators.sandbox.cgroup import PREFIX
+from evaluators.judge import client
+from evaluators.judge.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +45,8 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from pathlib import Path
 import workbench as wb
-from evaluators import client
-from evaluators.sandbox.prove import Isolation
+from evaluators.judge import client
+from evaluators.judge.sandbox.prove import Isolation
 bench = wb.classification(Path({folder!r}), Isolation.model_validate_json({isolation!r}))
 source = wb.write(Path({folder!r}) / "source", {files!r})
 if {stage!r} == "train":

@@ -14,10 +14,10 @@ import pytest
 import quick
 from stand_in_nvml import Driver, uuid
 
-from flows.words import Trained
+from flows.engine.records import Trained
 from lineage.records import Edit, Proposal
-from lineage.results import get_result
-from lineage.store import open_store
+from lineage.store.objects import open_store
+from lineage.store.results import get_result
 
 DEVICES = 8
 # longer than eight flows take to start one after the other beside busy neighbours

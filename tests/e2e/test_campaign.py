@@ -13,7 +13,7 @@ import quick
 # Read back through the Prefect API what the timeline shows; run in the campaign's own Prefect home.
 FACTS = """
 import asyncio, json, sys
-from flows.server import embedded_server
+from flows.machine.prefect_server import embedded_server
 with embedded_server(sys.argv[1]):
     from prefect.client.orchestration import get_client
     async def read():

@@ -20,11 +20,11 @@ import quick
 from prefect.automations import Automation
 from prefect_lab import Lab
 
-from flows.config import campaigns
-from flows.nightwatch import PROGRESS, RESOURCE, STARTED
-from flows.setup import ZOMBIE, stalled, unborn, zombie
-from lineage.store import open_store
-from lineage.table import Lineage
+from flows.campaign.automations import ZOMBIE, stalled, unborn, zombie
+from flows.campaign.watchdog import PROGRESS, RESOURCE, STARTED
+from flows.engine.config import campaigns
+from lineage.log.table import Lineage
+from lineage.store.objects import open_store
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows import campaign, nightwatch
-from flows.config import now
-from flows.engine import Engine
-from flows.nightwatch import Watch
-from flows.words import TrialRef
+from flows.campaign import loop, watchdog
+from flows.campaign.watchdog import Watch
+from flows.engine.config import now
+from flows.engine.engine import Engine
+from flows.engine.records import TrialRef
 from lineage.records import Row, Status
 
 TRIALS = 8
@@ -23,7 +23,7 @@ TRIALS = 8
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(nightwatch, "event", lambda *_: None)  # no Prefect server here to tell
+    monkeypatch.setattr(watchdog, "event", lambda *_: None)  # no Prefect server here to tell
     with quick.engine(tmp_path, trials=TRIALS, slots=1) as engine:
         yield engine
 
@@ -67,10 +67,8 @@ def test_a_role_goes_on_while_its_leader_is_confirmed(engine: Engine) -> None:
         return row
 
     async def work() -> None:
-        state = campaign.Campaign(
-            engine, run_one, confirm_one, now(), asyncio.Semaphore(1), Watch(engine), now()
-        )
-        await campaign._lanes(state)
+        state = loop.Campaign(engine, run_one, confirm_one, now(), asyncio.Semaphore(1), Watch(engine), now())
+        await loop._lanes(state)
 
     # A thread of its own: the browser tests leave a running loop in this one.
     with ThreadPoolExecutor(1) as pool:

@@ -9,7 +9,7 @@ import pytest
 import quick
 from typer.testing import CliRunner, Result
 
-from agents.prompt import size_limit
+from agents.llm.prompt import size_limit
 from flows.cli import app
 from lineage.errors import BakeoffError, ProposerOutage, UnknownName, UsageError
 from tests.fakes.messages_server import FakeMessages

@@ -1,6 +1,6 @@
 """A fault in one lane is told at once and the others go on; a stop admits nothing; left-overs ask the budget.
 
-`campaign.drive` with the real store, budget and record; only the trial itself is a stand-in.
+`loop.drive` with the real store, budget and record; only the trial itself is a stand-in.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows import campaign, nightwatch, webhook
-from flows.config import now
-from flows.engine import Engine
-from flows.faults import LaneFaults
-from flows.payments import Submission
-from flows.words import Interrupted, TrialRef
+from flows.campaign import loop, watchdog
+from flows.campaign.faults import LaneFaults
+from flows.engine.config import now
+from flows.engine.engine import Engine
+from flows.engine.records import Interrupted, TrialRef
+from flows.machine import webhook
+from flows.trial.payments import Submission
 from lineage.records import Row, Status
-from lineage.results import put_result
+from lineage.store.results import put_result
 
 TRIALS = 4
 
@@ -31,8 +32,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     async def nothing(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(nightwatch, "event", lambda *_: None)  # no Prefect server here to tell
-    monkeypatch.setattr(campaign, "publish_campaign", nothing)
+    monkeypatch.setattr(watchdog, "event", lambda *_: None)  # no Prefect server here to tell
+    monkeypatch.setattr(loop, "publish_campaign", nothing)
     with quick.engine(tmp_path, trials=TRIALS, slots=2, confirm=False, webhook="http://chat") as engine:
         yield engine
 
@@ -51,7 +52,7 @@ def drive(engine: Engine, run_one: Callable[[TrialRef], Awaitable[Row]]) -> str:
         raise AssertionError("nothing is confirmed here")
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, campaign.drive(engine, run_one, none)).result()
+        return pool.submit(asyncio.run, loop.drive(engine, run_one, none)).result()
 
 
 def test_a_lane_that_raises_is_told_at_once_and_the_others_go_on(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import quick
 
-from evaluators.sandbox import kernel, layers
+from evaluators.judge.sandbox import kernel, layers
 
 BWRAP = next((tools.bwrap for tools in layers.choices()[0] if tools.bwrap), "")
 REFUSED = [sys.executable, str(quick.ROOT / "tests" / "no_userns.py")]

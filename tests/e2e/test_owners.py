@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows.run import only_campaign
-from lineage.epochs import owners_after
+from flows.campaign.embedded import only_campaign
+from lineage.log.epochs import owners_after
+from lineage.log.table import Lineage
 from lineage.queries import View
-from lineage.store import open_store
-from lineage.table import Lineage
+from lineage.store.objects import open_store
 
 WAIT_S = 2.0
 AWS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION")

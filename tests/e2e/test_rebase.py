@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows import stages
-from flows.config import now
-from flows.engine import Engine
-from flows.recording import Progress, build_row, decide
-from flows.words import TrialRef
-from lineage.blobs import put_tree
+from flows.engine.config import now
+from flows.engine.engine import Engine
+from flows.engine.records import TrialRef
+from flows.trial import stages
+from flows.trial.recording import Progress, build_row, decide
 from lineage.errors import EditRefused
 from lineage.records import Edit, Proposal, Row, Status
+from lineage.store.blobs import put_tree
 
 EVENING = now() - timedelta(hours=1)
 

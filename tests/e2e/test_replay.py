@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import quick
 
-from evaluators.replay import is_time
-from flows.calibrate import Calibration, load, save
-from flows.measuring import bench_of
-from flows.replay import recorded_measurement, replay_trial
-from lineage.blobs import blob_key, put_blob
+from evaluators.statistics.replay_verdict import is_time
+from flows.measure.calibrate import Calibration, load, save
+from flows.measure.replay import recorded_measurement, replay_trial
+from flows.measure.standalone import bench_of
 from lineage.ids import canonical_json, sha256
 from lineage.records import Edit, Proposal
+from lineage.store.blobs import blob_key, put_blob
 
 NOTHING = "    unused = 1 + 1\n"
 FASTER = Edit(path="fitting.py", search="LR = 0.1 ", replace="LR = 0.5 ")  # 3 points of accuracy, 6 noise sd
@@ -108,10 +108,10 @@ def test_the_campaign_entered_its_calibration_once_and_verifies(
 
 def test_verify_finds_a_calibration_that_the_campaign_did_not_begin_with(done: Done) -> None:
     """Made-up replicates of the start would lower the bar for every champion."""
-    from flows.audit import verify_run
-    from lineage.journal import Journal
+    from flows.measure.verify import verify_run
+    from lineage.log.journal import Journal
     from lineage.records import Row
-    from lineage.store import open_store
+    from lineage.store.objects import open_store
 
     shutil.copytree(done.folder / "r", done.folder / "eased")
     store, campaign = open_store(done.folder / "eased"), "c-quick-specialists"
@@ -123,8 +123,8 @@ def test_verify_finds_a_calibration_that_the_campaign_did_not_begin_with(done: D
 
 
 def test_a_resumed_campaign_does_not_enter_it_again(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.campaign_events import log_calibration
-    from flows.engine import open_engine
+    from flows.campaign.events import log_calibration
+    from flows.engine.engine import open_engine
 
     stored(done, monkeypatch)
     engine = open_engine(str(done.folder / "r"), "c-quick-specialists")

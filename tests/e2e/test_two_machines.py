@@ -24,13 +24,13 @@ from postgres import Postgres, why_not
 from prefect_lab import Lab, processes_of
 from s3server import BUCKET, S3Server, weed_binary
 
-from flows.config import campaigns
-from flows.words import Trained
+from flows.engine.config import campaigns
+from flows.engine.records import Trained
+from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import Status
-from lineage.results import get_result, list_results
-from lineage.store import Store, open_store
-from lineage.table import Lineage
+from lineage.store.objects import Store, open_store
+from lineage.store.results import get_result, list_results
 
 TRIALS = int(os.environ.get("BAKEOFF_REHEARSAL_TRIALS", "30"))
 SLOTS = 1

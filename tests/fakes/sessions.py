@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer
-from agents.calls import RetryPolicy
-from agents.ledger import Ledger
-from agents.session import SessionSettings
-from agents.session_proposer import SessionProposer
+from agents.llm.anthropic_proposer import anthropic_proposer
+from agents.llm.calls import RetryPolicy
+from agents.llm.ledger import Ledger
+from agents.llm.session import SessionSettings
+from agents.llm.session_proposer import SessionProposer
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages
 from tests.fakes.script import Script, tool_uses

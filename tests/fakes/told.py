@@ -15,10 +15,10 @@ from typing import Any
 
 from agents.catalogue.memory import parse_delta
 from agents.catalogue.proposer import CatalogueProposer
-from agents.edits import apply_edits
-from agents.normal import ast_hash
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import apply_edits
 from agents.protocol import ProposalRequest
-from flows.environments import load_environment
+from flows.environments.loading import load_environment
 from lineage.ids import tree_hash
 from lineage.queries import View
 from lineage.records import Proposal, Row, Status

@@ -25,13 +25,13 @@ import psutil
 from cuda_lab import CudaLab, rate, tail
 from prefect_lab import processes_of
 
-from flows.config import campaigns
-from flows.words import Trained
+from flows.engine.config import campaigns
+from flows.engine.records import Trained
+from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import Measurement, Row, RunFacts
-from lineage.results import get_result, list_results
-from lineage.store import Store, open_store
-from lineage.table import Lineage
+from lineage.store.objects import Store, open_store
+from lineage.store.results import get_result, list_results
 
 
 @dataclass
@@ -159,13 +159,13 @@ def one_trial(lab: CudaLab, name: str, device: str) -> OneTrial:
 
     Through the engine's own stages instead of `bakeoff run`, whose baseline alone takes three seeds and more.
     """
-    from flows import stages
-    from flows.config import BASELINE, now
-    from flows.engine import close_engine, engine_for
-    from flows.recording import Progress, record
-    from flows.run import create_campaign
-    from flows.settings import load_settings
-    from flows.words import TrialRef
+    from flows.campaign.embedded import create_campaign
+    from flows.engine.config import BASELINE, now
+    from flows.engine.engine import close_engine, engine_for
+    from flows.engine.records import TrialRef
+    from flows.engine.settings import load_settings
+    from flows.trial import stages
+    from flows.trial.recording import Progress, record
 
     given = full_size_small.make(lab.folder, lab.recipes, name, device)
     tiktoken = lab.folder / "tiktoken-stand-in"
@@ -215,7 +215,7 @@ def one_trial(lab: CudaLab, name: str, device: str) -> OneTrial:
 
 
 def _train(engine: Any, ref: Any, progress: Any) -> None:
-    from flows import stages
+    from flows.trial import stages
 
     seeds = stages.seeds_for(engine, progress.patched, "calibrate")[:1]
     began = time.monotonic()

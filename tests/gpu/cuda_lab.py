@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import quick
 
-from evaluators import accelerators
+from evaluators.judge import accelerators
 
 T = TypeVar("T")
 TORCH = (

@@ -80,7 +80,7 @@ def test_every_small_copy_can_be_made(tmp_path: Path) -> None:
     for name in full_size_small.NAMES:
         given = full_size_small.make(tmp_path, lab.recipes, name)
         assert "--repo" in given
-    from flows.environments import read_environment
+    from flows.environments.loading import read_environment
 
     for name in (cuda_digits.NAME, *full_size_small.NAMES):
         spec = read_environment(lab.recipes / name).spec

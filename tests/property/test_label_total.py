@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.label import STATUS_OF_CAUSE, label, label_infra, label_refusal
+from evaluators.statistics.label import STATUS_OF_CAUSE, label, label_infra, label_refusal
 from lineage.records import (
     CAUSES,
     Artifact,

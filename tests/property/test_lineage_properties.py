@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from lineage.blobs import get_blob, pack, put_blob, unpack
 from lineage.ids import canonical_json, tree_hash, tree_manifest, uuid7
-from lineage.journal import Journal
-from lineage.parts import Footer, decode_log, decode_part, encode_log, encode_part, part_key
+from lineage.log.journal import Journal
+from lineage.log.parts import Footer, decode_log, decode_part, encode_log, encode_part, part_key
+from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import CAUSES, Row, Status
 from lineage.schema import SCHEMA, row_hash, seal, strip, to_row
-from lineage.store import LocalStore, open_store
-from lineage.table import Lineage
+from lineage.store.blobs import get_blob, pack, put_blob, unpack
+from lineage.store.objects import LocalStore, open_store
 from lineage.text import TextIndex
 
 C = "c-prop"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.minimise import Subset, minimise
+from evaluators.statistics.delta_debugging import Subset, minimise
 
 
 @given(parts=st.integers(1, 24), needed=st.sets(st.integers(0, 23)))

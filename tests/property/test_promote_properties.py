@@ -7,8 +7,16 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.noise import Noise
-from evaluators.promote import Attempt, ConfirmPlan, Continue, Unconfirmed, alpha_for, next_step, plan_for
+from evaluators.statistics.noise import Noise
+from evaluators.statistics.promotion import (
+    Attempt,
+    ConfirmPlan,
+    Continue,
+    Unconfirmed,
+    alpha_for,
+    next_step,
+    plan_for,
+)
 from lineage.spec import Budget, EnvironmentSpec, Evaluation, Score, Surface, Task
 
 scores = st.floats(-1e6, 1e6, allow_nan=False)

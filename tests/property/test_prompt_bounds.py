@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.prompt import render, size_limit
-from agents.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS, clipped, listed
-from agents.prompt_sections import SECTIONS
+from agents.llm.prompt import render, size_limit
+from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS, clipped, listed
+from agents.llm.prompt_sections import SECTIONS
 from lineage.records import CAUSES, Row, Status
 from lineage.spec import Role
 from tests.fakes import lab

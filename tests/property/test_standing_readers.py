@@ -22,26 +22,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.catalogue.memory import Memory
-from agents.prompt_sections import Scene, now, parent_choice
-from agents.rows import changes_text, trial_facts
-from evaluators.promote import ConfirmPlan
-from evaluators.standing import book_of
-from flows.arms import final_gain
-from flows.artifacts import campaign_markdown
-from flows.config import CampaignConfig, load_config, save_config
-from flows.control import status
-from flows.digest import digest
-from flows.display import Display
-from flows.finish import end_of_run
-from flows.recording import Progress, decide
-from flows.report.build import Meta, _about
-from flows.show_json import campaign_json
-from flows.words import TrialRef
-from lineage.blobs import put_tree
-from lineage.journal import load
+from agents.llm.prompt_sections import Scene, now, parent_choice
+from agents.llm.trial_text import changes_text, trial_facts
+from evaluators.statistics.promotion import ConfirmPlan
+from evaluators.statistics.promotions import book_of
+from flows.campaign.control import status
+from flows.campaign.outputs import end_of_run
+from flows.engine.config import CampaignConfig, load_config, save_config
+from flows.engine.records import TrialRef
+from flows.experiments.arms import final_gain
+from flows.report.figures import digest
+from flows.report.html.build import Meta, _about
+from flows.report.prefect_artifacts import campaign_markdown
+from flows.report.show_json import campaign_json
+from flows.report.terminal.display import Display
+from flows.trial.recording import Progress, decide
+from lineage.log.journal import load
 from lineage.queries import View
 from lineage.records import Row, Status
-from lineage.store import open_store
+from lineage.store.blobs import put_tree
+from lineage.store.objects import open_store
 from tests.fakes import lab
 
 SCORES = st.integers(80, 130).map(lambda value: value / 100)

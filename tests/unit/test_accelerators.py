@@ -12,10 +12,10 @@ import pytest
 import workbench
 from stand_in_nvml import GIB, NAME, Driver, uuid
 
-from evaluators import accelerators, client
-from evaluators.accelerators import DriverFault, choose, require, usable
-from evaluators.sandbox import box
-from evaluators.sandbox.prove import prove
+from evaluators.judge import accelerators, client
+from evaluators.judge.accelerators import DriverFault, choose, require, usable
+from evaluators.judge.sandbox import box
+from evaluators.judge.sandbox.prove import prove
 from lineage.errors import InfraFault, IsolationRefused, UsageError
 
 

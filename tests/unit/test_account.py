@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agents.ledger import Ledger, TrialCapReached
-from flows.budget import Spent, allowance, end_of_window
-from flows.settings import Settings
+from agents.llm.ledger import Ledger, TrialCapReached
+from flows.engine.budget import Spent, allowance, end_of_window
+from flows.engine.settings import Settings
 from lineage.errors import BudgetSpent
 from lineage.records import Allowance, Usage
 

@@ -15,9 +15,10 @@ import pytest
 import quick
 from prefect.client.schemas.objects import State, StateType
 
-from flows import allocation, deployed
-from flows.engine import Engine
-from flows.words import TrialRef
+from flows.campaign import deployed
+from flows.engine.engine import Engine
+from flows.engine.records import TrialRef
+from flows.trial import allocation
 from lineage.errors import Interrupted, UsageError
 from lineage.queries import View
 from lineage.records import Row

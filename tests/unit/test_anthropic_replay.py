@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer
-from agents.edits import apply_edits, canonical_diff
-from agents.exchange import read_exchange, recorded_replies
-from agents.replay import ReplayProposer, records_of, rerun
-from agents.session import SessionSettings
+from agents.edits.search_replace import apply_edits, canonical_diff
+from agents.llm.anthropic_proposer import anthropic_proposer
+from agents.llm.replay import ReplayProposer, records_of, rerun
+from agents.llm.session import SessionSettings
+from agents.llm.transcript import read_exchange, recorded_replies
 from lineage.errors import NothingLeft, ProposerOutage, ProposerRefused, ProposerUnusable, StoreCorrupt
 from lineage.ids import sha256
 from lineage.records import Proposal, Row, Status

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from agents.anthropic_proposer import anthropic_proposer
-from agents.edits import apply_edits
-from agents.ledger import Cap, Caps, Ledger
-from agents.normal import ast_hash
-from agents.session import SessionSettings
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import apply_edits
+from agents.llm.anthropic_proposer import anthropic_proposer
+from agents.llm.ledger import Cap, Caps, Ledger
+from agents.llm.session import SessionSettings
 from lineage.errors import (
     BudgetSpent,
     NothingLeft,

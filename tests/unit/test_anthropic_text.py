@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.textual import finite, parse_answer
-from agents.tools import tool_names
+from agents.edits.text_protocol import finite, parse_answer
+from agents.llm.tools import tool_names
 from lineage.records import Edit
 
 PATHS = ("train.py", "optim.py")

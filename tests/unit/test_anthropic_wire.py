@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agents.calls import CallFault, Reply
-from agents.wire import Assembly, reply_from
+from agents.llm.calls import CallFault, Reply
+from agents.llm.messages_stream import Assembly, reply_from
 
 START = {
     "type": "message_start",

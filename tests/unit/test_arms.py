@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from synthetic_campaign import SPEC
 
-from flows.arms import Played, coverage, estimate, figures, final_gain, results
-from flows.arms_table import Told, comparison_json, comparison_view, reading
+from flows.experiments.arms import Played, coverage, estimate, figures, final_gain, results
+from flows.experiments.arms_table import Told, comparison_json, comparison_view, reading
 from lineage.queries import View
 from lineage.records import Row
 from lineage.spec import EnvironmentSpec

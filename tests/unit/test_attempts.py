@@ -14,15 +14,16 @@ from unittest import mock
 import pytest
 import quick
 
-from evaluators import client
-from flows import attempts, confirm, stages
-from flows.audit import verify_run
-from flows.config import now
-from flows.engine import Engine, close_engine, engine_for
-from flows.words import Patched, Trained, TrialRef
-from lineage.blobs import put_tree
+from evaluators.judge import client
+from flows.campaign import attempts, confirm
+from flows.engine.config import now
+from flows.engine.engine import Engine, close_engine, engine_for
+from flows.engine.records import Patched, Trained, TrialRef
+from flows.measure.verify import verify_run
+from flows.trial import stages
 from lineage.records import Artifact, Measurement, Row, RunFacts, SeedResult, TrainRun
-from lineage.results import put_result
+from lineage.store.blobs import put_tree
+from lineage.store.results import put_result
 
 
 class Killed(BaseException):
@@ -103,7 +104,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         outcome(engine, "t0001", "keep", [0.9, 0.91], {**start, "note.py": b"# better\n"})
         held = Isolated(engine.bench.isolation)
         monkeypatch.setattr(
-            "flows.engine.proven", held
+            "flows.engine.engine.proven", held
         )  # proven once: a session of these tests starts no process
         yield engine
 

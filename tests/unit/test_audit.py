@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lineage.audit import audit, lines
-from lineage.diversity import diversity
+from lineage.paper.analyses import audit, lines
+from lineage.paper.diversity import diversity
 from lineage.queries import View
 from lineage.records import Row
 

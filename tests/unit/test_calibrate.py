@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from evaluators import client
-from flows.calibrate import Calibration, calibration_path, load, matching, save, summary
-from flows.config import seeds_from
+from evaluators.judge import client
+from flows.engine.config import seeds_from
+from flows.measure.calibrate import Calibration, calibration_path, load, matching, save, summary
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.records import Check

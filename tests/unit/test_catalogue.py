@@ -20,10 +20,10 @@ from agents.catalogue.memory import Delta, Memory, parse_delta
 from agents.catalogue.proposer import CatalogueProposer
 from agents.catalogue.surrogate import Surrogate
 from agents.catalogue.transform import NotApplicable
-from agents.edits import apply_edits, edits_between
-from agents.normal import ast_hash
+from agents.edits.normal_form import ast_hash
+from agents.edits.search_replace import apply_edits, edits_between
+from agents.edits.surface import check_surface
 from agents.protocol import ProposalRequest
-from agents.surface import check_surface
 from lineage.errors import NothingLeft
 from lineage.records import Proposal, Row, Status
 from tests.fakes.told import (

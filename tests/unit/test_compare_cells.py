@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from flows.compare import order, plan_cells, read_comparison
-from flows.environments import load_environment
-from flows.fork import inherited
-from flows.proposers import build_proposer
-from flows.settings import ARMS, Settings
+from flows.engine.proposers import build_proposer
+from flows.engine.settings import ARMS, Settings
+from flows.environments.loading import load_environment
+from flows.experiments.compare import order, plan_cells, read_comparison
+from flows.experiments.fork import inherited
 from lineage.errors import SpecInvalid, UsageError
-from lineage.store import open_store
+from lineage.store.objects import open_store
 
 SETTINGS = Settings(environment="airbench_mini")
 

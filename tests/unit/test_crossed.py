@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from evaluators.crossed import compare, exact, item_chance, items_needed, shown_gain
-from evaluators.items import Items, one_run, pack, stacked, unpack
-from evaluators.lawful import deterministic, same_pair
+from evaluators.judge.items import Items, one_run, pack, stacked, unpack
+from evaluators.statistics.item_tests import compare, exact, item_chance, items_needed, shown_gain
+from evaluators.statistics.lawful import deterministic, same_pair
 from lineage.errors import StoreCorrupt
 from lineage.records import SeedResult
 
@@ -102,7 +102,7 @@ def test_older_records_keep_their_bytes_and_their_rule() -> None:
     """What was stored before items were kept is written as it was, and its plan asks for nothing that it has not."""
     from pydantic import TypeAdapter
 
-    from evaluators.promote import ConfirmPlan
+    from evaluators.statistics.promotion import ConfirmPlan
 
     old = '{"seed":1,"quantities":{"accuracy":0.9},"cause":null,"numbers":{},"facts":null}'
     assert SeedResult.model_validate_json(old).model_dump_json() == old

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from synthetic_campaign import SPEC, campaign_rows
 
-from flows.display import Display
-from flows.live import budget_lines
-from flows.panels import Screen
-from flows.settings import Settings
-from flows.watch import Follower, watch
-from flows.wording import display_width, one_line, plain
+from flows.engine.settings import Settings
+from flows.report.formatting import display_width, one_line, plain
+from flows.report.terminal.display import Display
+from flows.report.terminal.panels import Screen
+from flows.report.terminal.state import budget_lines
+from flows.report.terminal.watch import Follower, watch
 from lineage.queries import View
 from lineage.records import Row
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from agents.edits import apply_edits, canonical_diff, edits_between, from_unified_diff
+from agents.edits.search_replace import apply_edits, canonical_diff, edits_between, from_unified_diff
 from lineage.errors import EditRefused
 from lineage.records import Edit
 

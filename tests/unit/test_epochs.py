@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lineage.epochs import Fence, Owner, claim_epoch, newest_owner
 from lineage.errors import ObjectExists, Superseded
-from lineage.journal import Journal
+from lineage.log.epochs import Fence, Owner, claim_epoch, newest_owner
+from lineage.log.journal import Journal
+from lineage.log.table import Lineage
 from lineage.records import Row, Status
-from lineage.store import Store, open_store
-from lineage.table import Lineage
-from lineage.verify import verify
+from lineage.store.objects import Store, open_store
+from lineage.verify.store import verify
 
 C = "c-owned"
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from synthetic_campaign import SPEC, campaign_rows
 
-from flows.export import cell, to_csv, to_mlflow, to_paper_tsv, to_parquet
+from flows.report.export import cell, to_csv, to_mlflow, to_paper_tsv, to_parquet
 from lineage.errors import UsageError
 from lineage.queries import View
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from stand_in_nvml import GIB, Driver, uuid
 
-from evaluators import accelerators
-from flows import holds
-from flows.holds import busy_devices, hold, place, slots_of
-from flows.slots import SlotCancelled
+from evaluators.judge import accelerators
+from flows.machine import device_holds
+from flows.machine.device_holds import busy_devices, hold, place, slots_of
+from flows.machine.slots import SlotCancelled
 from lineage.errors import InfraFault
 from lineage.records import Device
 
 # hold N devices, COUNT times (0: until the file STOP is there), SECONDS each; two lines per hold
 CHILD = """
 import json, os, sys, time
-from evaluators.accelerators import found
-from flows.holds import hold
+from evaluators.judge.accelerators import found
+from flows.machine.device_holds import hold
 needed, count, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 done = 0
 while done < count or (not count and not os.path.exists(sys.argv[4])):
@@ -89,7 +89,7 @@ def test_a_killed_holder_and_a_killed_waiter_are_gone_at_once(driver: Driver) ->
         assert json.loads(holder.stdout.readline())["uuids"] == [uuid(0)]
         assert busy_devices() == 1
         waiter = start(driver, 1, 1, 60)
-        line = holds.device_folder() / "line"
+        line = device_holds.device_folder() / "line"
         while not list(line.iterdir()):
             time.sleep(0.02)
         cancel = threading.Event()
@@ -119,7 +119,7 @@ def test_a_clock_that_is_put_back_does_not_let_two_wait_with_half_of_what_they_n
     driver.devices(2)
     devices = accelerators.found()
     clock = iter(range(10**18, 0, -(10**9)))
-    monkeypatch.setattr(holds.time, "time_ns", lambda: next(clock))
+    monkeypatch.setattr(device_holds.time, "time_ns", lambda: next(clock))
     done: list[int] = []
 
     def both(number: int) -> None:
@@ -133,7 +133,7 @@ def test_a_clock_that_is_put_back_does_not_let_two_wait_with_half_of_what_they_n
             for waiter in waiters:
                 waiter.start()
                 time.sleep(0.15)
-            places = sorted((holds.device_folder() / "line").iterdir())
+            places = sorted((device_holds.device_folder() / "line").iterdir())
             assert len(places) == 3, "each has a place, the first of them among the devices"
         for waiter in waiters:
             waiter.join(20)
@@ -160,7 +160,7 @@ def _hold_once(devices: list[Device]) -> None:
 def test_a_device_in_use_by_somebody_else_is_waited_for_and_told(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holds, "SAY_AFTER_S", 0.1)
+    monkeypatch.setattr(device_holds, "SAY_AFTER_S", 0.1)
     driver.devices(2, processes=f"4711:{3 * GIB}", used=3 * GIB)
     told: list[str] = []
 
@@ -207,7 +207,7 @@ def test_a_run_s_memory_is_gone_before_its_device_is_given_back(
     assert time.monotonic() - began > 0.3
     later.join()
     told: list[str] = []
-    monkeypatch.setattr(holds, "RELEASE_S", 0.2)
+    monkeypatch.setattr(device_holds, "RELEASE_S", 0.2)
     with hold(1, devices, told=told.append):
         driver.set("0.processes", f"99:{GIB}")
     assert told == ["0.2 s after the run: GPU 0: processes [99] are still on it"]

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trees
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,12 @@ def test_every_module_says_what_it_is_for() -> None:
         if path.name == "__init__.py" and len(tree.body) != 1:
             silent.append(f"{path} must contain a docstring and nothing else")
     assert not silent, "\n".join(silent)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_in_each_readme_equals_the_disk(package: str) -> None:
+    _, inside, _ = trees.shown(package)
+    assert inside == trees.expected(package), "run: python -m tests.trees"
 
 
 def test_recipes_are_programs_not_packages() -> None:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.hygiene import GONE, barred, known_secrets, numbered, quoted, redact, shortened, stripped, word
+from agents.llm.untrusted_text import (
+    GONE,
+    barred,
+    known_secrets,
+    numbered,
+    quoted,
+    redact,
+    shortened,
+    stripped,
+    word,
+)
 
 TEXT = st.text(st.characters(codec=None), max_size=300) | st.text(
     st.sampled_from('\x00\x07\x1b[]31m;\u202e\u2066\u200b\ufeff\ufe0f\U000e0041"\\\n\r\t ab'), max_size=200

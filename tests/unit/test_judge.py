@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import workbench as wb
 
-from evaluators import client, identity
+from evaluators.judge import client, identity
 from lineage.errors import DataMissing, InfraFault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +162,7 @@ def test_smoke_stops_a_program_that_hangs(tmp_path: Path) -> None:
 
 def test_the_judge_imports_no_candidate_and_no_unpickler_of_candidates() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import evaluators.judge; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import evaluators.judge.process; "
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'sklearn', 'prefect', 'flows', 'agents', 'cloudpickle')])"
     )
     done = subprocess.run(
@@ -174,14 +174,14 @@ def test_the_judge_imports_no_candidate_and_no_unpickler_of_candidates() -> None
 def test_everything_the_judge_runs_is_in_its_hash() -> None:
     """A module that decides a score and is not hashed would change scores silently."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport evaluators.judge, evaluators.client, evaluators.audits, evaluators.language\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport evaluators.judge.process, evaluators.judge.client, evaluators.judge.audits, evaluators.judge.language\n"
         "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('evaluators.')))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, check=True
     )
     used = {Path(line).relative_to(ROOT / "evaluators").parts[0] for line in done.stdout.split()}
-    assert used - {"__init__.py"} <= set(identity.JUDGE_CODE)
+    assert used == {"judge"}
 
 
 def test_the_environment_hash_follows_spec_and_data(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
-from evaluators import metrics
-from evaluators.exchange import Broken
-from evaluators.gates import bound_against, judge_gate
-from evaluators.language import read_items, score_items, windows
-from evaluators.questions import ordinary
-from evaluators.tasks import questions
+from evaluators.judge import metrics
+from evaluators.judge.channel import Broken
+from evaluators.judge.gates import bound_against, judge_gate
+from evaluators.judge.language import read_items, score_items, windows
+from evaluators.judge.questions import ordinary
+from evaluators.judge.tasks import questions
 from lineage.errors import DataMissing
 from lineage.spec import Gate
 

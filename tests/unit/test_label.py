@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evaluators import label as rules
-from evaluators.gates import judge_gate
-from evaluators.label import STATUS_OF_CAUSE, label, label_infra, label_refusal, status_of
+from evaluators.judge.gates import judge_gate
+from evaluators.statistics import label as rules
+from evaluators.statistics.label import STATUS_OF_CAUSE, label, label_infra, label_refusal, status_of
 from lineage.records import CAUSES, Artifact, Check, Measurement, RunFacts, SeedResult, Status, TrainRun
 from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.leaks import known_secrets, redact, scan_secrets
+from evaluators.judge.secrets import known_secrets, redact, scan_secrets
 
 ENVIRON = {
     "MY_API_KEY": "tr0ub4dor&3-horse",

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from agents.ledger import Cap, Caps, Ledger, TrialCapReached, all_tokens
-from agents.prices import Rate, is_loopback, load_prices
+from agents.llm.ledger import Cap, Caps, Ledger, TrialCapReached, all_tokens
+from agents.llm.prices import Rate, is_loopback, load_prices
 from lineage.errors import BudgetSpent, NothingLeft, SpecInvalid, UnknownName
 from lineage.records import Row, Usage
 

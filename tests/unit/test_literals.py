@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.literals import embedded_data
-from evaluators.workplace import read_source
+from evaluators.judge.embedded_data import embedded_data
+from evaluators.judge.workspace import read_source
 
 ROOT = Path(__file__).resolve().parents[2]
 

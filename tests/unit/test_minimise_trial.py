@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from evaluators.noise import Noise
-from flows.minimise import Files, Reduced, Rule, Seen, minimise_trial
+from evaluators.statistics.noise import Noise
+from flows.measure.minimise import Files, Reduced, Rule, Seen, minimise_trial
 from lineage.errors import UsageError
 from lineage.records import SeedResult
 from lineage.spec import EnvironmentSpec

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.environments import list_environments, load_environment
-from flows.scaffold import new_environment, next_commands
+from flows.environments.loading import list_environments, load_environment
+from flows.environments.scaffold import new_environment, next_commands
 from lineage.errors import UsageError
 
 

@@ -18,11 +18,13 @@ import httpx
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows import campaign, nightwatch, tasks, webhook
-from flows.budget import Spent, refusal
-from flows.nightwatch import Watch, heartbeat_file, patiently
-from flows.settings import Settings
-from flows.words import TrialRef
+from flows.campaign import loop, watchdog
+from flows.campaign.watchdog import Watch, heartbeat_file, patiently
+from flows.engine.budget import Spent, refusal
+from flows.engine.records import TrialRef
+from flows.engine.settings import Settings
+from flows.machine import webhook
+from flows.trial import tasks
 from lineage.errors import InfraFault, Interrupted, ObjectExists, StoreDenied, StoreUnavailable
 
 
@@ -58,7 +60,7 @@ def chat() -> Iterator[tuple[str, list[dict[str, str]]]]:
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the watch asks of an engine; the campaign flow itself is driven in tests/e2e and tests/crash."""
     monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(nightwatch, "event", lambda engine, name: engine.events.append(name))
+    monkeypatch.setattr(watchdog, "event", lambda engine, name: engine.events.append(name))
     cancel = threading.Event()
 
     def raise_if_cancelled() -> None:
@@ -140,22 +142,22 @@ def test_the_heartbeat_file_says_what_a_monitor_needs_and_a_stall_is_told_once(
     told = json.loads(heartbeat_file(engine.root, "c-x").read_text())
     assert told["stalled"] is False
     assert datetime.now(UTC) - datetime.fromisoformat(told["at"]) < timedelta(seconds=30)
-    watch.last -= nightwatch.STALLED_S + 60
+    watch.last -= watchdog.STALLED_S + 60
     watch.beat()
     watch.beat()
     assert json.loads(heartbeat_file(engine.root, "c-x").read_text())["stalled"] is True
     webhook.flush(30)
     assert [message["text"] for message in got] == ["c-x: stalled: no trial has ended for 61 min"]
-    assert engine.events == [nightwatch.STALL]
+    assert engine.events == [watchdog.STALL]
     watch.progress(trial_s=3600.0)  # trials of an hour: five of them may pass
-    watch.last -= nightwatch.STALLED_S + 60
+    watch.last -= watchdog.STALLED_S + 60
     watch.beat()
     assert len(got) == 1
 
 
 def test_a_webhook_that_is_away_is_a_note(engine: Any) -> None:
     engine.config.settings = engine.config.settings.model_copy(update={"webhook": "http://127.0.0.1:9/"})
-    nightwatch.tell(engine, "hello")
+    watchdog.tell(engine, "hello")
     assert engine.notes[0] == "hello"
     webhook.flush(30)
     assert engine.notes[1].startswith("webhook: a message did not arrive")
@@ -163,13 +165,13 @@ def test_a_webhook_that_is_away_is_a_note(engine: Any) -> None:
 
 def test_faults_in_a_row_pause_three_times_and_then_end_the_campaign(engine: Any) -> None:
     began = datetime.now(UTC)
-    state = campaign.Campaign(engine, None, None, began, None, Watch(engine), began)  # type: ignore[arg-type]
+    state = loop.Campaign(engine, None, None, began, None, Watch(engine), began)  # type: ignore[arg-type]
     for pauses in (1, 2, 3):
         state.faults_in_a_row = 2
-        finish(campaign._after_faults(state))
+        finish(loop._after_faults(state))
         assert (state.fault_pauses, state.faults_in_a_row) == (pauses, 1), "one more fault pauses again"
     state.faults_in_a_row = 2
-    finish(campaign._after_faults(state))
+    finish(loop._after_faults(state))
     assert state.faults_in_a_row == 2, "left to _why_not, which ends the campaign"
     assert engine.notes == ["paused for 0 s: 2 faults of the machine in a row" for _ in range(3)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.normal import ast_hash, normal_form
+from agents.edits.normal_form import ast_hash, normal_form
 from lineage.errors import EditRefused
 
 A = b'"""Doc."""\nLR = 1e-3  # rate\n\n\ndef f(x):\n    """Say."""\n    return {"a": x}\n'

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluators.noise import Noise
-from evaluators.promote import (
+from evaluators.statistics.noise import Noise
+from evaluators.statistics.promotion import (
     Attempt,
     Confirmed,
     ConfirmPlan,
@@ -23,7 +23,7 @@ from evaluators.promote import (
     power_statement,
     worth_confirming,
 )
-from evaluators.standing import Book, book_of, row_fields
+from evaluators.statistics.promotions import Book, book_of, row_fields
 from lineage.records import Row, SeedResult, Status
 from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from evaluators.promote import ConfirmPlan, next_step
-from evaluators.recompute import Evidence, gauge_inputs, recompute_labels, recompute_promotions
-from evaluators.standing import Book, row_fields
+from evaluators.statistics.promotion import ConfirmPlan, next_step
+from evaluators.statistics.promotions import Book, row_fields
+from evaluators.statistics.recompute import Evidence, gauge_inputs, recompute_labels, recompute_promotions
 from lineage.ids import sha256
 from lineage.records import Artifact, Check, Measurement, Row, RunFacts, SeedResult, Status, TrainRun
 from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.prompt import SEPARATOR, render, render_dry_run, size_limit
-from agents.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS
-from agents.prompt_sections import SECTIONS
+from agents.llm.prompt import SEPARATOR, render, render_dry_run, size_limit
+from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS
+from agents.llm.prompt_sections import SECTIONS
 from agents.roles import generalist
-from evaluators.label import label
+from evaluators.statistics.label import label
 from lineage.records import (
     Artifact,
     Check,

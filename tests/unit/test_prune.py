@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from evaluators.prune import Pruner, ends_at, hopeless, pruner
+from evaluators.statistics.pruning import Pruner, ends_at, hopeless, pruner
 
 STEPS = np.arange(1, 61)
 

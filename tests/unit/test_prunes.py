@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from flows.prunes import Prunes, prunes, told
+from flows.report.prune_checks import Prunes, prunes, told
 from lineage.records import Row, Status
 
 

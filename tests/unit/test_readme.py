@@ -8,7 +8,7 @@ from pathlib import Path
 import typer.main
 
 from flows.cli import app
-from flows.environments import list_environments
+from flows.environments.loading import list_environments
 from lineage.records import CAUSES, Status
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")

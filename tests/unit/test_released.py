@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lineage.audit import audit, lines
-from lineage.blobs import get_blob
 from lineage.errors import UsageError
+from lineage.log.table import Lineage
+from lineage.paper.analyses import audit, lines
+from lineage.paper.released import import_released
+from lineage.paper.released_tsv import read_run
 from lineage.records import Row
-from lineage.released import import_released
-from lineage.released_tsv import read_run
-from lineage.store import Store, open_store
-from lineage.table import Lineage
-from lineage.verify import verify
+from lineage.store.blobs import get_blob
+from lineage.store.objects import Store, open_store
+from lineage.verify.store import verify
 
 GOLF = [
     "exp_id",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluators.replay import compare, is_time
+from evaluators.statistics.replay_verdict import compare, is_time
 from lineage.records import Measurement, SeedResult
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.digest import digest, forecasts, headline, wilson
-from flows.panels import GLYPHS
-from flows.report.build import SCRIPTS, Meta, build_report, payload_sizes, render
-from flows.report.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
-from flows.report.serve import Cached, server
+from flows.report.figures import digest, forecasts, headline, wilson
+from flows.report.html.build import SCRIPTS, Meta, build_report, payload_sizes, render
+from flows.report.html.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
+from flows.report.html.serve import Cached, server
+from flows.report.terminal.panels import GLYPHS
 from lineage.errors import ObjectMissing
 from lineage.queries import View
 from lineage.records import Row, Status
@@ -105,7 +105,7 @@ def test_candidate_text_never_reaches_the_markup() -> None:
 
 
 def test_scripts_never_parse_text_as_markup_and_name_no_address() -> None:
-    assets = files("flows.report.assets")
+    assets = files("flows.report.html.assets")
     for name in [f"{s}.js" for s in SCRIPTS] + ["style.css", "page.html.j2"]:
         text = assets.joinpath(name).read_text("utf-8")
         assert text.count("\n") <= 400, name
@@ -257,31 +257,31 @@ def test_the_served_page_is_local_only_and_built_once_per_change() -> None:
 
 
 def test_every_status_has_a_shape_on_the_page_and_in_the_terminal() -> None:
-    core = files("flows.report.assets").joinpath("core.js").read_text("utf-8")
+    core = files("flows.report.html.assets").joinpath("core.js").read_text("utf-8")
     grouped = re.findall(r'\["(\w+)", "[\w ]+", "(\w+)", \[([^\]]*)\]\]', core)
     statuses = [word for _, _, listed in grouped for word in re.findall(r'"(\w+)"', listed)]
     assert sorted(statuses) == sorted(Status)
     assert len({shape for _, shape, _ in grouped}) == len(grouped), "no two groups share a shape"
     assert set(GLYPHS) == set(Status)
-    style = files("flows.report.assets").joinpath("style.css").read_text("utf-8")
+    style = files("flows.report.html.assets").joinpath("style.css").read_text("utf-8")
     assert all(f"--{key}:" in style for key, _, _ in grouped)
 
 
 def test_what_a_person_sees_starts_without_the_engine() -> None:
     names = [
-        "display",
-        "panels",
+        "terminal.display",
+        "terminal.panels",
+        "terminal.watch",
         "show",
         "show_json",
         "summary",
         "export",
-        "watch",
-        "wording",
-        "digest",
-        "report.build",
-        "report.serve",
+        "formatting",
+        "figures",
+        "html.build",
+        "html.serve",
     ]
-    code = "import sys, " + ", ".join(f"flows.{name}" for name in names)
+    code = "import sys, " + ", ".join(f"flows.report.{name}" for name in names)
     code += "; print([m for m in ('prefect', 'torch', 'anthropic', 'pandas', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 import workbench as wb
 
-from evaluators.sandbox import box, kernel, layers, packages, prove
-from evaluators.sandbox.layers import Layers
+from evaluators.judge.sandbox import box, kernel, layers, packages, prove
+from evaluators.judge.sandbox.layers import Layers
 from lineage.errors import IsolationRefused, SpecInvalid
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = layers.choices()[0]
-REPORT = (
-    "import json\nfrom evaluators.sandbox.prove import doctor_report\nprint(json.dumps(doctor_report()))\n"
-)
+REPORT = "import json\nfrom evaluators.judge.sandbox.prove import doctor_report\nprint(json.dumps(doctor_report()))\n"
 BURNING = {
     "train.py": wb.CLASSIFIER["train.py"]
     + """
@@ -105,7 +103,7 @@ def test_without_bubblewrap_it_falls_back_and_says_so() -> None:
 
 
 def test_a_policy_above_what_is_proven_is_refused() -> None:
-    code = "from evaluators.sandbox.prove import prove\nprove('strong')\n"
+    code = "from evaluators.judge.sandbox.prove import prove\nprove('strong')\n"
     done = in_program(code, BAKEOFF_HIDE_BWRAP="1")
     assert done.returncode != 0
     assert "IsolationRefused" in done.stderr and "REFUSED" in done.stderr and "strong" in done.stderr
@@ -130,7 +128,7 @@ def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
     person = [setpriv, "--reuid", "61000", "--regid", "61000", "--clear-groups"]
     code = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n" + (
         "import json, tempfile\nfrom pathlib import Path\nimport workbench as wb\n"
-        "from evaluators.sandbox.prove import doctor_report\n"
+        "from evaluators.judge.sandbox.prove import doctor_report\n"
         "folder = Path(tempfile.mkdtemp())\n"
         "outcome = wb.run(wb.classification(folder), wb.CLASSIFIER, folder / 'r')\n"
         "print(json.dumps({**doctor_report(), 'cause': outcome.cause, 'score': outcome.score}))\n"
@@ -191,7 +189,7 @@ def test_the_filter_is_well_formed(machine: str, alone: bool, monkeypatch: pytes
 def test_the_filter_is_refused_by_the_kernel_if_it_is_wrong() -> None:
     """The real kernel takes the program, and a denied call then fails."""
     code = (
-        "from evaluators.sandbox import kernel\nimport ctypes, os\nkernel.seccomp(alone=True)\n"
+        "from evaluators.judge.sandbox import kernel\nimport ctypes, os\nkernel.seccomp(alone=True)\n"
         "libc = ctypes.CDLL(None, use_errno=True)\nassert libc.unshare(0x10000000) == -1 and ctypes.get_errno() == 1\n"
         "import socket\ntry:\n    socket.socket()\nexcept PermissionError:\n    print('held')\n"
     )

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import workbench as wb
 
-from evaluators.client import Bench
-from evaluators.endings import explain
-from evaluators.sandbox import advice, box, kernel, layers, packages, prove
-from evaluators.sandbox.layers import Layers
+from evaluators.judge.causes import explain
+from evaluators.judge.client import Bench
+from evaluators.judge.sandbox import advice, box, kernel, layers, packages, prove
+from evaluators.judge.sandbox.layers import Layers
 from lineage.errors import IsolationRefused
 
 CHOICES = [tools for tools in layers.choices()[0] if tools.bwrap or tools.landlock]

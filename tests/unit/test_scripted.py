@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from agents.llm.scripted import ScriptedProposer
 from agents.protocol import ProposalRequest
-from agents.scripted import ScriptedProposer
 from lineage.errors import NothingLeft, ProposerRefused
 from lineage.records import Edit, Proposal
 from lineage.spec import Role

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import load_settings
+from flows.engine.settings import load_settings
 from lineage.errors import SpecInvalid
 
 

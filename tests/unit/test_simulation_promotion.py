@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from evaluators.promote import Confirmed, ConfirmPlan, Continue, alpha_for, next_step
-from evaluators.recompute import recompute_promotions
-from evaluators.standing import Book, row_fields
+from evaluators.statistics.promotion import Confirmed, ConfirmPlan, Continue, alpha_for, next_step
+from evaluators.statistics.promotions import Book, row_fields
+from evaluators.statistics.recompute import recompute_promotions
 from lineage.records import Row, Status
 from tests.bench.simulate import Outcome, Scenario, _Noise, _places, new_runs, simulate, single_seed
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.lease import campaign_lease, holder_of
-from flows.slots import SlotCancelled, busy, slot
+from flows.machine.run_lock import campaign_lease, holder_of
+from flows.machine.slots import SlotCancelled, busy, slot
 from lineage.errors import Interrupted, RunBusy
 
-HOLD = "import time, sys\nfrom flows.slots import slot\nwith slot('cpu', 1):\n    print('held', flush=True)\n    time.sleep(60)\n"
+HOLD = "import time, sys\nfrom flows.machine.slots import slot\nwith slot('cpu', 1):\n    print('held', flush=True)\n    time.sleep(60)\n"
 
 
 @pytest.fixture(autouse=True)

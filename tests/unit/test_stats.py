@@ -9,10 +9,10 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats as sp
 
-from evaluators.gates import bound_against
-from evaluators.noise import consecutive, pooled
-from evaluators.promote import p_value
-from evaluators.stats import (
+from evaluators.judge.gates import bound_against
+from evaluators.statistics.noise import consecutive, pooled
+from evaluators.statistics.promotion import p_value
+from evaluators.statistics.stats import (
     detectable_gain,
     mean_bound,
     noise_floor,

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.digest import digest, headline
-from flows.gauge import gauge
-from flows.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
-from flows.show_json import campaign_json, trial_json
-from flows.summary import Links, end_text, inert, morning_summary, near_misses
+from flows.report.figures import digest, headline
+from flows.report.overfitting import gauge
+from flows.report.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
+from flows.report.show_json import campaign_json, trial_json
+from flows.report.summary import Links, end_text, inert, morning_summary, near_misses
 from lineage.errors import ObjectMissing, UnknownName
 from lineage.queries import View
 from lineage.records import Row, Status

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agents.surface import check_surface, units
+from agents.edits.surface import check_surface, units
 from lineage.errors import EditRefused
 from lineage.spec import EnvironmentSpec, Role
 

@@ -8,10 +8,10 @@ import pytest
 import workbench as wb
 from stand_in_nvml import Driver
 
-from evaluators import accelerators
-from evaluators.client import train
-from evaluators.sandbox import layers, prove, toolchain
-from evaluators.sandbox.layers import Layers
+from evaluators.judge import accelerators
+from evaluators.judge.client import train
+from evaluators.judge.sandbox import layers, prove, toolchain
+from evaluators.judge.sandbox.layers import Layers
 from lineage.spec import Budget
 
 BUILDS = """

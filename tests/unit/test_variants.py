@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows.data import check_data, prepare
-from flows.environments import load_environment
-from flows.home import REPO
-from flows.variants import variants
+from flows.environments.data import check_data, prepare
+from flows.environments.loading import load_environment
+from flows.environments.variants import variants
+from flows.machine.home import REPO
 from lineage.errors import DataMissing, UnknownName, UsageError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import worker
+from flows.campaign import worker
 
 # A flow run that listens `after` seconds after its start and takes 0.3 s to end itself.
 RUN = """
@@ -83,7 +83,7 @@ def test_without_a_signal_its_end_is_the_worker_s(tmp_path: Path) -> None:
         "pathlib.Path(sys.argv[-1]).write_text(f'{os.getsid(0)} {sys.argv[1:-1]}')\n"
         "time.sleep(float(sys.argv[-2])); sys.exit(7)\n"
     )
-    code = "import sys; from flows.worker import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from flows.campaign.worker import run; sys.exit(run(sys.argv[1:]))"
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(worker.__file__).parents[1]}"}
 
     def start(seconds: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,1 @@
+"""Edits of a recipe: applying them, the surface they may touch, the normal form of a program."""

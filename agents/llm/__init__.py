@@ -1,0 +1,1 @@
+"""Proposers that talk to a language model: session, tools, prompt, clients, costs."""

@@ -1,0 +1,1 @@
+"""The judge inside the trust boundary: everything that decides a score."""

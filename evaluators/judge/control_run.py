@@ -1,0 +1,134 @@
+"""The control run: the same program on training data that teach nothing must fall to chance.
+
+Use: `control(bench, source, seed, real, out)` trains once on permuted data, has the judge measure it on the public
+split, and gives a check beside the measurement. An answer that survives was not learnt: it came with the source, or
+from what the sandbox has lying about. What is permuted, and what chance is, by kind of task:
+
+| task | permuted | chance, of the quantity |
+|---|---|---|
+| classification | the order of `train/labels.npy` | share of the commonest label: accuracy |
+| language_model | the order of the tokens of every `train/*.npy` | entropy of single tokens of the split: bits_per_byte; 0: centered_accuracy |
+
+It survives when it keeps more than a quarter (`SURVIVES`) of the real runs' lead over chance, and more than three
+standard errors of chance. Limits: training data in another form than these files cannot be permuted here, and then
+`Unpermuted` says so; a source that brings less than a quarter of its lead along passes.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluators.judge import client
+from evaluators.judge.client import Bench
+from lineage.errors import UsageError
+from lineage.records import Check, Measurement, Number
+from lineage.spec import EnvironmentSpec
+
+SURVIVES, ERRORS = 0.25, 3.0
+HIGHER = {"accuracy": 1, "centered_accuracy": 1, "bits_per_byte": -1}
+ITEM_SD = 0.6  # of one centred item at chance, between two and four options
+
+
+class Unpermuted(UsageError):
+    """The training data of this environment are in no form that can be permuted."""
+
+
+def permuted(train: Path, target: Path, spec: EnvironmentSpec) -> Path:
+    """A copy of the training data that teaches nothing. Raises Unpermuted."""
+    shutil.copytree(train, target)
+    rng = np.random.default_rng(secrets.randbits(128))
+    wanted = "labels.npy" if spec.task.kind == "classification" else "*.npy"
+    found = 0
+    for path in sorted(target.rglob(wanted)):
+        values = np.load(path, allow_pickle=False)
+        if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
+            np.save(path, rng.permutation(values), allow_pickle=False)
+            found += 1
+    if not found:
+        raise Unpermuted(
+            f"{train}: no {wanted} of whole numbers; a control run of {spec.name} cannot be made"
+        )
+    return target
+
+
+def chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]]:
+    """Quantity to (chance, its standard error) on a split."""
+    if spec.task.kind == "classification":
+        labels = np.load(split / "labels.npy", allow_pickle=False)
+        share = float(_shares(labels).max())
+        return {"accuracy": (share, math.sqrt(share * (1 - share) / len(labels)))}
+    import json
+
+    tokens = np.load(split / "tokens.npy", allow_pickle=False)
+    shares = _shares(tokens)
+    bits = -float((shares * np.log2(shares)).sum()) * len(tokens)
+    found = {"bits_per_byte": (bits / int(json.loads((split / "meta.json").read_bytes())["bytes"]), 0.0)}
+    if (split / "items.jsonl").exists():
+        count = len((split / "items.jsonl").read_bytes().splitlines())
+        found["centered_accuracy"] = (0.0, ITEM_SD / math.sqrt(max(1, count)))
+    return found
+
+
+def _shares(values: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    counts = np.unique(values, return_counts=True)[1]
+    return np.asarray(counts / counts.sum())
+
+
+def verdict(
+    chance: Mapping[str, tuple[float, float]], real: Mapping[str, float], control: Mapping[str, float]
+) -> Check:
+    """Did what the real runs can do fall to chance? Every known quantity must; without one it is not shown."""
+    numbers: dict[str, Number] = {}
+    survived, parts = [], []
+    for name, (none, error) in sorted(chance.items()):
+        if name not in real or name not in control:
+            continue
+        lead, left = (HIGHER[name] * (found[name] - none) for found in (real, control))
+        bound = max(SURVIVES * max(lead, 0.0), ERRORS * error)
+        numbers |= {f"{name}": control[name], f"{name}_chance": none, f"{name}_real": real[name]}
+        numbers[f"{name}_bound"] = none + HIGHER[name] * bound
+        parts.append(f"{name} {control[name]:.4g} (chance {none:.4g}, real data {real[name]:.4g})")
+        if left > bound:
+            survived.append(name)
+    if survived:
+        numbers["cause"] = "illegal:not_learnt"
+    detail = "trained on permuted data: " + (", ".join(parts) or "nothing to compare")
+    return Check(name="control", passed=bool(parts) and not survived, numbers=numbers, detail=detail)
+
+
+def control(
+    bench: Bench,
+    source: Path,
+    seed: int,
+    real: Mapping[str, float],
+    out: Path,
+    *,
+    trial: str,
+    cancel: threading.Event | None = None,
+) -> tuple[Check, Measurement | None]:
+    """Train on permuted data, judge, compare. A program that fails without its data has learnt from them: it passes.
+
+    `real` are the quantities of its ordinary runs; `out` takes the artifact. Raises Unpermuted.
+    """
+    data = permuted(bench.data / "train", out / "permuted", bench.spec)
+    run = client.train(bench, source, seed, out / "artifact", cancel, data=data)
+    if run.cause is not None:
+        detail = f"training on permuted data ended with {run.cause}"
+        return Check(name="control", passed=True, numbers={"ended": run.cause}, detail=detail), None
+    measured = client.judge(
+        bench, source, [(run, out / "artifact")], trial=trial, purpose="control", cancel=cancel
+    )
+    if measured.score is None:
+        ended = measured.per_seed[0].cause or "no score"
+        return Check(
+            name="control", passed=True, numbers={"ended": ended}, detail=f"it ended with {ended}"
+        ), measured
+    return verdict(chances(bench.spec, bench.data / "public"), real, measured.quantities), measured

@@ -1,0 +1,1 @@
+"""What measurements mean: labels, noise, promotion, pruning, and their recomputation."""

@@ -1,0 +1,1 @@
+"""A campaign: lanes, confirmations, a person's control, and the two ways to run it."""

@@ -1,0 +1,57 @@
+"""The control run of a champion to be: once, before its title is recorded, on permuted training data.
+
+Use: `check = await control_run(engine, ref, patched, real)` in a confirmation whose test is decided. The outcome is a
+stored result, so that a killed attempt does not run it again. What it means is `evaluators.judge.control_run`. Limits: an
+environment whose training data cannot be permuted has none, which the check then says; it passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+
+from evaluators.judge.control_run import Unpermuted, control
+from flows.engine.config import draw_seeds
+from flows.engine.engine import Engine
+from flows.engine.records import Patched, TrialRef
+from flows.machine.slots import slot
+from flows.measure.standalone import beside_start
+from flows.trial import stages
+from lineage.errors import InfraFault
+from lineage.records import Check
+from lineage.store.results import get_result, put_result
+
+NAME = "confirm-control"
+
+
+async def control_run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, float]) -> Check:
+    """The check, stored or new. Raises InfraFault when the machine fails, Interrupted when the campaign ends."""
+    return await asyncio.to_thread(_run, engine, ref, patched, dict(real))
+
+
+def _run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, float]) -> Check:
+    raw = get_result(engine.store, ref.campaign, ref.trial, NAME)
+    if raw is not None:
+        return Check.model_validate_json(raw)
+    place = engine.scratch(stages.confirm_place(ref.trial))
+    source, out = stages.write_source(engine, place, patched), place / "control"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
+    seed = draw_seeds(engine.config, patched.source_sha256, f"control-{ref.trial}", 1)[0]
+    try:
+        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
+            check, measured = control(bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel)
+    except Unpermuted as fault:
+        check, measured = Check(name="control", passed=True, numbers={"made": 0}, detail=str(fault)), None
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    engine.raise_if_cancelled()
+    if str(check.numbers.get("ended", "")).startswith(("infra", "abandoned")):
+        raise InfraFault("control", f"{ref.trial}: the control run ended with {check.numbers['ended']}")
+    if measured is not None:
+        sha = engine.blob(measured.model_dump_json().encode())
+        check = check.model_copy(update={"numbers": {**check.numbers, "measurement_sha256": sha or ""}})
+    put_result(engine.store, ref.campaign, ref.trial, NAME, check.model_dump_json().encode())
+    return check

@@ -1,0 +1,243 @@
+"""`bakeoff run` and `bakeoff resume`: open or create a campaign, run its flow here, tell what came out.
+
+Embedded mode: this process starts a local Prefect server, runs the campaign flow with its trials as
+subflows, and stops the server again. `flows.campaign.deployed` does the same through work pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluators.judge import client
+from evaluators.judge.accelerators import describe
+from evaluators.statistics.promotion import plan_for
+from flows.campaign.owner import owned
+from flows.engine.budget import end_of_window
+from flows.engine.config import (
+    CampaignConfig,
+    Comparison,
+    Origin,
+    campaign_id,
+    campaigns,
+    load_config,
+    new_secret,
+    now,
+    save_config,
+)
+from flows.engine.engine import Engine, close_engine, engine_for
+from flows.engine.proposers import build_proposer, close_proposer
+from flows.engine.settings import Settings
+from flows.environments.data import check_data
+from flows.environments.loading import Environment, load_environment
+from flows.machine.device_holds import require
+from flows.machine.home import bakeoff_version
+from flows.machine.isolation import proven
+from flows.machine.prefect_server import embedded_server, save_template
+from flows.measure.calibrate import matching
+from lineage.errors import UsageError
+from lineage.ids import tree_hash
+from lineage.store.blobs import put_blob, put_tree
+from lineage.store.objects import Store, check_store, open_store
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a campaign begins when that is not the recipe as it stands: a fork's source, a comparison's seeds."""
+
+    files: Mapping[str, bytes] | None = None
+    forked_from: Origin | None = None
+    comparison: Comparison | None = None
+    secret: str = ""
+
+
+def create_campaign(
+    root: str, settings: Settings, tag: str = "", start: Start = Start(), runs_here: bool = True
+) -> CampaignConfig:
+    """Check everything that can be wrong, then write the campaign's configuration; nothing before that.
+
+    `runs_here`: its trials run on this machine, which must have the GPUs for it. Raises the UsageError family,
+    InfraFault, StoreError, IsolationRefused.
+    """
+    environment = load_environment(settings.environment, settings.variant)
+    devices = require(environment.spec, settings.gpus) if runs_here else ()
+    data = check_data(environment)
+    isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
+    files = environment.source() if start.files is None else dict(start.files)
+    _check_source(environment, files)
+    roles = environment.roster(settings.arm, settings.roles)
+    environment_sha256 = client.environment_sha256(environment.spec, data)
+    calibration = matching(
+        environment.spec.name,
+        source_sha256=tree_hash(files),
+        environment_sha256=environment_sha256,
+        isolation=isolation.level,
+        accelerator=describe(devices[: environment.spec.budget.gpus]),
+        told=lambda text: print(text, file=sys.stderr),
+    )
+    close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
+    store = open_store(root, create=True)
+    check_store(store)
+    identifier = campaign_id(environment.spec.name, settings.arm, tag)
+    _refuse_taken(store, root, identifier)
+    config = CampaignConfig(
+        id=identifier,
+        environment=settings.environment,
+        folder=str(environment.folder),
+        spec=environment.spec,
+        roles=roles,
+        settings=settings,
+        plan=plan_for(environment.spec, settings.trials),
+        secret=start.secret or new_secret(),
+        start_sha256=put_tree(store, files),
+        environment_sha256=environment_sha256,
+        evaluator_sha256=client.evaluator_sha256(),
+        isolation=isolation.level,
+        isolation_layers=isolation.layers,
+        isolation_not_held=isolation.not_held,
+        machine=client.machine_identity(),
+        accelerator=describe(devices),
+        calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
+        calibration=calibration.scores if calibration else (),
+        comparison=start.comparison,
+        forked_from=start.forked_from,
+        bakeoff_version=bakeoff_version(),
+        created_at=now(),
+    )
+    save_config(store, config)
+    return config
+
+
+def _refuse_taken(store: Store, root: str, identifier: str) -> None:
+    if identifier in campaigns(store):
+        raise UsageError(
+            f"{root}: campaign {identifier} is already in this store; continue it with `bakeoff resume {root}`, "
+            "or start another in a new directory with --run DIR"
+        )
+
+
+def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
+    missing = [name for name in ("train.py", "predict.py") if name not in files]
+    if missing:
+        raise UsageError(
+            f"{environment.folder / 'source'}: {missing[0]} is missing; a recipe needs train.py and predict.py "
+            "(recipes/README.md has the contract)"
+        )
+
+
+def run_campaign(
+    root: str,
+    campaign: str,
+    sinks: list[Callable[[Any], None]] | None = None,
+    take_over: bool = False,
+) -> str:
+    """Run or continue a campaign in this process until it ends; returns why it ended.
+
+    Ctrl-C (SIGINT), SIGTERM and SIGHUP stop it: candidates are killed at once, open trials stay open for a
+    resume. Raises RunBusy when another process has it, InfraFault without the GPUs that a run needs.
+    """
+    config = load_config(open_store(root), campaign)
+    require(config.spec, config.settings.gpus)
+    with owned(root, campaign, take_over=take_over) as ownership, embedded_server(root) as url:
+        save_template(root)
+        engine = engine_for(root, campaign, ownership.fence)
+        ownership.when_lost.append(engine.cancel.set)
+        engine.sinks.extend(sinks or [])
+        end = end_of_window(engine.config.settings.until, now(), engine.config.settings.zone)
+        if end is not None:
+            engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
+        engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
+        try:
+            with _stop_on_signals(engine):
+                return _beside(lambda: asyncio.run(_run(root, campaign)))
+        finally:
+            close_engine(root, campaign, compact=True)
+
+
+def _beside(work: Callable[[], str]) -> str:
+    """Run in a thread of its own: in the main one Prefect puts its own SIGTERM handler, which crashes the flow."""
+    ended: list[str | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work())
+        except BaseException as fault:
+            ended.append(fault)
+
+    thread = threading.Thread(target=run, name="campaign", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]
+
+
+async def _run(root: str, campaign: str) -> str:
+    # prefect is imported here, after the server's URL is set
+    from prefect.logging.handlers import APILogHandler
+
+    from flows.campaign.loop import campaign as campaign_flow
+
+    try:
+        why: str = await campaign_flow(root, campaign)
+        return why
+    finally:
+        await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
+
+
+def _heard() -> list[signal.Signals]:
+    """INT, TERM, and HUP unless it is ignored, as under nohup."""
+    hup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hup]
+
+
+@contextmanager
+def _stop_on_signals(engine: Engine) -> Iterator[None]:
+    """First signal: stop cleanly. Second: the default action, for a stop that itself hangs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        engine.cancel.set()
+        engine.emit({"kind": "note", "text": "stopping: ending candidates, keeping the record"})
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    saved = {number: signal.signal(number, stop) for number in _heard()}
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
+    """The campaign named, or the one in the store. Raises UsageError when there are none or several."""
+    store = open_store(root)
+    if campaign is None:
+        found = campaigns(store)
+        if not found:
+            raise UsageError(
+                f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"
+            )
+        if len(found) > 1:
+            arms = load_config(store, found[0]).comparison is not None
+            raise UsageError(
+                f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign"
+                + (f", or see them together with: bakeoff compare --summary {root}" if arms else "")
+            )
+        campaign = found[0]
+    return load_config(store, campaign)
+
+
+def default_run_dir(environment: str, prefix: str = "", variant: str = "") -> Path:
+    """`runs/<prefix><environment>[_<variant>]-<YYYYMMDD-HHMMSS>` under the current directory."""
+    name = Path(environment).name + (f"_{variant}" if variant else "")
+    return Path("runs") / f"{prefix}{name}-{now().astimezone():%Y%m%d-%H%M%S}"

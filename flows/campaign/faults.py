@@ -1,0 +1,57 @@
+"""Faults that nobody foresaw: told the moment they happen, entered in the record, and the exit code at the end."""
+
+from __future__ import annotations
+
+import json
+import traceback
+
+from flows.campaign.watchdog import tell
+from flows.engine.config import now
+from flows.engine.engine import Engine
+from flows.engine.records import TrialRef
+from flows.machine.home import bakeoff_version
+from flows.report.formatting import one_line
+from flows.trial.recording import Progress, record
+from lineage.errors import BakeoffError, StoreError, Superseded
+from lineage.records import Row
+
+TRACE = 6000
+
+
+class LaneFaults(BakeoffError):
+    """The campaign went on and ended, without the lanes that an unforeseen fault had ended."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(
+            "; ".join(faults) + "; the campaign's record has the traceback (event `campaign`, fault)"
+        )
+
+
+def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:
+    """Tell the display and the webhook, append an event, end the trial as a fault of ours. Returns the sentence."""
+    what = one_line(f"{type(fault).__name__}: {fault}", 400)
+    text = f"role {ref.role} ended at {ref.trial} by an unforeseen fault: {what}"
+    tell(engine, text)
+    try:
+        engine.append(
+            Row(
+                event="campaign",
+                campaign=ref.campaign,
+                environment=engine.config.spec.name,
+                arm=engine.config.settings.arm,
+                role=ref.role,
+                operator="fault",
+                notes=text,
+                bakeoff_version=bakeoff_version(),
+                t_started=now(),
+                detail_json=json.dumps(
+                    {"trial": ref.trial, "traceback": "".join(traceback.format_exception(fault))[-TRACE:]}
+                ),
+            )
+        )
+        record(engine, Progress(ref=ref, started=now(), infra="unforeseen", infra_text=what))
+    except Superseded:
+        raise
+    except (StoreError, ValueError) as error:
+        engine.emit({"kind": "note", "text": f"{ref.trial} stays open, its fault was not recorded: {error}"})
+    return text

@@ -1,0 +1,59 @@
+"""The request that a specialist would get now, without a campaign or from the lineage of one. Writes nothing.
+
+Use: `preview_request("airbench_mini", "opt", None, None, None)` for `bakeoff propose --dry-run`. Limits:
+programs that run right now are not part of it, nor is the preflight: neither is in a prompt.
+"""
+
+from __future__ import annotations
+
+from agents.protocol import Files, ProposalRequest
+from flows.campaign.embedded import only_campaign
+from flows.engine.engine import steering_note
+from flows.environments.loading import load_environment
+from lineage.errors import UsageError
+from lineage.log.table import Lineage
+from lineage.queries import View
+from lineage.store.blobs import get_tree
+from lineage.store.objects import open_store
+
+
+def preview_request(
+    environment: str, role: str, arm: str | None, root: str | None, campaign: str | None
+) -> ProposalRequest:
+    """Raises UnknownName for an environment, role or run that is not there, UsageError for a mismatch."""
+    chosen = load_environment(environment)
+    if root is None:
+        start = chosen.source()
+        arm = arm or "specialists"
+        return ProposalRequest(
+            spec=chosen.spec,
+            role=chosen.roster(arm, [role])[0],
+            view=View.from_rows([], chosen.spec.score.direction),
+            files_of=lambda _: dict(start),
+            seed=0,
+            arm=arm,
+        )
+    config = only_campaign(root, campaign)
+    if config.spec.name != chosen.spec.name:
+        raise UsageError(
+            f"{root}: this run is of {config.spec.name}, not of {chosen.spec.name}; name the run's own"
+        )
+    store = open_store(root)
+    view = Lineage(store, config.id, config.spec.score.direction).refresh()
+
+    def files_of(trial: str) -> Files:
+        row = view.trial(trial)
+        sha = row.source_sha256 if row is not None else None
+        return get_tree(store, sha or config.start_sha256)
+
+    arm = arm or config.settings.arm
+    own = {r.name: r for r in config.roles} if arm == config.settings.arm else {}
+    return ProposalRequest(
+        spec=config.spec,
+        role=own.get(role) or chosen.roster(arm, [role])[0],
+        view=view,
+        files_of=files_of,
+        seed=0,
+        steering=steering_note(config, view),
+        arm=arm,
+    )

@@ -1,0 +1,1 @@
+"""One campaign opened on this machine: configuration, settings, proposers, budget."""

@@ -1,0 +1,166 @@
+"""From the campaign's settings to the proposer that answers its requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from agents.llm.prices import load_prices
+from agents.protocol import ProposalRequest, Proposer
+from flows.engine.config import CampaignConfig, campaigns, load_config
+from flows.engine.settings import Settings
+from flows.environments.loading import Environment
+from lineage.errors import NothingLeft, SpecInvalid, UsageError
+from lineage.log.table import Lineage
+from lineage.queries import View
+from lineage.records import Proposal, Row
+from lineage.store.blobs import get_blob
+from lineage.store.objects import Store, open_store
+
+
+def build_proposer(
+    settings: Settings,
+    environment: Environment,
+    paid: Iterable[Row] = (),
+    cancel: threading.Event | None = None,
+) -> Proposer:
+    """The proposer of a campaign as it stands; makes no call.
+
+    `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
+    Raises UsageError when it needs something that is not there: a key, a model, a price, a file, a record;
+    or when it cannot play the arm.
+    """
+    refuse_arm(settings.proposer, settings.arm)
+    if settings.proposer == "catalogue":
+        from agents.catalogue.proposer import CatalogueProposer
+
+        arm = settings.arm if settings.arm in ("random", "no_lineage") else ""
+        return CatalogueProposer(environment.techniques, arm)
+    if settings.proposer == "scripted":
+        return Script(read_script(Path(settings.script)))
+    if settings.proposer == "replay":
+        return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
+    return llm_proposer(settings, paid, cancel)
+
+
+def refuse_arm(proposer: str, arm: str) -> None:
+    """Raises UsageError for an arm that the proposer would play just like another one."""
+    if arm == "random" and proposer in ("anthropic", "openai"):
+        raise UsageError(
+            f"arm random: the proposer {proposer} cannot draw uniformly, a model always chooses; "
+            "leave this arm out, or use --proposer catalogue"
+        )
+
+
+def close_proposer(proposer: Proposer) -> None:
+    """Give back what it holds open, if anything: an LLM's connections."""
+    close = getattr(proposer, "close", None)
+    if close is not None:
+        close()
+
+
+def llm_proposer(
+    settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
+) -> Proposer:
+    """A session with a model; the ledger starts from what lineage says was spent."""
+    from agents.llm.anthropic_proposer import anthropic_proposer
+    from agents.llm.credentials import require_key
+    from agents.llm.ledger import Cap, Caps, Ledger
+    from agents.llm.openai_proposer import openai_proposer
+    from agents.llm.session import DEFAULT_MODEL, SessionSettings
+
+    caps = Caps(
+        campaign=Cap(usd=settings.usd, tokens=settings.tokens),
+        role=Cap(usd=settings.usd_per_role),
+        trial=Cap(usd=settings.usd_per_trial),
+    )
+    ledger = Ledger(caps).rebuilt(paid)
+    session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
+    prices = load_prices(settings.prices, settings.free_models)
+    make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
+    proposer = make(session, ledger, prices, cancel)
+    try:
+        require_key(proposer.chat)
+    except UsageError:
+        proposer.close()
+        raise
+    return proposer
+
+
+def replay_of(source: str, roles: Sequence[str]) -> Proposer:
+    """The proposals of a recorded campaign again, as far as they are of these roles."""
+    from agents.llm.replay import ReplayProposer, records_of
+
+    store, _, view = _record(source)
+    mine = [record for record in records_of(view) if record.role in roles]
+    if not mine:
+        raise UsageError(
+            f"{source}: the record holds no proposal of {', '.join(roles)}; replay with its roles"
+        )
+    return ReplayProposer(mine, lambda sha: get_blob(store, sha))
+
+
+def replay_flags(source: str) -> dict[str, Any]:
+    """What a replay takes over from its record unless the person says otherwise."""
+    from agents.llm.replay import records_of
+
+    _, recorded, view = _record(source)
+    return {
+        "arm": recorded.settings.arm,
+        "roles": tuple(role.name for role in recorded.roles),
+        "trials": max(1, len(records_of(view))),
+    }
+
+
+def _record(source: str) -> tuple[Store, CampaignConfig, View]:
+    """A recorded campaign; `source` is its run directory or store URI, with #CAMPAIGN when there are several."""
+    root, _, campaign = source.partition("#")
+    if not root:
+        raise UsageError("proposer replay needs the recorded run: --replay RUN (or RUN#CAMPAIGN)")
+    store = open_store(root)
+    found = [campaign] if campaign else campaigns(store)
+    if len(found) != 1:
+        raise UsageError(
+            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it holds {', '.join(found) or 'none'}"
+        )
+    recorded = load_config(store, found[0])
+    return store, recorded, Lineage(store, recorded.id, recorded.spec.score.direction).refresh()
+
+
+def read_script(path: Path) -> list[Proposal]:
+    """A JSON list of proposals. Raises SpecInvalid naming the file and the first bad item."""
+    try:
+        return TypeAdapter(list[Proposal]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise SpecInvalid(
+            f"script {str(path)!r}: cannot be read ({error.strerror}); give one with script = FILE"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecInvalid(f"script {path}: item {first['loc']}: {first['msg']}") from None
+
+
+class Script:
+    """Hands trial t0001 the first proposal of the script, t0002 the second: the same after any restart."""
+
+    name = "scripted"
+
+    def __init__(self, items: list[Proposal]) -> None:
+        self._items = items
+
+    def propose(self, request: ProposalRequest) -> Proposal:
+        number = int(request.trial.removeprefix("t"))
+        if number > len(self._items):
+            raise NothingLeft(
+                f"the script has {len(self._items)} proposals, trial {request.trial} asks for another"
+            )
+        item = self._items[number - 1]
+        blanks = {"role": request.role.name, "proposer": self.name, "parent": ""}
+        if not item.parent:
+            leader = request.view.standing.leader()
+            blanks["parent"] = leader[0] if leader is not None else ""
+        return item.model_copy(update={k: v for k, v in blanks.items() if not getattr(item, k)})

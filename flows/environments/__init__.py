@@ -1,0 +1,1 @@
+"""Finding, loading, preparing and creating environments."""

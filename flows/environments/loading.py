@@ -1,0 +1,163 @@
+"""Finds environments (`recipes/NAME/environment.toml`) and reads them. Reads, never imports.
+
+Folders searched: those in `BAKEOFF_RECIPES` (separated like PATH), `recipes/` under the current directory,
+then `recipes/` of the checkout; `bakeoff new-environment` writes into the first of them.
+Names starting with an underscore are templates and are not listed.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agents.roles import build_roster
+from flows.environments.variants import Varied, varied, with_constants
+from flows.machine.home import REPO, data_root
+from lineage.errors import SpecInvalid, UnknownName
+from lineage.spec import EnvironmentSpec, Role
+
+MAX_SOURCE_FILES = 64
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment on disk: its spec, its folder and the briefs of its roles (file stem to text).
+
+    Of a variant: which, the constants that it sets in the recipe, and what prepare.py needs for its data.
+    """
+
+    spec: EnvironmentSpec
+    folder: Path
+    briefs: dict[str, str]
+    variant: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    arguments: str = ""
+
+    @property
+    def called(self) -> str:
+        """As a person names it to a command."""
+        return f"{self.folder.name} --variant {self.variant}" if self.variant else self.spec.name
+
+    def roster(self, arm: str, only: Sequence[str] = ()) -> tuple[Role, ...]:
+        """The roles of an arm, or those of them that are named. Raises UnknownName for another name."""
+        roles = build_roster(self.spec, self.briefs, arm).roles
+        known = {role.name: role for role in roles}
+        for name in only:
+            if name not in known:
+                raise UnknownName("role", name, known, f"roles of {self.spec.name} in the arm {arm}")
+        return tuple(known[name] for name in only) if only else roles
+
+    @property
+    def data(self) -> Path:
+        return data_root() / (self.spec.data or self.spec.name)
+
+    @property
+    def techniques(self) -> Path:
+        return self.folder / "techniques"
+
+    def source(self) -> dict[str, bytes]:
+        """The recipe's start: every regular file under `source/`, by relative path.
+
+        A full-size environment whose start is fetched keeps it beside its data, under `source/`.
+        """
+        fetched = self.data / "source"
+        files: dict[str, bytes] = {}
+        for root in (self.folder / "source", fetched):
+            if root.is_dir():
+                for path in sorted(root.rglob("*")):
+                    if path.is_file() and "__pycache__" not in path.parts:
+                        files[path.relative_to(root).as_posix()] = path.read_bytes()
+        if self.fixed and "fixed.py" in files:
+            text = with_constants(
+                files["fixed.py"].decode("utf-8"), self.fixed, self.folder / "source/fixed.py"
+            )
+            files["fixed.py"] = text.encode("utf-8")
+        if not files:
+            raise SpecInvalid(
+                f"{self.folder / 'source'}: no recipe files; a recipe needs train.py and predict.py"
+            )
+        if len(files) > MAX_SOURCE_FILES:
+            raise SpecInvalid(
+                f"{self.folder / 'source'}: {len(files)} files; at most {MAX_SOURCE_FILES} are taken"
+            )
+        return files
+
+
+def own_folders() -> list[Path]:
+    """Where a person's own environments are: outside the checkout, unless one works inside it."""
+    named = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
+    return [*named, Path.cwd() / "recipes"]
+
+
+def recipe_folders() -> list[Path]:
+    return [*own_folders(), REPO / "recipes"]
+
+
+def list_environments() -> dict[str, Path]:
+    """Name to folder, for every folder that holds an environment.toml; the first of a name wins."""
+    found: dict[str, Path] = {}
+    for root in recipe_folders():
+        if root.is_dir():
+            for toml in sorted(root.glob("*/environment.toml")):
+                if not toml.parent.name.startswith("_"):
+                    found.setdefault(toml.parent.name, toml.parent)
+    return found
+
+
+def load_environment(name: str, variant: str = "") -> Environment:
+    """The environment of that name, or of that path, or a variant of it.
+
+    Raises UnknownName for a name that is not there, SpecInvalid for a file that does not hold together.
+    """
+    direct = Path(name)
+    if direct.is_dir() and (direct / "environment.toml").is_file():
+        return read_environment(direct.resolve(), variant)
+    known = list_environments()
+    if name not in known:
+        raise UnknownName("environment", name, known, "list them with: bakeoff environments")
+    return read_environment(known[name], variant)
+
+
+def read_environment(folder: Path, variant: str = "") -> Environment:
+    path = folder / "environment.toml"
+    raw = _read_toml(path)
+    given = varied(raw, folder, variant) if variant else Varied(raw, {}, "")
+    path = folder / "variants" / f"{variant}.toml" if variant else path
+    try:
+        spec = EnvironmentSpec.model_validate(given.raw)
+    except ValidationError as error:
+        raise SpecInvalid(_first_problem(path, error)) from None
+    environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
+    environment.roster("specialists")  # a broken brief is told here, not in the middle of a night
+    return environment
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SpecInvalid(
+            f"{path}: cannot be read ({error.strerror}); every environment needs this file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecInvalid(f"{path}: not valid TOML: {error}; mend that line and run again") from None
+
+
+def _first_problem(path: Path, error: ValidationError) -> str:
+    problems = error.errors()
+    # a misspelt key shows up twice, as an unknown one and as a missing one; the unknown one explains it
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    shown = repr(first.get("input"))[:80]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{path}: key {key}: {first['msg']} (got {shown}){more}; see recipes/README.md for every key"
+
+
+def _briefs(folder: Path) -> dict[str, str]:
+    return {path.stem: path.read_text("utf-8") for path in sorted((folder / "roles").glob("*.md"))}

@@ -1,0 +1,1 @@
+"""Comparing arms, and forking a campaign from a trial."""

@@ -1,0 +1,1 @@
+"""What belongs to this machine: its home, slots, sandbox level, Prefect server, webhook."""

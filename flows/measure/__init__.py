@@ -1,0 +1,1 @@
+"""Measuring programs outside a campaign, and checking what a campaign recorded."""

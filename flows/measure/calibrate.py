@@ -1,0 +1,259 @@
+"""`bakeoff calibrate`: how much the start of an environment scatters on this machine, stored and hashed.
+
+Use: `calibrate(environment, ...)` measures the start with seeds that the judge's side draws, `save` keeps it as
+`BAKEOFF_HOME/calibrations/<environment>.json`, `matching` gives it to a campaign that starts on the same
+source, environment, judge, isolation and machine. The file holds the calibration and the sha256 of its
+canonical JSON, so that an altered one is refused. Its scores join the start's replicates in every
+confirmation (`evaluators.statistics.promotions`). Limits: one calibration per environment name and home; the newest wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from evaluators.judge import client
+from evaluators.judge.client import Bench
+from evaluators.judge.items import Items
+from evaluators.statistics.item_tests import difference_sd, item_chance
+from evaluators.statistics.lawful import deterministic
+from evaluators.statistics.promotion import plan_for, power_statement
+from flows.engine.config import new_secret, now, seeds_from
+from flows.machine.home import bakeoff_version, home
+from flows.measure.standalone import Told, measure, smoke
+from flows.report.device_facts import device_columns, device_runs
+from lineage.errors import UsageError
+from lineage.ids import canonical_json, sha256, tree_hash
+from lineage.records import Check, Finite, Record
+from lineage.spec import EnvironmentSpec
+
+
+class Calibration(Record):
+    """The start's scores on one machine, and everything that has to be the same for them to count."""
+
+    environment: str
+    metric: str
+    scores: tuple[Finite, ...]
+    seeds: tuple[int, ...]
+    secret: str
+    quantities: tuple[dict[str, Finite], ...]
+    gates: tuple[Check, ...]
+    cpu_seconds: Finite
+    load_start: Finite
+    load_end: Finite
+    source_sha256: str
+    environment_sha256: str
+    evaluator_sha256: str
+    isolation: str
+    machine: str
+    accelerator: str
+    throttled_runs: int = Field(0, exclude_if=lambda value: not value)  # so that older files keep their hash
+    bakeoff_version: str
+    measured_at: datetime
+    deterministic: bool | None = None
+    items: int | None = None
+    item_sd: Finite | None = Field(
+        None, description="spread over items of the difference of two runs, at one item"
+    )
+
+    @property
+    def bytes(self) -> bytes:
+        """Canonical JSON: what is hashed, and what a campaign that uses it keeps in its store.
+
+        Fields that an older calibration has not are left out, so that it keeps its hash.
+        """
+        unset = {name for name in ("deterministic", "items", "item_sd") if getattr(self, name) is None}
+        return canonical_json(self.model_dump(mode="json", exclude=unset))
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.bytes)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Hard rules that the start does not pass here, in words."""
+        return tuple(f"{gate.name}: {gate.detail}" for gate in self.gates if not gate.passed)
+
+
+def calibrate(
+    bench: Bench, files: Mapping[str, bytes], runs: int, slots: int, told: Told | None = None
+) -> Calibration:
+    """Measure the start `runs` times. Raises UsageError when it does not run to a score here."""
+    name = bench.spec.name
+    if runs < 2:
+        raise UsageError(
+            f"--runs {runs}: a spread needs at least 2 runs; the default comes from environment.toml"
+        )
+    check = smoke(bench, files, slots)
+    if not check.passed:
+        raise UsageError(
+            f"the start of {name} fails its smoke test on this machine: {check.detail}; mend the recipe"
+        )
+    secret, source = new_secret(), tree_hash(files)
+    seeds = seeds_from(secret, source, "calibrate", runs)
+    done = measure(
+        bench, files, seeds, trial="start", purpose="calibrate", slots=slots, stop_early=True, told=told
+    )
+    found = done.measurement
+    failed = next((run for run in done.runs if run.cause is not None), None) or next(
+        (seed for seed in (found.per_seed if found else ()) if seed.cause is not None), None
+    )
+    if failed is not None or found is None:
+        raise UsageError(
+            f"the start of {name} does not run to a score on this machine: {failed.cause if failed else 'no result'}, "
+            f"numbers {dict(failed.numbers) if failed else {}}; mend the recipe or its limits"
+        )
+    return Calibration(
+        environment=name,
+        metric=found.metric,
+        scores=tuple(seed.quantities[found.metric] for seed in found.per_seed),
+        seeds=seeds,
+        secret=secret,
+        quantities=tuple(seed.quantities for seed in found.per_seed),
+        gates=(*found.gates, *found.audits),
+        cpu_seconds=done.cpu_s,
+        load_start=found.load_start,
+        load_end=found.load_end,
+        source_sha256=found.source_sha256,
+        environment_sha256=found.environment_sha256,
+        evaluator_sha256=found.evaluator_sha256,
+        isolation=found.isolation,
+        machine=found.machine,
+        accelerator=found.accelerator,
+        throttled_runs=device_columns(device_runs((), done.runs, [found])).get("throttled_runs", 0),
+        bakeoff_version=bakeoff_version(),
+        measured_at=now(),
+        deterministic=deterministic(found.per_seed),
+        **_item_facts(found.metric, done.items),
+    )
+
+
+def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
+    """How many test items the public split has, and how far two programs of this kind differ at one.
+
+    From two runs of the start; where they are equal, from two that would be right at items of their own.
+    """
+    items = held.get(metric)
+    if items is None or len(items) < 2:
+        return {}
+    one, two = (Items(items.weights, items.values[at : at + 1]) for at in (0, -1))
+    sd = difference_sd(item_chance(one, two))
+    return {"items": len(items), "item_sd": sd or float(np.sqrt(2) * np.std(items.values[0]))}
+
+
+def advice(calibration: Calibration, spec: EnvironmentSpec) -> list[str]:
+    """What a person should know before a campaign: a start without randomness, a split that is too small."""
+    told = []
+    if calibration.deterministic:
+        told.append(
+            "the start gives the same answers for every seed: it counts as one run, and edits of it are judged by the "
+            "test items alone"
+        )
+    score = sum(calibration.scores) / len(calibration.scores)
+    power = power_statement(plan_for(spec), 0.0, calibration.item_sd or 0.0, calibration.items or 0, score)
+    least = max(spec.evaluation.min_gain * abs(score), spec.evaluation.min_units)
+    if "items_gain" in power and least > 0 and power["items_gain"] > least:
+        told.append(
+            f"{power['items']:,.0f} test items show gains above {power['items_gain']:.4g}; your min_gain is {least:.4g}, "
+            f"which needs about {power['items_needed']:,.0f}: add items to the public split, or raise min_gain"
+        )
+    return told
+
+
+def calibration_path(environment: str) -> Path:
+    return home() / "calibrations" / f"{environment}.json"
+
+
+def save(calibration: Calibration) -> Path:
+    """Put it in the place of an earlier one, whole or not at all."""
+    path = calibration_path(calibration.environment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    held = {"sha256": calibration.sha256, "calibration": calibration.model_dump(mode="json")}
+    staging.write_text(json.dumps(held, indent=2, sort_keys=True, allow_nan=False) + "\n", "utf-8")
+    staging.replace(path)
+    return path
+
+
+def load(environment: str) -> Calibration | None:
+    """The stored calibration; None without one. Raises UsageError when it is not what was written."""
+    path = calibration_path(environment)
+    again = f"measure it again with: bakeoff calibrate {environment}"
+    try:
+        held = json.loads(path.read_bytes())
+        calibration = Calibration.model_validate(held["calibration"])
+        wanted = held["sha256"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        short = str(error).splitlines()[0]
+        raise UsageError(f"{path}: not a calibration as it was written ({short}); {again}") from None
+    if calibration.sha256 != wanted:
+        raise UsageError(
+            f"{path}: was altered: its contents hash to {calibration.sha256[:12]}, it names {wanted!s:.12}; {again}"
+        )
+    return calibration
+
+
+def matching(
+    environment: str,
+    *,
+    source_sha256: str,
+    environment_sha256: str,
+    isolation: str,
+    accelerator: str,
+    told: Told,
+) -> Calibration | None:
+    """The calibration that holds for a campaign started here and now; None when there is none.
+
+    One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
+    for an altered one, one of another machine, and one whose start missed a hard rule.
+    """
+    found = load(environment)
+    if found is None:
+        return None
+    here = {
+        "source": (found.source_sha256, source_sha256),
+        "environment": (found.environment_sha256, environment_sha256),
+        "judge": (found.evaluator_sha256, client.evaluator_sha256()),
+        "isolation": (found.isolation, isolation),
+        "accelerator": (found.accelerator, accelerator),
+    }
+    other = [name for name, (then, again) in here.items() if then != again]
+    again = f"bakeoff calibrate {environment}"
+    if other:
+        told(
+            f"the calibration of {environment} is of another {', '.join(other)} and is not used; renew it with: {again}"
+        )
+        return None
+    if found.machine != client.machine_identity():
+        raise UsageError(
+            f"the calibration of {environment} was measured on another machine ({found.machine}) than this one "
+            f"({client.machine_identity()}), where the noise may be another; measure it here with: {again}"
+        )
+    if found.missed:
+        raise UsageError(
+            f"the start of {environment} does not pass its own rules on this machine: {'; '.join(found.missed)}; "
+            f"mend the recipe or its limits, or measure again with: {again}"
+        )
+    return found
+
+
+def summary(calibration: Calibration) -> dict[str, Any]:
+    """Figures for people and programs: noise floor with 95 % intervals, seeds, cost, gates."""
+    from evaluators.statistics.stats import noise_floor
+
+    return {
+        **asdict(noise_floor(calibration.scores)),
+        **calibration.model_dump(mode="json", exclude={"secret"}),
+        "sha256": calibration.sha256,
+        "passed": not calibration.missed,
+    }

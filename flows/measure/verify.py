@@ -1,0 +1,124 @@
+"""`bakeoff verify`: hashes and chains by lineage, labels and promotions recomputed by the judge's own rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from evaluators.statistics.evidence import Read
+from evaluators.statistics.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
+from flows.engine.config import CampaignConfig, campaigns, load_config
+from flows.engine.promotions import reader
+from flows.engine.records import BuildChecks, Trained
+from flows.measure.calibrate import Calibration
+from lineage.errors import StoreError
+from lineage.queries import View
+from lineage.records import Measurement, Row
+from lineage.standing import Standing
+from lineage.store.blobs import get_blob
+from lineage.store.objects import Store, open_store
+from lineage.store.results import get_result, list_results
+from lineage.verify.findings import Finding
+from lineage.verify.store import verify
+
+Progress = Callable[[int, int], None]
+
+
+def verify_run(
+    root: str, campaign: str | None = None, anchor: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Everything that is wrong with a record, as sentences. Keys: ok, problems, notes, unfinished, objects, rows, anchors, text."""
+    store = open_store(root)
+    report = verify(store, campaign, relabel=relabel, anchor=anchor, progress=progress)
+    return {
+        "ok": report.ok,
+        "problems": [str(finding) for finding in report.problems],
+        "notes": [str(finding) for finding in report.notes],
+        "unfinished": [str(finding) for finding in report.notes if finding.kind == "unfinished"],
+        "objects": report.objects,
+        "rows": report.rows,
+        "anchors": report.anchors,
+        "text": report.summary(),
+    }
+
+
+def relabel(store: Store, view: View) -> Iterator[Finding]:
+    """Labels and promotions that the stored facts do not support; nothing for an imported record."""
+    if view.campaign not in campaigns(store):
+        return
+    config = load_config(store, view.campaign)
+    plan, rows = config.plan, view.rows()
+
+    def measured(sha: str) -> Measurement | None:
+        try:
+            return Measurement.model_validate_json(get_blob(store, sha))
+        except (StoreError, ValueError):
+            return None
+
+    def evidence(row: Row) -> Evidence | None:
+        return _evidence(store, config, row, measured)
+
+    for mismatch in recompute_labels(rows, plan, config.spec, evidence):
+        yield Finding("differs", mismatch.trial, str(mismatch))
+    read = reader(store)
+    for mismatch in recompute_promotions(rows, plan, measured, config.spec, read):
+        yield Finding("differs", mismatch.trial, str(mismatch))
+    standing = Standing(plan.sign)  # a campaign that was killed at once has no event that says the direction
+    for row in rows:
+        standing.read(row)
+    for number, trial in standing.unsealed:
+        text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
+        yield Finding("unfinished", f"trial {trial}", text)
+    yield from _items(rows, measured, read)
+    yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
+
+
+def _items(rows: list[Row], measured: Callable[[str], Measurement | None], read: Read) -> Iterator[Finding]:
+    """Every measurement's scores against what its test items gave; older measurements have none."""
+    names = ("measurements", "incumbent_measurements")
+    for row in rows:
+        detail = json.loads(row.detail_json) if row.event in ("confirmation", "sealed") else {}
+        for sha in [row.measurement_sha256, *(sha for name in names for sha in detail.get(name, []))]:
+            made = measured(sha) if sha else None
+            if made is None:
+                continue
+            try:
+                for mismatch in recompute_items(made, read):
+                    yield Finding("differs", made.trial, str(mismatch))
+            except StoreError as error:
+                yield Finding("missing", made.trial, f"test items of measurement {sha}: {error}")
+
+
+def _calibrations(store: Store, config: CampaignConfig, rows: list[Row]) -> Iterator[Finding]:
+    """The start's replicates in lineage must be those of the one calibration that the campaign began with."""
+    held, sha = None, config.calibration_sha256
+    try:
+        held = Calibration.model_validate_json(get_blob(store, sha)) if rows and sha else None
+    except (StoreError, ValueError):
+        pass  # a blob that is gone or damaged is told by its own finding
+    for number, row in enumerate(rows):
+        right = held is not None and (row.scores, row.seeds) == (list(held.scores), list(held.seeds))
+        if number or not right or row.scores != list(config.calibration):
+            text = f"calibration {number + 1} with scores {row.scores} is not the one the campaign began with"
+            yield Finding("differs", row.campaign, text)
+
+
+def _evidence(
+    store: Store, config: CampaignConfig, row: Row, measured: Callable[[str], Measurement | None]
+) -> Evidence | None:
+    """What the label stage had of a trial, from the results that the stages stored."""
+    trial = row.trial or ""
+    raw = get_result(store, config.id, trial, "build")
+    if raw is None:
+        return None
+    purpose = "calibrate" if row.parent is None else "screen"
+    prefix = f"{purpose}-train-"
+    names = [name for name in list_results(store, config.id, trial) if name.startswith(prefix)]
+    newest = max(names, key=lambda name: int(name.removeprefix(prefix)), default=None)
+    trained = get_result(store, config.id, trial, newest) if newest else None
+    return Evidence(
+        build=BuildChecks.model_validate_json(raw).checks,
+        runs=Trained.model_validate_json(trained).runs if trained else (),
+        measurement=measured(row.measurement_sha256) if row.measurement_sha256 else None,
+    )

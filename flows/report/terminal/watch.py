@@ -1,0 +1,115 @@
+"""`bakeoff watch RUN` and `bakeoff attach RUN`: the live view of a campaign that another process is running.
+
+Use: `watch(refresh, spec, settings, title=..., stop=event)`; `refresh()` gives the newest View.
+Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)`, for example
+`lambda t: stage_after(list_results(store, campaign, t))`; without it an open trial is shown as submitted. Ends when the campaign has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flows.report.terminal.display import Display
+from lineage.errors import StoreUnavailable
+from lineage.records import STAGES, Row
+
+if TYPE_CHECKING:
+    from flows.engine.settings import Settings
+    from lineage.queries import View
+    from lineage.spec import EnvironmentSpec
+
+FOLLOWED = ("submitted", "trial", "confirmation", "sealed", "intervention")
+NOBODY = "no process on this machine runs this campaign; if none does elsewhere, Ctrl-C and continue it with `bakeoff resume`"
+
+
+class Follower:
+    """Turns successive views into display events, each row once."""
+
+    def __init__(self, display: Display, stage_of: Callable[[str], str | None] | None = None) -> None:
+        self.display = display
+        self.stage_of = stage_of
+        self.seen: dict[str, int] = dict.fromkeys(FOLLOWED, 0)
+
+    def take(self, view: View) -> bool:
+        """Feed what is new; True when the campaign has ended."""
+        done = {row.trial for row in view.events("trial")}
+        for kind in FOLLOWED:
+            rows = view.events(kind)  # type: ignore[arg-type]
+            for row in rows[self.seen[kind] :]:
+                if kind != "submitted" or row.trial not in done:
+                    self.display.on({"kind": "row", "row": row})
+            self.seen[kind] = len(rows)
+        if self.stage_of is not None:
+            for row in view.open_trials():
+                stage = self.stage_of(row.trial or "")
+                if stage:
+                    self.display.on({"kind": "stage", "trial": row.trial, "role": row.role, "stage": stage})
+        self._spent(view)
+        return ended(view.events("campaign"))
+
+    def _spent(self, view: View) -> None:
+        from flows.engine.budget import spent  # needs pandas through the view, which is there by now
+
+        used = spent(view, datetime.now(UTC))
+        self.display.state.started = self.display.clock() - used.seconds
+        self.display.on({"kind": "budget", "spent": used})
+
+
+def ended(events: list[Row]) -> bool:
+    return bool(events) and events[-1].operator in ("end", "stop")
+
+
+def watch(
+    refresh: Callable[[], View],
+    spec: EnvironmentSpec,
+    settings: Settings | None = None,
+    *,
+    title: str = "",
+    live: bool = True,
+    every_s: float = 2.0,
+    stage_of: Callable[[str], str | None] | None = None,
+    stop: threading.Event | None = None,
+    alive: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Follow until the campaign ends (True), or Ctrl-C or `stop` ends the following (False).
+
+    Says once when nobody is `alive` to run it, and follows on: another machine may. A store that is away for a while is waited for.
+    """
+    halt = stop or threading.Event()
+    footer = "Ctrl-C leaves; the campaign goes on."
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Display(spec, settings, title=title, footer=footer, live=live) as display,
+    ):
+        follower = Follower(display, stage_of)
+        told = False
+        while True:
+            try:
+                if follower.take(refresh()):
+                    return True
+                if not told and not alive():
+                    display.on({"kind": "note", "text": NOBODY})
+                    told = True
+            except StoreUnavailable as error:
+                display.on({"kind": "note", "text": f"store away, trying again: {error}"})
+            if halt.wait(every_s):
+                break
+    return False
+
+
+def stage_after(results: Iterable[str]) -> str:
+    """The stage that a trial is in, from the names of the results it has stored so far.
+
+    >>> stage_after([]), stage_after(["submit", "propose", "patch", "build"]), stage_after(["build", "screen-train-0"])
+    ('propose', 'train', 'evaluate')
+    """
+    reached = 0
+    for name in results:
+        word = "evaluate" if "-measurement" in name else "train" if "-train-" in name else name
+        if word in STAGES:
+            reached = max(reached, STAGES.index(word) + 1)
+    return STAGES[min(reached, len(STAGES) - 1)]

@@ -1,0 +1,1 @@
+"""The event log: appended events, compacted parts, packs, anchors, and their reader."""

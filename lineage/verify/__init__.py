@@ -1,0 +1,1 @@
+"""Re-hashing a store and checking its rows."""
