@@ -25,7 +25,6 @@ from lineage.ids import uuid7
 from lineage.records import EventKind, Row, Status
 from lineage.schema import SCHEMA, seal, to_row, to_table
 from lineage.standing import Standing
-from lineage.text import TextIndex
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,11 +62,9 @@ class HitRate:
 
 @dataclass
 class Shared:
-    """What successive views of one campaign may reuse: rows already built and the text index."""
+    """What successive views of one campaign may reuse: rows already built."""
 
     rows: dict[str, Row] = field(default_factory=dict)
-    index: TextIndex = field(default_factory=TextIndex)
-    indexed_to: str = ""
 
 
 class View:
@@ -382,18 +379,6 @@ class View:
         judged = self._visible & ~self._frame.mask("cause", "abandoned")
         found = [index for index in self._frame.find("ast_sha256", ast_sha) if judged[index]]
         return str(self._frame.value("trial", int(found[0]))) if found else None
-
-    def near_duplicates(self, text: str, n: int) -> list[tuple[str, float]]:
-        """(trial, cosine) of the n earlier hypotheses nearest to a text, nearest first."""
-        index, trials = self._shared.index, self._frame.trials
-        if index.size > trials or (
-            index.size and self._frame.value("event_id", index.size - 1) != self._shared.indexed_to
-        ):
-            index = self._shared.index = TextIndex()
-        if index.size < trials:
-            index.extend([text or "" for text in self._frame.values("hypothesis", index.size)])
-            self._shared.indexed_to = self._frame.value("event_id", trials - 1)
-        return [(str(self._frame.value("trial", at)), cosine) for at, cosine in index.nearest(text, n)]
 
     def best_so_far(self) -> list[tuple[int, str, float]]:
         """(trials so far, trial, score) at each improvement of the measured best; the baseline counts as 0."""

@@ -1,11 +1,11 @@
 """Noise floors, confidence bounds, tests and power: thin, named calls into scipy and statsmodels.
 
-Use: `noise_floor(values)` for a calibration, `mean_bound(values, side)` for a gate on a bound,
-`welch` and `paired` for a plain one-sided comparison of two programs, `power` and `detectable_gain`
-for what a number of replicates can show, `sealed_gap` for the overfitting gauge.
+Use: `noise_floor(values)` for a calibration, `paired` for a plain one-sided comparison of two programs,
+`power` and `detectable_gain` for what a number of replicates can show, `sealed_gap` for the gap between the
+public and the sealed split.
 
 A *gain* is positive when the candidate is better; `sign` is +1 where higher scores are better, -1 where
-lower ones are. Sources: Student (1908) and Welch (1947) as in `statsmodels.stats.weightstats`, noncentral
+lower ones are. Sources: Student (1908) as in `statsmodels.stats.weightstats`, noncentral
 t power as in `statsmodels.stats.power`, chi-square interval of a variance as in `scipy.stats.chi2`.
 
 Limits: intervals assume roughly normal values, which seed-to-seed scores of one program are;
@@ -19,12 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats as sp
 from statsmodels.stats.power import TTestIndPower, TTestPower
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+from statsmodels.stats.weightstats import DescrStatsW
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,6 @@ class NoiseFloor:
     mean_high: float
     sd_low: float
     sd_high: float
-
-    @property
-    def relative_sd(self) -> float:
-        return self.sd / abs(self.mean) if self.mean else 0.0
 
 
 @dataclass(frozen=True)
@@ -84,31 +79,6 @@ def noise_floor(values: Sequence[float], confidence: float = 0.95) -> NoiseFloor
         sd_low=sd * math.sqrt(df / float(sp.chi2.ppf(1 - tail, df))),
         sd_high=sd * math.sqrt(df / float(sp.chi2.ppf(tail, df))),
     )
-
-
-def mean_bound(
-    values: Sequence[float], side: Literal["lower", "upper"], confidence: float = 0.95
-) -> float | None:
-    """One-sided Student bound of the mean; None for fewer than 2 values, which bound nothing."""
-    if len(values) < 2:
-        return None
-    described = DescrStatsW(np.asarray(values, dtype=float))
-    if side == "lower":
-        return float(described.tconfint_mean(1 - confidence, alternative="larger")[0])
-    return float(described.tconfint_mean(1 - confidence, alternative="smaller")[1])
-
-
-def welch(candidate: Sequence[float], incumbent: Sequence[float], sign: int) -> Comparison:
-    """Welch's one-sided test of two independent groups, each of at least 2 values."""
-    ours = DescrStatsW(sign * np.asarray(candidate, dtype=float))
-    theirs = DescrStatsW(sign * np.asarray(incumbent, dtype=float))
-    gain = float(ours.mean - theirs.mean)
-    if ours.var == 0 and theirs.var == 0:
-        return _certain(gain, len(candidate) + len(incumbent) - 2)
-    compare = CompareMeans(ours, theirs)
-    _, p_value, df = compare.ttest_ind(alternative="larger", usevar="unequal")
-    low, high = compare.tconfint_diff(0.1, usevar="unequal")
-    return Comparison(gain, float(low), float(high), float(p_value), float(df))
 
 
 def paired(candidate: Sequence[float], incumbent: Sequence[float], sign: int) -> Comparison:

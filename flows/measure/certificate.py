@@ -50,10 +50,6 @@ def blob(data: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(data).decode("ascii")}
 
 
-def is_certificate(data: bytes) -> bool:
-    return data.lstrip()[:1] == b"{" and FORMAT.encode() in data
-
-
 def read(data: bytes) -> dict[str, Any]:
     """The content. Raises UsageError when it is no certificate of a version that is known here."""
     try:

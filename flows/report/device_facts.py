@@ -61,10 +61,6 @@ def as_detail(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return [{"stage": stage, "seed": seed, **use.model_dump(mode="json")} for stage, seed, use in runs]
 
 
-def throttled_among(row: Row | None) -> int:
-    return row.throttled_runs if row is not None else 0
-
-
 def throttle_text(row: Row) -> str:
     """`2 runs, thermal up to 12.0 % of a run`; empty for a trial whose clocks were never lowered."""
     if not row.throttled_runs:

@@ -81,7 +81,9 @@ def end_text(view: View, spec: EnvironmentSpec, links: Links = Links(), why: str
         outcome += f"; {failed} without a valid score ({worst})"
     lines.append(outcome + ".")
     if d.noise_sd is not None:
-        lines.append(f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_from}).")
+        lowered = d.baseline.throttled_runs if d.baseline is not None else 0
+        slow = f"; in {w.count(lowered, 'run')} of them the device's clocks were lowered" if lowered else ""
+        lines.append(f"Measured noise: {w.score_text(spec, d.noise_sd)} (sd of {d.noise_from}{slow}).")
     lines.append(cost(d))
     if why or d.ended_why:
         lines.append(f"Ended: {why or d.ended_why}.")

@@ -20,7 +20,6 @@ from lineage.records import CAUSES, Row, Status
 from lineage.schema import SCHEMA, row_hash, seal, strip, to_row
 from lineage.store.blobs import get_blob, pack, put_blob, unpack
 from lineage.store.objects import LocalStore, open_store
-from lineage.text import TextIndex
 
 C = "c-prop"
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -142,22 +141,6 @@ def test_lineage_ids_only_grow(jumps: list[bool]) -> None:
         assert seen[-1] > seen[-2] and len(seen[-1]) == 36 and seen[-1][14] == "7"
         if jump:
             assert seen[-1] > "ffff0000-0000-7fff-8000-000000000000"
-
-
-@given(
-    st.lists(st.lists(st.sampled_from(["ab", "cd", "ef", "gh", "ij", "kl"]), max_size=6), max_size=12),
-    st.integers(1, 5),
-)
-@settings(deadline=None)
-def test_lineage_text_index_is_the_same_in_one_go_or_bit_by_bit(words: list[list[str]], step: int) -> None:
-    lines = [" ".join(line) for line in words]
-    whole, pieces = TextIndex(), TextIndex()
-    whole.extend(lines)
-    for at in range(0, len(lines), step):
-        pieces.extend(lines[at : at + step])
-    assert whole.nearest("ab cd", 20) == pieces.nearest("ab cd", 20)
-    for at, cosine in whole.nearest("ab cd", 20):
-        assert 0 < cosine <= 1 and set(words[at]) & {"ab", "cd"}
 
 
 class JournalAndTable(RuleBasedStateMachine):

@@ -188,10 +188,6 @@ def oom_kills(group: Group) -> int:
     return _fields(os.path.join(group.memory, name)).get("oom_kill", 0) if group.memory else 0
 
 
-def pids_refused(group: Group) -> int:
-    return _fields(os.path.join(group.pids, "pids.events")).get("max", 0) if group.pids else 0
-
-
 def members(group: Group) -> list[int]:
     found: set[int] = set()
     for directory in group.directories():
