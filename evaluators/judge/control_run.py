@@ -113,18 +113,25 @@ def control(
     *,
     trial: str,
     cancel: threading.Event | None = None,
+    devices: client.Devices = (),
 ) -> tuple[Check, Measurement | None]:
     """Train on permuted data, judge, compare. A program that fails without its data has learnt from them: it passes.
 
     `real` are the quantities of its ordinary runs; `out` takes the artifact. Raises Unpermuted.
     """
     data = permuted(bench.data / "train", out / "permuted", bench.spec)
-    run = client.train(bench, source, seed, out / "artifact", cancel, data=data)
+    run = client.train(bench, source, seed, out / "artifact", cancel, data=data, devices=devices)
     if run.cause is not None:
         detail = f"training on permuted data ended with {run.cause}"
         return Check(name="control", passed=True, numbers={"ended": run.cause}, detail=detail), None
     measured = client.judge(
-        bench, source, [(run, out / "artifact")], trial=trial, purpose="control", cancel=cancel
+        bench,
+        source,
+        [(run, out / "artifact")],
+        trial=trial,
+        purpose="control",
+        cancel=cancel,
+        devices=devices,
     )
     if measured.score is None:
         ended = measured.per_seed[0].cause or "no score"

@@ -15,7 +15,6 @@ from evaluators.judge.control_run import Unpermuted, control
 from flows.engine.config import draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.records import Patched, TrialRef
-from flows.machine.slots import slot
 from flows.measure.standalone import beside_start
 from flows.trial import stages
 from lineage.errors import InfraFault
@@ -41,8 +40,10 @@ def _run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, flo
     bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
     seed = draw_seeds(engine.config, patched.source_sha256, f"control-{ref.trial}", 1)[0]
     try:
-        with slot(engine.slot_kind, engine.config.settings.slots, engine.cancel):
-            check, measured = control(bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel)
+        with engine.place(f"{ref.trial} control run") as devices:
+            check, measured = control(
+                bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel, devices=devices
+            )
     except Unpermuted as fault:
         check, measured = Check(name="control", passed=True, numbers={"made": 0}, detail=str(fault)), None
     finally:

@@ -37,6 +37,8 @@ def slot(kind: str, count: int, cancel: threading.Event | None = None) -> Iterat
 
     Raises SlotCancelled when `cancel` is set while waiting.
     """
+    if count < 1:
+        raise ValueError(f"{count} slots of kind {kind!r}: nobody could ever get one")
     folder = slot_folder(kind)
     folder.mkdir(parents=True, exist_ok=True)
     handle, index = _acquire(folder, count, cancel)
