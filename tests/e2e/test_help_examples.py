@@ -35,6 +35,8 @@ ELSEWHERE = {
     "run": "tests/e2e/conftest.py",
     "compare": "tests/e2e/test_compare.py",
     "ask": "tests/e2e/test_llm_commands.py",
+    "certify": "tests/e2e/test_certify.py",
+    "verify certificate-t0011.json": "tests/e2e/test_certify.py",
     "stop": "tests/e2e/test_stop_waiting.py",
     "ui": "tests/e2e/test_help_examples.py",
     "setup-server": "tests/e2e/test_deployed.py",
