@@ -55,23 +55,22 @@ class Calibration(Record):
     isolation: str
     machine: str
     accelerator: str
-    throttled_runs: int = Field(0, exclude_if=lambda value: not value)  # so that older files keep their hash
+    # fields that an older calibration has not are left out while they are unset, so that it keeps its hash
+    throttled_runs: int = Field(0, exclude_if=lambda value: not value)
     bakeoff_version: str
     measured_at: datetime
-    deterministic: bool | None = None
-    items: int | None = None
+    deterministic: bool | None = Field(None, exclude_if=lambda value: value is None)
+    items: int | None = Field(None, exclude_if=lambda value: value is None)
     item_sd: Finite | None = Field(
-        None, description="spread over items of the difference of two runs, at one item"
+        None,
+        exclude_if=lambda value: value is None,
+        description="spread over items of the difference of two runs, at one item",
     )
 
     @property
     def bytes(self) -> bytes:
-        """Canonical JSON: what is hashed, and what a campaign that uses it keeps in its store.
-
-        Fields that an older calibration has not are left out, so that it keeps its hash.
-        """
-        unset = {name for name in ("deterministic", "items", "item_sd") if getattr(self, name) is None}
-        return canonical_json(self.model_dump(mode="json", exclude=unset))
+        """Canonical JSON: what is hashed, and what a campaign that uses it keeps in its store."""
+        return canonical_json(self.model_dump(mode="json"))
 
     @property
     def sha256(self) -> str:
