@@ -1,7 +1,7 @@
 """Forms by which an edit reaches beyond its own file: what a first, quick answer refuses.
 
-`new_reaches(before, after, siblings, allowed)` lists what an edit adds of: an import inside a function of a
-module that the surface may not import; a module of the system through a library (`torch.os`); a file read
+`new_reaches(before, after, siblings, allowed)` lists what an edit adds of: an import inside a function of another
+file of the recipe, or of a module that reads files or the interpreter, which the surface may not import; a module of the system through a library (`torch.os`); a file read
 past the entry points; the namespace of an imported module (`data.__dict__`, `vars(data)`); an assignment
 to another file's definition; a hook of the module itself (`__getattr__`). Limits: it reads names only. What
 it misses is seen at run time, where definitions are compared (`evaluators.judge.effects`).
@@ -20,6 +20,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# a function may import what computes (math, time); these read files, sources or the interpreter itself
+CLOSED = _words("ast glob inspect io linecache pathlib pickle pkgutil pydoc tokenize zipfile zipimport")
 SYSTEM = _words(
     "os sys subprocess socket ctypes importlib builtins gc shutil atexit posix pty fcntl mmap runpy"
 )
@@ -36,12 +38,13 @@ def _root(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _imports(node: ast.AST, allowed: set[str]) -> Iterator[Found]:
+def _imports(node: ast.AST, allowed: set[str], siblings: set[str]) -> Iterator[Found]:
     if not isinstance(node, ast.Import | ast.ImportFrom):
         return
+    refused = SYSTEM | CLOSED | siblings | {""}
     for name in [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]:
         parents = {name.rsplit(".", n)[0] for n in range(name.count(".") + 1)}
-        if not parents & allowed:
+        if name.split(".")[0] in refused and not parents & allowed:
             yield f"import of {name!r} inside a function", node.lineno
 
 
@@ -78,7 +81,7 @@ def reaches(tree: ast.Module, siblings: Iterable[str], allowed: Iterable[str]) -
     found: list[Found] = []
     for node in ast.walk(tree):
         if id(node) not in top:
-            found += _imports(node, may)
+            found += _imports(node, may, set(siblings))
         found += _attributes(node, set(imported))
         found += _assigned(node, files)
     for statement in tree.body:

@@ -143,7 +143,7 @@ def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
     items = held.get(metric)
     if items is None or len(items) < 2:
         return {}
-    one, two = (Items(items.weights, items.values[at : at + 1]) for at in (0, -1))
+    one, two = (Items(items.weights, values) for values in (items.values[:1], items.values[-1:]))
     sd = difference_sd(item_chance(one, two))
     return {"items": len(items), "item_sd": sd or float(np.sqrt(2) * np.std(items.values[0]))}
 

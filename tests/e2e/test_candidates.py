@@ -13,21 +13,21 @@ import quick
 from lineage.records import Edit, Proposal
 
 NAN = "return {'weight': np.full((64, 10), np.nan, np.float32), 'bias': np.zeros(10, np.float32)}"
-CLAIM = "print('accuracy: 1.0', flush=True); open('/tmp/score.json', 'w').write('{\"accuracy\": 1.0}')"
+CLAIM = "print('accuracy: 1.0', flush=True); np.save('/tmp/score.npy', np.ones(1))"
 # title: (what `fit` does first when it sees real data, statuses and causes that are right)
 BAD = {
     "claims a score": (CLAIM, {("discard", None), ("keep", None)}),
     "loops for ever": ("while True: pass", {("train_budget_overrun", "cpu_cap")}),
     "sleeps for ever": ("import time; time.sleep(10_000)", {("train_budget_overrun", "wall_cap")}),
     "forks without end": (
-        "import os\n        while True: os.fork()",
+        "import multiprocessing\n        while True: multiprocessing.get_context('fork').Process(target=print).start()",
         {("crash", "crash"), ("train_budget_overrun", "cpu_cap"), ("train_budget_overrun", "wall_cap")},
     ),
     "allocates without end": (
         "held = []\n        while True: held.append(np.ones(2**22))",
         {("crash", "oom")},
     ),
-    "leaves no artifact": ("import os; os._exit(0)", {("crash", "no_artifact")}),
+    "leaves no artifact": ("raise SystemExit(0)", {("crash", "no_artifact")}),
     "answers NaN": (NAN, {("crash", "nan")}),
     "raises": ("raise ValueError('no such luck')", {("crash", "crash")}),
     "does not parse": (")(", {("preflight_crash", "syntax")}),
