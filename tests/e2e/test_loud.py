@@ -109,7 +109,7 @@ def test_after_a_stop_no_waiting_lane_is_admitted(engine: Engine) -> None:
 
     drive(engine, run_one)
     view = engine.view()
-    assert view.count("submitted") - 1 <= engine.config.settings.trials_at_once
+    assert view.count("submitted") - 1 <= engine.config.settings.trials_at_once(engine.slots)
     assert view.events("campaign")[-1].operator == "stop"
 
 

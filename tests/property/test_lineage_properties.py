@@ -38,10 +38,13 @@ def column(name: str) -> st.SearchStrategy[Any]:
         return st.none() | st.sampled_from([word for word in CAUSES if word not in ("illegal", "infra")])
     if name == "verdict":
         return st.sampled_from([None, "confirmed", "unconfirmed"])
+    if name == "sealed_verdict":
+        return st.sampled_from([None, "generalises", "not shown", "reversed"])
     kind = str(SCHEMA.field(name).type)
     by_kind: dict[str, st.SearchStrategy[Any]] = {
         "string": texts, "int64": whole, "double": floats, "bool": st.booleans(), "timestamp[us, tz=UTC]": times,
         "list<item: double>": st.lists(floats, max_size=3), "list<element: double>": st.lists(floats, max_size=3),
+        "list<item: string>": st.lists(texts, max_size=3), "list<element: string>": st.lists(texts, max_size=3),
         "list<item: int64>": st.lists(whole, max_size=3), "list<element: int64>": st.lists(whole, max_size=3),
     }  # fmt: skip
     return optional | by_kind[kind]

@@ -7,6 +7,7 @@ stages, confirmation and `verify` are the real ones. Kills of whole processes ar
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,8 @@ import pytest
 import quick
 
 from evaluators.judge import client
-from flows.campaign import attempts, confirm
+from evaluators.statistics.promotion import plan_for
+from flows.campaign import attempts, confirm, embedded
 from flows.engine.config import now
 from flows.engine.engine import Engine, close_engine, engine_for
 from flows.engine.records import Patched, Trained, TrialRef
@@ -30,25 +32,29 @@ class Killed(BaseException):
     """What the attempt ends with where the process would have died."""
 
 
-def fake_train(bench: Any, source: Path, seed: int, out: Path, *_: object) -> TrainRun:
+def fake_train(bench: Any, source: Path, seed: int, out: Path, *_: object, **__: object) -> TrainRun:
     (out / "weights").write_bytes(b"x")
     artifact = Artifact(sha256="a" * 64, bytes=1, files={"weights": 1})
     return TrainRun(seed=seed, facts=RunFacts(end="exit"), artifact=artifact)
 
 
 def fake_judge(bench: Any, source: Path, runs: Any, **told: Any) -> Measurement:
-    """The candidate is far better than the start, whoever trains it; the spread comes from the seed."""
+    """The candidate is far better than the start, unless its training data were permuted."""
     good = b"better" in (source / "note.py").read_bytes() if (source / "note.py").exists() else False
+    control = told["purpose"] == "control"
     seeds = [
         SeedResult(
             seed=run.seed,
-            quantities={"accuracy": (0.9 if good else 0.5) + run.seed % 97 / 1e4, "cpu_seconds": 1.0},
+            quantities={
+                "accuracy": (0.1 if control else 0.9 if good else 0.5) + run.seed % 97 / 1e4,
+                "cpu_seconds": 1.0,
+            },
         )
         for run, _ in runs
     ]
     mean = sum(s.quantities["accuracy"] for s in seeds) / len(seeds)
     return Measurement(
-        trial=told["trial"], purpose=told["purpose"], split=told["split"], metric="accuracy", score=mean,
+        trial=told["trial"], purpose=told["purpose"], split=told.get("split", "public"), metric="accuracy", score=mean,
         per_seed=tuple(seeds), quantities={"accuracy": mean}, source_sha256="s", environment_sha256="e",
         evaluator_sha256="j", isolation="strong", machine="m", measured_at=now(),
     )  # fmt: skip
@@ -98,6 +104,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(client, name, fake)
     monkeypatch.setattr(confirm, "train", plain_train)
     monkeypatch.setattr(confirm, "evaluate", plain_evaluate)
+    # the canned judge keeps no test items, as every judge before rules 2
+    monkeypatch.setattr(embedded, "plan_for", lambda *given: replace(plan_for(*given), rules=1))
     with quick.engine(tmp_path, trials=5, slots=1) as engine:
         start = engine.tree(engine.config.start_sha256)
         outcome(engine, "t0000", "baseline", [0.50, 0.505, 0.51], start)
@@ -113,7 +121,7 @@ class Isolated:
     def __init__(self, isolation: Any) -> None:
         self.isolation = isolation
 
-    def __call__(self, *_: object) -> Any:
+    def __call__(self, *_: object, **__: object) -> Any:
         return self.isolation
 
 
