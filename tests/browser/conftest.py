@@ -26,8 +26,9 @@ def browser_path() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
+    """A browser for one file: playwright's loop runs until it stops, and asyncio.run refuses a second one."""
     path = browser_path()
     if path is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
