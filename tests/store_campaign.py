@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lineage.ids import canonical_json, sha256
-from lineage.log.journal import Journal, compact
+from lineage.log.journal import Journal
 from lineage.log.parts import Footer, encode_log, encode_part, log_folder, part_folder, part_key, read_footer
+from lineage.log.table import Lineage
 from lineage.records import Measurement, Row, SeedResult
 from lineage.schema import Record, row_hash, strip
 from lineage.store.blobs import put_blob, put_tree
@@ -16,6 +17,11 @@ from lineage.store.results import put_result
 
 C = "c-verify"
 WHEN = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def compact(store: Store, campaign: str, min_new: int = 256) -> int:
+    """Compact once, with a reader that has read nothing before."""
+    return Lineage(store, campaign).compact(min_new)
 
 
 def write_trial(store: Store, journal: Journal, number: int, campaign: str = C) -> Row:

@@ -1,8 +1,8 @@
-"""Noise floors, confidence bounds, tests and power: thin, named calls into scipy and statsmodels.
+"""Noise floors, a paired test, detectable gains: thin, named calls into scipy and statsmodels.
 
 Use: `noise_floor(values)` for a calibration, `paired` for a plain one-sided comparison of two programs,
-`power` and `detectable_gain` for what a number of replicates can show, `sealed_gap` for the gap between the
-public and the sealed split.
+`detectable_gain` for the smallest gain that a number of replicates can show, `sealed_gap` for the gap between
+the public and the sealed split.
 
 A *gain* is positive when the candidate is better; `sign` is +1 where higher scores are better, -1 where
 lower ones are. Sources: Student (1908) as in `statsmodels.stats.weightstats`, noncentral
@@ -103,21 +103,13 @@ def _certain(gain: float, df: float) -> Comparison:
     return Comparison(gain, gain, gain, 0.0 if gain > 0 else 1.0, df)
 
 
-def power(gain_sd: float, candidate: int, incumbent: int, alpha: float, *, is_paired: bool = False) -> float:
-    """Chance that a fixed-size one-sided test at `alpha` shows a gain of `gain_sd` standard deviations.
-
-    Paired: the sd is that of one pair difference and `incumbent` is ignored.
-    """
-    if is_paired:
-        return float(TTestPower().power(gain_sd, candidate, alpha, alternative="larger"))
-    ratio = incumbent / candidate
-    return float(TTestIndPower().power(gain_sd, candidate, alpha, ratio=ratio, alternative="larger"))
-
-
 def detectable_gain(
     candidate: int, incumbent: int, alpha: float, *, wanted: float = 0.8, is_paired: bool = False
 ) -> float:
-    """Smallest gain, in sd, that such a test shows with chance `wanted`: the power statement."""
+    """Smallest gain, in standard deviations, that a fixed-size one-sided test at `alpha` shows with chance `wanted`.
+
+    With `is_paired` the standard deviation is that of one pair's difference, and `incumbent` is ignored.
+    """
     if is_paired:
         solved = TTestPower().solve_power(None, candidate, alpha, wanted, alternative="larger")
     else:

@@ -141,10 +141,3 @@ def load(store: Store, campaign: str, writer: str, rows: Sequence[Row]) -> None:
             f"campaign {campaign!r} in {store.root} was begun a moment ago by another process"
         ) from None
     write_anchor(store, campaign, 1, sha256(data), len(records))
-
-
-def compact(store: Store, campaign: str, min_new: int = 256) -> int:
-    """Compact once from scratch; a process that lives on uses `Lineage.compact`, which remembers what it read."""
-    from lineage.log.table import Lineage  # writers that only append need not load pandas
-
-    return Lineage(store, campaign).compact(min_new)
