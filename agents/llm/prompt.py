@@ -21,8 +21,8 @@ from agents.llm.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipp
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.llm.untrusted_text import numbered, shortened, stripped, word
 from agents.protocol import ProposalRequest
-from lineage.spec import EnvironmentSpec, Gate, Role, Surface
-from lineage.syntax import parse as parse_source
+from lineage.environment_spec import EnvironmentSpec, Gate, Role, Surface
+from lineage.python_ast import parse as parse_source
 
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.llm.calls import Block, Reply
+from agents.llm.model_call import ContentBlock, Reply
 from agents.llm.prompt import Prompt
 from agents.llm.untrusted_text import redact
 from agents.protocol import ProposalRequest
@@ -30,7 +30,7 @@ class Turn:
 
     faults: list[str] = field(default_factory=list)
     reply: Reply | None = None
-    sent: list[Block] | None = None
+    sent: list[ContentBlock] | None = None
     seconds: float = 0.0
 
 

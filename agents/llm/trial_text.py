@@ -12,8 +12,8 @@ import json
 from collections.abc import Callable, Mapping
 
 from agents.llm.untrusted_text import quoted, word
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Row, Status
-from lineage.spec import EnvironmentSpec
 
 FAILED = frozenset(
     {

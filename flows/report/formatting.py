@@ -10,8 +10,8 @@ import json
 import re
 import unicodedata
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import STAGES, Row, Status
-from lineage.spec import EnvironmentSpec
 
 DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})

@@ -24,8 +24,8 @@ from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 RECENT = 15
 SOFT = "bright_black"

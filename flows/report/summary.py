@@ -20,8 +20,8 @@ from flows.report.overfitting import gauge
 from lineage.records import Row, Status
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LISTED = 5
 ENOUGH_TRIALS = 8  # of a role before its silence means something

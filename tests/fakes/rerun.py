@@ -6,11 +6,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from agents.llm.calls import CallFault, ModelCall, Reply
 from agents.llm.ledger import Ledger
+from agents.llm.model_call import CallFault, ModelCall, Reply
 from agents.llm.prices import FREE, Prices
 from agents.llm.prompt import render
-from agents.llm.session import SessionSettings, run_session
+from agents.llm.proposing_session import SessionSettings, run_session
 from agents.protocol import ProposalRequest
 from lineage.records import Proposal, Usage
 

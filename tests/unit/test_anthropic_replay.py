@@ -9,8 +9,8 @@ import pytest
 
 from agents.edits.search_replace import apply_edits, canonical_diff
 from agents.llm.anthropic_proposer import anthropic_proposer
-from agents.llm.replay import ReplayProposer, records_of
-from agents.llm.session import SessionSettings
+from agents.llm.proposing_session import SessionSettings
+from agents.llm.replay_proposer import ReplayProposer, records_of
 from agents.llm.transcript import read_exchange
 from lineage.errors import NothingLeft, ProposerOutage, ProposerRefused, ProposerUnusable, StoreCorrupt
 from lineage.ids import sha256

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from evaluators.statistics.pruning import Curve, Pruner, ends_at, pruner
+from evaluators.statistics.pruning_rule import Curve, Pruner, ends_at, pruner
 
 STEPS = np.arange(1, 61)
 

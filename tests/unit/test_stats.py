@@ -11,14 +11,9 @@ from scipy import stats as sp
 from statsmodels.stats.power import TTestPower
 
 from evaluators.judge.gates import bound_against
-from evaluators.statistics.noise import consecutive, pooled
-from evaluators.statistics.promotion import p_value
-from evaluators.statistics.stats import (
-    detectable_gain,
-    noise_floor,
-    paired,
-    sealed_gap,
-)
+from evaluators.statistics.confirmation import detectable_gain, p_value
+from evaluators.statistics.noise import consecutive, noise_floor, pooled
+from evaluators.statistics.sealed_verdict import sealed_gap
 
 A = [2.05, 2.11, 2.02, 2.08, 2.07]
 B = [2.21, 2.19, 2.30, 2.25, 2.17, 2.24]
@@ -45,20 +40,6 @@ def test_the_gates_bounds_agree_with_scipy() -> None:
         high = sp.ttest_1samp(A, 0.0, alternative="less").confidence_interval(confidence).high
         assert bound_against(A, confidence, lower=True) == pytest.approx(low)
         assert bound_against(A, confidence, lower=False) == pytest.approx(high)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_paired_agrees_with_scipy(sign: int) -> None:
-    got = paired(A, B[:5], sign)
-    want = sp.ttest_rel(A, B[:5], alternative="greater" if sign == 1 else "less")
-    assert got.p_value == pytest.approx(want.pvalue)
-    with pytest.raises(ValueError, match="equal counts, got 5 candidate and 6 incumbent"):
-        paired(A, B, sign)
-
-
-def test_values_without_spread_are_decided_by_their_difference() -> None:
-    assert paired([1.0, 1.0], [2.0, 2.0], -1).p_value == 0.0
-    assert paired([1.0, 1.0], [2.0, 2.0], 1).p_value == 1.0
 
 
 def test_pooled_noise_is_the_residual_mean_square_of_statsmodels() -> None:

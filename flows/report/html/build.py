@@ -32,8 +32,8 @@ from flows.report.prune_checks import told
 from lineage.records import Row
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LIMIT_BYTES = 1_900_000
 SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main")
