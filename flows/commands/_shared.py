@@ -23,8 +23,12 @@ CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store ho
 GPUS = typer.Option(
     None,
     "--gpus",
-    help="GPUs that may be used: indices as nvidia-smi has them, or UUIDs, with commas; default all",
+    help="GPUs that may be used: indices as in nvidia-smi, or UUIDs, with commas; default all",
 )
+ENVIRONMENT = typer.Argument(..., help="name of an environment, or a folder with an environment.toml")
+CONFIG = typer.Option(None, "--config", help="campaign.toml with settings; options override it")
+PLAIN = typer.Option(False, "--plain", help="one line per event instead of the live display")
+NO_SETTINGS: dict[str, Any] = {}
 VARIANT = typer.Option(None, "--variant", help="a variant of it, as bakeoff environments lists them")
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 
