@@ -85,10 +85,10 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: 
     """
     from flows.campaign.embedded import run_campaign
     from flows.campaign.outputs import end_of_run
-    from flows.report.formatting import one_line
     from flows.report.terminal.display import Display
     from lineage.errors import RunBusy, Superseded
     from lineage.log.table import Lineage
+    from lineage.safe_text import one_line
     from lineage.store.objects import open_store
 
     interactive = sys.stdout.isatty() and not plain
