@@ -23,6 +23,8 @@ from flows.report.figures import detail
 from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_lines
 from lineage.leaderboard import Leaderboard
 from lineage.records import Row, Status
+from lineage.safe_text import one_line
+from lineage.standing import Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,7 +128,7 @@ class Display:
         if kind == "budget":
             return self._budget(event)
         if kind == "note":
-            text = w.one_line(str(event.get("text", "")))
+            text = one_line(str(event.get("text", "")))
             self.state.notes.append(text)
             return text
         if kind == "confirm":
@@ -169,8 +171,8 @@ class Display:
                 score = w.score_text(self.spec, row.sealed_score)
                 return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
-            state.leaderboard.read(row)
-            return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"
+            state.standing.read(row)
+            return f"a person: {one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
     def _count(self, row: Row) -> None:
@@ -227,7 +229,7 @@ class Display:
             text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
         why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
         if row.status not in w.VALID and why:
-            text += f" ({w.one_line(why, 140)})"
+            text += f" ({one_line(why, 140)})"
         return text
 
 
