@@ -25,7 +25,6 @@ from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.queries import HitRate, View
 from lineage.records import Row, Status
 from lineage.safe_text import for_prompt, for_terminal, shortened, word
-from lineage.spec import EnvironmentSpec, Role
 
 OWN_ROWS, OWN_SCAN, NEIGHBOUR_ROWS, FAILURE_ROWS, REACH_SCAN, RECENT_ROWS, CHAIN_ROWS = 9, 90, 8, 9, 80, 10, 7
 SATURATED_AFTER = 5

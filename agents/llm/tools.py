@@ -27,7 +27,7 @@ from agents.edits.text_protocol import finite
 from agents.llm.prompt import sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.trial_text import numbers_text, trial_facts
-from agents.protocol import Files, ProposalRequest
+from agents.protocol import ProposalRequest
 from lineage.errors import BakeoffError, EditRefused
 from lineage.records import Edit, Row, Status
 from lineage.safe_text import barred, for_prompt, for_terminal, numbered, redact, word
@@ -267,7 +267,7 @@ def hand_in(
         edits = edits_between(scratch.before, scratch.now)
     except EditRefused as e:
         raise ToolError(str(e)) from e
-    return Submission(
+    return SubmittedEdit(
         hypothesis=redact(for_terminal(hypothesis)).strip()[:2000],
         expected_delta=expected_delta,
         notes=redact(for_terminal(notes)).strip()[:8000],

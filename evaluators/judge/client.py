@@ -40,7 +40,6 @@ from lineage.errors import DataMissing, InfraFault
 from lineage.ids import sha256, tree_hash
 from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
 from lineage.safe_text import redact
-from lineage.spec import EnvironmentSpec
 
 __all__ = [
     "Bench",

@@ -24,7 +24,6 @@ from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_line
 from lineage.leaderboard import Leaderboard
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
-from lineage.standing import Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +170,7 @@ class Display:
                 score = w.score_text(self.spec, row.sealed_score)
                 return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
-            state.standing.read(row)
+            state.leaderboard.read(row)
             return f"a person: {one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
