@@ -53,7 +53,7 @@ def is_generalist(role: str) -> bool:
 
 
 def load_role(spec: EnvironmentSpec, name: str, text: str) -> Role:
-    """A role from its brief; SpecInvalid or UnknownName says which file and which key is wrong."""
+    """A role from its brief; raises SpecInvalid or UnknownName, which name the file and the key."""
     where = f"roles/{name}.md of {spec.name}"
     match = _HEAD.match(text.replace("\r\n", "\n"))
     if match is None:

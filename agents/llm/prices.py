@@ -2,9 +2,9 @@
 
 `load_prices(overrides, free)` reads `agents/prices.toml` (its date and source are inside), lays the
 `[prices.MODEL]` tables of a campaign over it, and treats names that match a pattern of `free` as
-costing nothing. A model that nobody priced is an error rather than zero dollars, with one exception:
+costing nothing. A model without a price is an error rather than zero dollars, with one exception:
 behind a loopback address an unknown model is taken for a local one and is free. Rates change
-without notice; lineage holds the tokens, so money can be computed again from another table.
+without notice; lineage has the tokens, so money can be computed again from another table.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Prices:
     free: tuple[str, ...] = ()
 
     def rate(self, model: str, host: str = "") -> tuple[Rate, str]:
-        """The rate and the name of the table it came from; UnknownName when nobody priced the model."""
+        """The rate and the name of the table it came from; raises UnknownName for a model without a price."""
         if any(fnmatch.fnmatchcase(model, pattern) for pattern in self.free):
             return FREE, f"{self.version}:declared-free"
         found = self.rates.get(model) or self.rates.get(_DATED.sub("", model))
