@@ -26,7 +26,7 @@ from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.ids import canonical_json, sha256
 
-ARMS = ("specialists", "no_lineage", "generic", "single", "random")
+ARMS = ("specialists", "generic", "single", "no_lineage", "random")
 GENERALIST = "generalist"
 BRIEF_LIMIT = 6_000
 _HEAD = re.compile(r"\A\+\+\+[ \t]*\n(?P<toml>.*?)^\+\+\+[ \t]*\n(?P<brief>.*)\Z", re.DOTALL | re.MULTILINE)

@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 
 from lineage.errors import SpecInvalid
 
-ARMS = ("specialists", "generic", "single", "no_lineage", "random")
 SEARCH, LIMITS, MODELS, MACHINE, FAULTS = (
     "The search",
     "Limits",
