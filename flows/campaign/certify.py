@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.campaign.attempts import OFFSET
 from flows.engine.config import CampaignConfig, commitment
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.measure.certificate import FORMAT, UNKNOWN, blob, claims_of, named_measurements, sealed, stored
 from lineage.errors import StoreError, UsageError
 from lineage.ids import canonical_json, sha256

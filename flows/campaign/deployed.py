@@ -32,9 +32,9 @@ from flows.engine.config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
 from flows.engine.records import TrialRef
 from flows.engine.settings import Settings, differences, load_settings, parameters
-from flows.environments.data import check_data, prepare
 from flows.environments.loading import load_environment
-from flows.machine.home import home
+from flows.environments.prepared_data import check_data, prepare
+from flows.machine.folders import home
 from flows.trial.allocation import NO_TIME, PREEMPTED
 from flows.trial.recording import Progress, record
 from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded, UsageError

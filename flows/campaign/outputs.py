@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.campaign.certify import certify
 from flows.engine.config import CampaignConfig, load_config
-from flows.machine.home import bakeoff_version, home, run_key
+from flows.machine.folders import bakeoff_version, home, run_key
 from flows.machine.webhook import flush, post
 from flows.report.html.build import Meta, build_report
 from flows.report.summary import Links, end_text, morning_summary

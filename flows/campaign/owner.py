@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flows.engine.config import load_config
-from flows.machine.home import home
+from flows.machine.folders import home
 from flows.machine.run_lock import campaign_lease
 from lineage.errors import BakeoffError, ObjectExists, RunBusy, StoreError, Superseded
 from lineage.log.epochs import Fence, Owner, beacon_key, beacons, claim_epoch, newest_owner

@@ -26,7 +26,7 @@ from prefect.events import emit_event
 
 from flows.engine.config import now
 from flows.engine.engine import Engine
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from flows.machine.webhook import post_later
 from lineage.errors import BakeoffError, StoreUnavailable
 
@@ -49,7 +49,7 @@ def heartbeat_file(root: str, campaign: str) -> Path:
 
 
 @dataclass
-class Watch:
+class Watchdog:
     """What the watch knows of a running campaign."""
 
     engine: Engine
@@ -102,9 +102,9 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(engine: Engine) -> AsyncIterator[Watch]:
+async def watching(engine: Engine) -> AsyncIterator[Watchdog]:
     """Beat while the block runs; the file goes when the campaign ends, so one that stays and ages is a death."""
-    watch = Watch(engine)
+    watch = Watchdog(engine)
     event(engine, STARTED)
     beating = asyncio.create_task(_beats(watch))
     try:
@@ -115,14 +115,14 @@ async def watching(engine: Engine) -> AsyncIterator[Watch]:
         heartbeat_file(engine.root, engine.config.id).unlink(missing_ok=True)
 
 
-async def _beats(watch: Watch) -> None:
+async def _beats(watch: Watchdog) -> None:
     while True:
         await asyncio.to_thread(watch.beat)
         await asyncio.sleep(BEAT_S)
 
 
 async def patiently(
-    watch: Watch,
+    watch: Watchdog,
     work: Callable[[], Awaitable[T]],
     *,
     first_s: float = FIRST_WAIT_S,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, VARIANT, print_json
+from flows.commands.options import AS_JSON, VARIANT, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -80,9 +80,9 @@ def prepare(
     force: bool = typer.Option(False, "--force", help="prepare again although the data is there and whole"),
 ) -> None:
     """Prepare an environment's data on this machine; arguments after -- go to its prepare.py."""
-    from flows.environments.data import check_data
-    from flows.environments.data import prepare as run_prepare
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import check_data
+    from flows.environments.prepared_data import prepare as run_prepare
     from lineage.errors import DataMissing
 
     chosen = load_environment(environment, variant or "")

@@ -8,21 +8,18 @@ from typing import Any
 
 import typer
 
-from flows.commands._shared import (
+from flows.commands.chosen_run import absolute, open_view, run_root, split_trial
+from flows.commands.options import (
     AS_JSON,
     CAMPAIGN,
     CONFIG,
     NO_SETTINGS,
     PLAIN,
     RUN,
-    absolute,
-    open_view,
     print_json,
-    run_root,
-    run_with_display,
-    split_trial,
+    setting_options,
 )
-from flows.commands.options import setting_options
+from flows.commands.running import run_with_display
 
 EXAMPLE_COMPARE = """Examples:
 

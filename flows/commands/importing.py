@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, absolute, print_json, run_root
+from flows.commands.chosen_run import absolute, run_root
+from flows.commands.options import AS_JSON, CAMPAIGN, print_json
 
 importing = typer.Typer(help="Read records of other systems into a store.", no_args_is_help=True)
 

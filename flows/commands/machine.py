@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, GPUS, RUN, print_json, run_root
+from flows.commands.chosen_run import run_root
+from flows.commands.options import AS_JSON, GPUS, RUN, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +52,7 @@ def setup_server() -> None:
             "setup-server: PREFECT_API_URL is not set; start a server with `prefect server start` and set it, "
             "e.g. PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    from flows.campaign.automations import setup_server as run
+    from flows.campaign.server_setup import setup_server as run
 
     for line in asyncio.run(run()):
         print(line)

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, print_json, run_root
+from flows.commands.chosen_run import run_root
+from flows.commands.options import AS_JSON, CAMPAIGN, print_json
 
 _ADDRESS = {"anthropic": "ANTHROPIC_BASE_URL", "openai": "OPENAI_BASE_URL"}
 
@@ -34,7 +35,7 @@ def propose(
 ) -> None:
     """Print the prompt that a specialist would get now, and how large each section of it is."""
     from agents.llm.prompt import render_dry_run
-    from flows.campaign.preview import preview_request
+    from flows.campaign.prompt_preview import preview_request
     from lineage.errors import UsageError
 
     if not dry_run:

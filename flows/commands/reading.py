@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root, split_trial
+from flows.commands.chosen_run import open_view, run_root, split_trial
+from flows.commands.options import AS_JSON, CAMPAIGN, RUN, print_json
 
 SECOND = typer.Argument(None, help="trial: t0042, 42, best, leader, baseline or last")
 
@@ -40,8 +41,7 @@ def show(
     """A campaign at a glance, or everything known about one trial."""
     from rich.console import Console
 
-    from flows.report.show import campaign_view, find_trial, trial_diff, trial_view
-    from flows.report.show_json import campaign_json, trial_json
+    from flows.report.show import campaign_json, campaign_view, find_trial, trial_diff, trial_json, trial_view
     from lineage.store.blobs import get_blob
 
     run, trial = split_trial(run, trial)

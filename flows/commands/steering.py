@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root, split_trial
+from flows.commands.chosen_run import open_view, run_root, split_trial
+from flows.commands.options import AS_JSON, CAMPAIGN, RUN, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def status(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Who runs a campaign, what is under way, what it has spent."""
-    from flows.campaign.control import status as facts
+    from flows.campaign.interventions import status as facts
 
     root = run_root(run)
     store, config, view = open_view(root, campaign)
@@ -43,7 +44,7 @@ def pause(
     why: str = typer.Option("", "--why", help="for the record"),
 ) -> None:
     """Start no further trial until `bakeoff resume`; trials under way end as usual."""
-    from flows.campaign.control import intervene
+    from flows.campaign.interventions import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "pause", why)
@@ -57,7 +58,7 @@ def veto(
     why: str = typer.Option("", "--why", help="for the record, and for the proposers"),
 ) -> None:
     """Keep a trial from leading or being confirmed; the record says that a person did it."""
-    from flows.campaign.control import veto as record_veto
+    from flows.campaign.interventions import veto as record_veto
     from flows.report.show import find_trial
 
     run, trial = split_trial(run, trial)
@@ -72,7 +73,7 @@ def steer(
     campaign: str | None = CAMPAIGN,
 ) -> None:
     """Leave a note that the proposers' next prompts carry; recorded as human intervention."""
-    from flows.campaign.control import intervene
+    from flows.campaign.interventions import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "steer", note)

@@ -21,11 +21,11 @@ from evaluators.judge.client import Bench
 from flows.engine.config import CampaignConfig, load_config
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.records import Patched
-from flows.environments.data import check_data
 from flows.environments.loading import Environment, load_environment
+from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import devices_here, place, require, slots_key, slots_of
-from flows.machine.home import scratch_dir
-from flows.machine.isolation import proven
+from flows.machine.folders import scratch_dir
+from flows.machine.sandbox_level import proven
 from lineage.errors import Interrupted, UsageError
 from lineage.log.epochs import Fence, FencedStore
 from lineage.log.journal import Journal

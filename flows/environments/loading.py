@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from agents.roles import build_roster
 from flows.environments.variants import Varied, varied, with_constants
-from flows.machine.home import REPO, data_root
+from flows.machine.folders import REPO, data_root
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.spec import EnvironmentSpec, Role
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from flows.environments.loading import Environment, list_environments, own_folders, read_environment
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 from lineage.errors import UsageError
 from lineage.spec import Name
 

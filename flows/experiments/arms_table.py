@@ -1,7 +1,7 @@
 """A comparison of arms as a person reads it, and as JSON.
 
-Use: `comparison_view(told)` for rich, `comparison_json(told)` for machines; `Told` holds what both say.
-Limits: pure; figures come from `flows.experiments.arms`, this module words them.
+Use: `comparison_view(told)` for rich, `comparison_json(told)` for machines; `ArmComparison` holds what both say.
+Limits: pure; figures come from `flows.experiments.arm_results`, this module words them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.experiments.arms import LEVEL, ArmResult, Estimate, Played, coverage, failed
+from flows.experiments.arm_results import LEVEL, ArmResult, Estimate, Played, coverage, failed
 from flows.report import formatting as w
 from lineage.spec import EnvironmentSpec
 
@@ -22,7 +22,7 @@ SURE = 6  # repeats from which an interval over them can hold the truth 95 times
 
 
 @dataclass(frozen=True)
-class Told:
+class ArmComparison:
     """A comparison as it stands. `unfinished`: campaigns that have not ended, which no figure counts."""
 
     root: str
@@ -40,7 +40,7 @@ class Told:
         return self.results[0].arm
 
 
-def comparison_view(told: Told) -> RenderableType:
+def comparison_view(told: ArmComparison) -> RenderableType:
     """Headline, the tables, and what the intervals can and cannot say."""
     spec, first = told.spec, told.first
     title = (
@@ -72,7 +72,7 @@ def comparison_view(told: Told) -> RenderableType:
     return Group(*parts, *(Text(line) for line in reading(told)))
 
 
-def reading(told: Told) -> list[str]:
+def reading(told: ArmComparison) -> list[str]:
     """What to make of the tables, in sentences."""
     lines = [_verdict(result, told.first) for result in told.results[1:] if result.uplift is not None]
     fewest = min((r.n for r in told.results if r.n), default=0)
@@ -126,7 +126,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _outcomes(told: Told, uplift: str) -> Table:
+def _outcomes(told: ArmComparison, uplift: str) -> Table:
     table = _table("arm", "n", "confirmed", "gain", uplift)
     for r in told.results:
         table.add_row(
@@ -139,7 +139,7 @@ def _outcomes(told: Told, uplift: str) -> Table:
     return table
 
 
-def _areas(told: Told, uplift: str) -> Table:
+def _areas(told: ArmComparison, uplift: str) -> Table:
     table = _table("arm", "area", uplift)
     for r in told.results:
         own = r.arm == told.first
@@ -149,7 +149,7 @@ def _areas(told: Told, uplift: str) -> Table:
     return table
 
 
-def _search(told: Told) -> Table:
+def _search(told: ArmComparison) -> Table:
     """`cross-role`: keeps on another role's trial, of those on a trial. CPU without that of confirmations."""
     table = _table("arm", "keeps", "clusters", "cross-role", "CPU-h", "cost")
     for r in told.results:
@@ -164,7 +164,7 @@ def _search(told: Told) -> Table:
     return table
 
 
-def _quarters(told: Told) -> Table:
+def _quarters(told: ArmComparison) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=SOFT, pad_edge=False)
     for name in ("arm", "first", "second", "third", "last"):
         table.add_column(name)
@@ -182,7 +182,7 @@ def _mix(quarter: dict[str, int]) -> str:
     return f"{sum(mix.values())} of {sum(quarter.values())}" + (f": {words}" if words else "")
 
 
-def comparison_json(told: Told) -> dict[str, object]:
+def comparison_json(told: ArmComparison) -> dict[str, object]:
     """Everything above, for machines; fractions of 1, missing is None."""
     return {
         "run": told.root,

@@ -20,12 +20,12 @@ from functools import partial
 from statistics import fmean
 
 from flows.campaign.embedded import Start, create_campaign
-from flows.engine.config import CampaignConfig, Comparison, campaigns, load_config, new_secret
+from flows.engine.config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
 from flows.engine.proposers import refuse_arm
 from flows.engine.settings import ARMS, Settings
 from flows.environments.loading import load_environment
-from flows.experiments.arms import figures, results
-from flows.experiments.arms_table import Told
+from flows.experiments.arm_results import figures, results
+from flows.experiments.arms_table import ArmComparison
 from flows.machine.device_holds import require
 from flows.machine.prefect_server import die_with_parent
 from flows.report import formatting as w
@@ -52,7 +52,7 @@ def plan_cells(root: str, settings: Settings, arms: Sequence[str], repeats: int)
             cell = known.get((arm, repeat))
             if cell is None:
                 start = Start(
-                    files=files, secret=secret, comparison=Comparison(arms=tuple(arms), repeat=repeat)
+                    files=files, secret=secret, comparison=ComparisonCell(arms=tuple(arms), repeat=repeat)
                 )
                 cell = create_campaign(root, _of_cell(settings, arm, repeat), f"r{repeat}", start)
                 files = files or get_tree(open_store(root), cell.start_sha256)
@@ -187,7 +187,7 @@ def _run_cell(root: str, campaign: str, plain: bool) -> int:
             signal.signal(number, handler)
 
 
-def read_comparison(root: str) -> Told:
+def read_comparison(root: str) -> ArmComparison:
     """The comparison in a store as it stands, from the record alone. Raises UsageError when there is none."""
     store = open_store(root)
     cells = [cell for cell in _cells(store) if cell.comparison is not None]
@@ -204,7 +204,7 @@ def read_comparison(root: str) -> Told:
         if c.comparison is not None
     ]
     arms = first.comparison.arms if first.comparison else ()
-    return Told(
+    return ArmComparison(
         root=root,
         spec=first.spec,
         proposer=" ".join(filter(None, (first.settings.proposer, first.settings.model))),

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.machine.home import home, prefect_home
+from flows.machine.folders import home, prefect_home
 from lineage.errors import InfraFault
 
 START_SECONDS = 120

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from lineage.errors import RunBusy
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.report.figures import loads
+from flows.report.campaign_digest import loads
 from flows.report.formatting import wall_seconds
 from lineage.errors import UsageError
 from lineage.records import Row, Status

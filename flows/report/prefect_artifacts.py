@@ -12,7 +12,7 @@ import re
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.engine.engine import Engine
-from flows.report.names import percent, relative_delta
+from flows.report.formatting import percent, relative_delta
 from lineage.errors import StoreError
 from lineage.queries import View
 from lineage.records import Row
@@ -49,7 +49,7 @@ def trial_markdown(engine: Engine, row: Row) -> str:
         lines.append(f"| {spec.score.metric} ({spec.score.unit}) | {row.score:.{spec.score.digits}f} |")
     if change is not None:
         leader = json.loads(row.detail_json).get("leader") or {}
-        lines.append(f"| against the leader {leader.get('trial', '')} | {percent(change)} |")
+        lines.append(f"| against the leader {leader.get('trial', '')} | {percent(change, 1)} |")
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.quantities_json).items()]
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.numbers_json).items()]
     if row.cause:

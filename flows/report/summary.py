@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.report import formatting as w
-from flows.report.figures import Digest, Failure, digest, headline, in_sds, loads
+from flows.report.campaign_digest import Digest, FailureKind, digest, headline, in_sds, loads
 from flows.report.overfitting import gauge
 from lineage.records import Row, Status
 from lineage.safe_text import for_markdown
@@ -111,7 +111,7 @@ def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) ->
     if row.trial in d.fresh and row.score is not None:
         text += f" on fresh seeds ({w.score_text(spec, row.score)} when first measured)"
     gain = w.relative(spec, score, base)
-    text += f", {w.better_or_worse(spec, gain)} than the baseline" if gain is not None else ""
+    text += f", {w.better_or_worse(gain)} than the baseline" if gain is not None else ""
     sds = in_sds(spec, score, base, d.noise_sd)
     text += f", {sds:.1f} noise sd" if sds is not None else ""
     if row.p_value is not None:
@@ -166,7 +166,7 @@ def failing(d: Digest) -> list[str]:
     return lines
 
 
-def _failure(f: Failure, failed: int) -> str:
+def _failure(f: FailureKind, failed: int) -> str:
     said = (
         str(loads(f.example.detail_json).get("label") or "")
         or (f.example.error_excerpt or "").strip().rpartition("\n")[2]
@@ -244,7 +244,7 @@ def near_misses(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list
 def _subject(spec: EnvironmentSpec, d: Digest) -> str:
     if d.improved and d.incumbent is not None and d.baseline is not None:
         gain = w.relative(spec, d.score_of(d.incumbent), d.baseline.score)
-        return f"{w.better_or_worse(spec, gain)}, confirmed" if gain is not None else "a confirmed champion"
+        return f"{w.better_or_worse(gain)}, confirmed" if gain is not None else "a confirmed champion"
     return "nothing confirmed" if d.trials else "nothing tried"
 
 

@@ -15,7 +15,7 @@ import pytest
 import quick
 
 from flows.campaign import loop, watchdog
-from flows.campaign.faults import LaneFaults
+from flows.campaign.unexpected_faults import LaneFaults
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef

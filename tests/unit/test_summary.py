@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.report.figures import digest, headline
+from flows.report.campaign_digest import digest, headline
 from flows.report.overfitting import gauge
-from flows.report.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
-from flows.report.show_json import campaign_json, trial_json
+from flows.report.show import (
+    campaign_json,
+    campaign_view,
+    diff_view,
+    environments_table,
+    find_trial,
+    trial_diff,
+    trial_json,
+    trial_view,
+)
 from flows.report.summary import Links, end_text, morning_summary, near_misses
 from lineage.errors import ObjectMissing, UnknownName
 from lineage.queries import View

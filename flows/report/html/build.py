@@ -25,7 +25,7 @@ import jinja2
 from markupsafe import Markup
 
 from flows.report import formatting as w
-from flows.report.figures import Digest, digest, headline, loads
+from flows.report.campaign_digest import Digest, digest, headline, loads
 from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from flows.report.overfitting import gauge
 from flows.report.prune_checks import told

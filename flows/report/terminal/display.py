@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from flows.report import formatting as w
-from flows.report.figures import detail
-from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_lines
+from flows.report.campaign_digest import detail
+from flows.report.terminal.live_view import RECENT_KEPT, LiveState, Running, budget_lines
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
 from lineage.standing import Standing
@@ -53,7 +53,7 @@ class Display:
     ) -> None:
         self.spec = spec
         self.settings = settings
-        self.state = State(
+        self.state = LiveState(
             title=title or spec.name, started=clock(), standing=Standing(spec.sign), footer=footer
         )
         self.fault: BaseException | None = None
@@ -72,7 +72,7 @@ class Display:
             from rich.console import Console
             from rich.live import Live
 
-            from flows.report.terminal.panels import Screen
+            from flows.report.terminal.live_view import Screen
 
             console = self._console or Console(file=self._out)
             screen = Screen(self.spec, self.settings, self.state, self._lock, self.clock)
@@ -225,7 +225,7 @@ class Display:
         base = self.state.baseline
         gain = w.relative(self.spec, row.score, base.score if base else None)
         if gain is not None and row.status != Status.BASELINE:
-            text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
+            text += f", {w.better_or_worse(gain)} than the baseline"
         why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
         if row.status not in w.VALID and why:
             text += f" ({one_line(why, 140)})"

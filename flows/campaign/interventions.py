@@ -15,7 +15,7 @@ from flows.engine.budget import spent
 from flows.engine.config import CampaignConfig, now
 from flows.engine.engine import writer_name
 from flows.machine.device_holds import slot_kind, slots_key
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.machine.run_lock import holder_of
 from flows.machine.slots import busy
 from lineage.errors import UsageError

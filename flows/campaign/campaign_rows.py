@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.engine.config import CampaignConfig, commitment, now
 from flows.engine.engine import Engine
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.measure.calibrate import Calibration
 from lineage.records import Row
 from lineage.store.blobs import get_blob

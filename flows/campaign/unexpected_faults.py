@@ -9,7 +9,7 @@ from flows.campaign.watchdog import tell
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.trial.recording import Progress, record
 from lineage.errors import BakeoffError, StoreError, Superseded
 from lineage.records import Row

@@ -27,7 +27,7 @@ import numpy as np
 
 from flows.engine.budget import spent
 from flows.report import formatting as w
-from flows.report.gains import confirmed_gain
+from flows.report.campaign_digest import confirmed_gain
 from lineage.paper.analyses import audit
 from lineage.records import Status
 
