@@ -17,9 +17,9 @@ from lineage.store.blobs import get_blob
 
 
 def first_start(engine: Engine) -> datetime:
-    """When the campaign began, also over resumes; writes the start event on the first call.
+    """The time at which the campaign first started; writes the start event, or a resume event later on.
 
-    The event is the first of its owner's epoch and says what that owner has read (`lineage.log.epochs`).
+    The event is the first of its owner's epoch and records what that owner has read (`lineage.log.epochs`).
     """
     starts = [
         row.t_started for row in engine.view().events("campaign") if row.operator == "start" and row.t_started
@@ -53,7 +53,7 @@ def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] |
 
 
 def _told_of(config: CampaignConfig) -> dict[str, Any]:
-    """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
+    """The details of a campaign event besides its columns, such as the trial that a fork started from."""
     told: dict[str, Any] = {"direction": config.spec.score.direction}
     told["seed_commitment"] = commitment(config.secret)
     if config.forked_from is not None:
@@ -64,7 +64,7 @@ def _told_of(config: CampaignConfig) -> dict[str, Any]:
 
 
 def log_calibration(engine: Engine) -> None:
-    """Enter the calibration that the campaign was created with, once: its scores are replicates of the start."""
+    """Record the calibration that the campaign was created with, once; its scores count as runs of the start."""
     config = engine.config
     if not config.calibration_sha256 or engine.view().events("calibration"):
         return

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a campaign in this process: candidates end at once, open trials stay open."""
+"""Handles Ctrl-C (SIGINT), SIGTERM and SIGHUP of a campaign: candidates end at once, open trials stay open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about environments: list them, prepare their data, start one of one's own."""
+"""Commands about environments: list them, prepare their data, create one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def environments(as_json: bool = AS_JSON) -> None:
 
 
 def _gpus_here() -> int:
-    """GPUs that campaigns may use on this machine; a driver that is not there or fails shows none."""
+    """GPUs that campaigns may use on this machine; none when the driver is missing or fails."""
     from evaluators.judge.accelerators import DriverFault, usable
 
     try:
@@ -101,7 +101,7 @@ def new_environment(
         None, "--at", help="folder that gets it; default the first in BAKEOFF_RECIPES, else ./recipes"
     ),
 ) -> None:
-    """Start an environment of one's own: a copy of the template under a new name, which runs at once."""
+    """Create an environment: a copy of the template under a new name, ready to run."""
     from flows.environments.scaffold import new_environment as copy_template
     from flows.environments.scaffold import next_commands
 

@@ -1,4 +1,4 @@
-"""Commands about records that came from elsewhere, and the paper's analyses of any record."""
+"""Commands that import records, and the paper's analyses of any record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def released_run(
 
     root = absolute(store)
     identifier = campaign or campaign_id(folder.resolve().name, "released")
-    read_run(folder)  # a wrong folder is told before a store is made for it
+    read_run(folder)  # before a store is created: a wrong folder raises
     report = import_released(folder, open_store(root, create=True), identifier)
     if as_json:
         return print_json(asdict(report))

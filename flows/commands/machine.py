@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
-    """Prove what the sandbox holds on this machine and what its accelerators do inside; and how to get better."""
+    """Prove what the sandbox isolates on this machine, how its GPUs behave inside, and what would improve it."""
     from evaluators.judge.sandbox.prove import doctor_report
     from flows.machine.doctor import accelerator_reports, lines
 
@@ -59,9 +59,9 @@ def setup_server() -> None:
 
 
 def worker(context: typer.Context) -> None:
-    """Start `prefect worker start` with the same options, and hand its trials over when SIGTERM comes.
+    """Run `prefect worker start` with the same options, and hand its trials back on SIGTERM.
 
-    For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Anywhere else Prefect's own command does as well.
+    For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Elsewhere Prefect's own command is enough.
     """
     from flows.campaign.worker import run
 

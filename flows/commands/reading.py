@@ -143,7 +143,7 @@ def summary(run: str | None = RUN, campaign: str | None = CAMPAIGN) -> None:
 def watch(
     run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
 ) -> None:
-    """Follow a campaign that another process is running, live. Ctrl-C detaches; the campaign goes on."""
+    """Follow a campaign that another process runs, live. Ctrl-C detaches; the campaign continues."""
     from flows.campaign.embedded import only_campaign
     from flows.machine.run_lock import holder_of
     from flows.report.terminal.watch import stage_after

@@ -80,7 +80,7 @@ def resume(
     run: str | None = RUN,
     campaign: str | None = CAMPAIGN,
     take_over: bool = typer.Option(
-        False, "--take-over", help="take it from a machine that is gone, without waiting for a sign of life"
+        False, "--take-over", help="take it over from another machine without waiting for its owner's beacon"
     ),
     plain: bool = PLAIN,
 ) -> None:
@@ -93,13 +93,13 @@ def resume(
     if paused(view):
         intervene(store, config, "unpause")
         if holder_of(root, config.id) is not None:
-            print(f"{config.id}: goes on in the process that runs it")
+            print(f"{config.id}: resumed in the process that runs it")
             return
     run_with_display(root, config, plain, take_over)
 
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
-    """Ask the campaign's process on this machine to stop; it ends its candidates and keeps the record."""
+    """Ask the campaign's process on this machine to stop: it ends its candidates and keeps the record."""
     from flows.campaign.embedded import only_campaign
     from flows.campaign.interventions import stop_campaign
 

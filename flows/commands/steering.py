@@ -1,4 +1,4 @@
-"""Commands by which a person reaches a running campaign: status, pause, veto, steer."""
+"""Commands for a running campaign: status, pause, veto, steer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flows.commands.options import AS_JSON, CAMPAIGN, RUN, print_json
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff status runs/first --json")(status)
-    app.command(epilog="Example: bakeoff pause runs/first  (bakeoff resume runs/first lets it go on)")(pause)
+    app.command(epilog="Example: bakeoff pause runs/first  (bakeoff resume runs/first continues it)")(pause)
     app.command(epilog="Example: bakeoff veto runs/first t0042 --why 'uses the label order'")(veto)
     app.command(epilog="Example: bakeoff steer runs/first 'leave the optimizer alone, look at the schedule'")(
         steer
@@ -57,7 +57,7 @@ def veto(
     campaign: str | None = CAMPAIGN,
     why: str = typer.Option("", "--why", help="for the record, and for the proposers"),
 ) -> None:
-    """Keep a trial from leading or being confirmed; the record says that a person did it."""
+    """Exclude a trial from leading and from confirmation; recorded as human intervention."""
     from flows.campaign.interventions import veto as record_veto
     from flows.report.show import find_trial
 

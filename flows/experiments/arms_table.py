@@ -1,7 +1,7 @@
 """A comparison of arms as a person reads it, and as JSON.
 
-Use: `comparison_view(told)` for rich, `comparison_json(told)` for machines; `ArmComparison` holds what both say.
-Limits: pure; figures come from `flows.experiments.arm_results`, this module words them.
+Use: `comparison_view(told)` for rich, `comparison_json(told)` for machines; `ArmComparison` is what both print.
+Limits: pure; the figures come from `flows.experiments.arm_results`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flows.report import formatting as w
 from lineage.spec import EnvironmentSpec
 
 SOFT = "bright_black"
-SURE = 6  # repeats from which an interval over them can hold the truth 95 times in 100
+SURE = 6  # fewest repeats whose interval can cover the truth 95 times in 100
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 Use: `cells = plan_cells(root, settings, arms, repeats)`, `run_cells(root, cells, ...)`, `read_comparison(root)`.
 A cell is an ordinary campaign (`bakeoff resume DIR --campaign ID` runs it) whose configuration says which arm
-and repeat it is. Repeat by repeat, and within a repeat in an order that rotates, so that a machine
-that drifts meets every arm alike. The campaigns of a repeat share the start's source and the secret that
+and repeat it is. Repeat by repeat, and within a repeat in an order that rotates, so that drift of
+the machine affects every arm alike. The campaigns of a repeat share the start's source and the secret that
 seeds are drawn with: their starts are measured with the same seeds, and so is a program that two of them find.
 Limits: one cell at a time, each in a process of its own; nothing is stored but the campaigns, so the same
-command goes on where it ended, and the table can be made again from the record alone.
+command continues where it ended, and the table can be made again from the record alone.
 """
 
 from __future__ import annotations
@@ -116,15 +116,15 @@ def _begun(
 
 
 def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tuple[str, ...]) -> None:
-    """A directory holds one comparison: going on is fine, also with more repeats; another one is not."""
+    """Refuse a directory with another comparison; the same one continues, also with more repeats."""
     if cell.comparison is None:
         raise UsageError(
-            f"{root}: holds the campaign {cell.id}, which is no part of a comparison; give another --run DIR"
+            f"{root}: contains the campaign {cell.id}, which is not part of a comparison; give another --run DIR"
         )
     if cell.comparison.arms != arms:
         raise UsageError(
-            f"{root}: holds a comparison of the arms {','.join(cell.comparison.arms)}, not {','.join(arms)}; "
-            "give the same arms to go on with it, or another --run DIR"
+            f"{root}: contains a comparison of the arms {','.join(cell.comparison.arms)}, not {','.join(arms)}; "
+            "give the same arms to continue it, or another --run DIR"
         )
     repeat = cell.comparison.repeat
     asked, begun = _of_cell(settings, cell.settings.arm, repeat).model_dump(), cell.settings.model_dump()
@@ -134,7 +134,7 @@ def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tup
         there, here = (values[differ[0]] - shift if shift else values[differ[0]] for values in (begun, asked))
         raise UsageError(
             f"{root}: this comparison was begun with {differ[0]} = {there!r}, not {here!r}; "
-            "give the same to go on with it, or another --run DIR"
+            "give the same to continue it, or another --run DIR"
         )
 
 
@@ -152,20 +152,21 @@ def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, told: Cal
         began = time.monotonic()
         code = _run_cell(root, cell.id, plain)
         if code == STOPPED:
-            told("stopped; the same command goes on where it ended")
+            told("stopped; the same command continues where it ended")
             raise KeyboardInterrupt
         if code != 0:
             raise InfraFault(
                 "campaign",
-                f"{cell.id} ended with exit code {code}, its own message is above; the same command goes on from there",
+                f"{cell.id} ended with exit code {code}, its own message is above; the same command continues from there",
             )
         took.append(time.monotonic() - began)
 
 
 def _run_cell(root: str, campaign: str, plain: bool) -> int:
-    """`bakeoff resume` in a process of its own: what one campaign leaves in memory never meets the next.
+    """`bakeoff resume` in a process of its own: nothing that one campaign leaves in memory affects the next.
 
-    Its group is its own too, so that Ctrl-C reaches it once, from here; when this process is killed, it stops. What it prints goes to stderr: stdout is the table's.
+    It has a process group of its own, so that Ctrl-C reaches it once, from here; it stops when this process is killed.
+    Its output goes to stderr, because stdout is for the table.
     """
     command = [sys.executable, "-m", "flows.cli", "resume", root, "--campaign", campaign]
     child = subprocess.Popen(
@@ -218,7 +219,7 @@ def read_comparison(root: str) -> ArmComparison:
 
 
 def _notes(cells: Sequence[CampaignConfig], views: dict[str, View]) -> list[str]:
-    """What makes the campaigns less alike than their arms."""
+    """Differences between the campaigns other than their arms, as sentences."""
     lines = []
     starts = [row for cell in cells for row in views[cell.id].events("campaign")[:1]]
     machines = {row.machine for cell in cells for row in views[cell.id].trials() if row.machine}
@@ -246,7 +247,7 @@ def _notes(cells: Sequence[CampaignConfig], views: dict[str, View]) -> list[str]
 
 
 def _over(view: View) -> bool:
-    """Did the campaign come to its own end? One that a person stopped did not."""
+    """True when the campaign ended by itself; one that a person stopped did not."""
     return any(row.operator == "end" for row in view.events("campaign")[-1:])
 
 

@@ -1,4 +1,4 @@
-"""What a campaign came to, as one frozen record: the figures that the page, terminal and mail all tell.
+"""The result of a campaign as one frozen record: the figures that the page, terminal and mail all show.
 
 Use: `digest(view, spec)` -> Digest; `headline(spec, d)` -> the one sentence that says who won.
 Limits: everything is recomputed from lineage rows, nothing is read from disk; one pass over the trials.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lineage.queries import View
     from lineage.spec import EnvironmentSpec
 
-DRIFT = 0.01  # from one point between the two gains on, the sentence tells both
+DRIFT = 0.01  # difference of the two gains, as a fraction, from which the sentence gives both
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ class Digest:
 
     @property
     def noise_from(self) -> str:
-        """What the noise figure rests on: `10 baseline runs, 2 of them throttled`."""
+        """The runs behind the noise figure: `10 baseline runs, 2 of them throttled`."""
         told = f"{self.noise_runs} baseline runs"
         return f"{told}, {self.noise_throttled} of them throttled" if self.noise_throttled else told
 
     def score_of(self, row: Row | None) -> float | None:
-        """What a trial is believed to score: its fresh seeds where it was confirmed, else its first measurement.
+        """A trial's best estimate: the mean on fresh seeds where it was confirmed, else its first measurement.
 
-        The first measurement chose the trial, so it flatters; the fresh seeds did not.
+        The first measurement selected the trial, so it is biased upwards; the fresh seeds did not.
         """
         if row is None:
             return None
@@ -329,7 +329,7 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
 
 
 def _worked_s(campaign: Sequence[Row], trials: Sequence[Row]) -> float | None:
-    """Wall seconds in which a process was at work: from each start or resume to the last sign of life before the next."""
+    """Wall seconds in which the campaign ran: from each start or resume to the last event before the next."""
     moments = sorted(at for row in [*campaign, *trials] for at in (row.t_started, row.t_finished) if at)
     begins = [row.t_started for row in campaign if row.operator in ("start", "resume") and row.t_started]
     begins = sorted(begins) or moments[:1]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lineage.spec import EnvironmentSpec
 
 FORMATS = ("csv", "tsv", "parquet", "mlflow")
-# statuses of the paper; ours that it does not have is told as the nearest of them
+# our status that the paper does not have -> its nearest one
 PAPER_STATUS = {Status.REJECTED: "preflight_crash"}
 
 

@@ -142,7 +142,7 @@ def sealed_gain(event: Row) -> str:
 
 
 def contradiction(event: Row) -> str:
-    """Of a sealed event: why its champion must not be believed; empty when nothing speaks against it."""
+    """Of a sealed event: why its champion is doubtful; empty when nothing is against it."""
     try:
         detail = json.loads(event.detail_json)
     except ValueError:
@@ -183,7 +183,7 @@ def outcome(row: Row) -> str:
 
 
 def author(row: Row) -> str:
-    """The specialist; a dash for the baseline, which runs in some lane but is nobody's."""
+    """The specialist; a dash for the baseline, which belongs to no role."""
     if row.status is Status.BASELINE:
         return DASH
     return row.role or row.proposer or DASH

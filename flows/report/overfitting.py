@@ -2,7 +2,7 @@
 
 Use: `gauge(view, spec)` -> one sentence, or "" before the first champion was scored on the sealed split.
 Limits: two splits can differ in difficulty by themselves, so one gap says little; a gap that grows from
-champion to champion is what tells of a search that learnt its judge.
+champion to champion shows that the search has learnt its judge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def gauge(view: View, spec: EnvironmentSpec) -> str:
     rows = view.events("sealed")
     if not rows:
         return ""
-    # scipy takes half a second to import, and what prints a table must not wait for it
+    # scipy takes half a second to import
     from evaluators.statistics.recompute import gauge_inputs
     from evaluators.statistics.stats import sealed_gap
 

@@ -1,7 +1,7 @@
 """What the Prefect UI shows beside the timeline: a score card per role and the campaign's table.
 
 Keys are per role, not per trial, so that each is one card with a history instead of thousands of
-cards. Diffs are cut at a few KB; the whole is in the store. A server fault never fails a trial.
+cards. Diffs are cut at a few KB; the store has the whole diff. A server fault never fails a trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often ending a run by its curve was right: from the trials that ran to their end although the rule had spoken.
+"""How often pruning was right: from the trials that ran to their end although the rule would have pruned them.
 
 Use: `prunes(rows, sign)`; `told(p)` is the sentence, empty where nothing was pruned. Limits: a prune was false when the
 trial, run to its end, scored better than its parent; the interval is exact for so few (Clopper and Pearson 1934).

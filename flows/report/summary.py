@@ -1,4 +1,4 @@
-"""What a campaign came to, in words: the morning summary (Markdown) and the lines at the end of a run.
+"""A campaign's result in sentences: the morning summary (Markdown) and the lines at the end of a run.
 
 Use: `morning_summary(view, spec, links)` for a mail, a Prefect artifact or a webhook body;
 `end_text(view, spec, links)` for the terminal.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lineage.spec import EnvironmentSpec
 
 LISTED = 5
-ENOUGH_TRIALS = 8  # of a role before its silence means something
+ENOUGH_TRIALS = 8  # trials of a role before the absence of keeps is reported
 DRY_SPELL = 20  # trials without a keep before a campaign is called dry
 
 

@@ -42,7 +42,7 @@ SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main
 
 @dataclass(frozen=True)
 class Meta:
-    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself.
+    """What the page needs besides lineage. `reload_s` > 0 makes an open page reload itself.
 
     `certificate`: name of the file beside the page, empty while there is none.
     """

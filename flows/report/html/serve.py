@@ -72,7 +72,7 @@ def server(page: Callable[[], str], port: int = 0) -> ThreadingHTTPServer:
 
 
 def serve(page: Callable[[], str], port: int = 0, told: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl-C. `told` gets the one line with the address."""
+    """Serve until Ctrl-C. `told` is called with the address."""
     with server(page, port) as running:
         told(f"report: http://127.0.0.1:{running.server_address[1]}/  (Ctrl-C ends)")
         try:

@@ -3,7 +3,7 @@
 Use: `with Display(spec, settings, title=..., live=sys.stdout.isatty()) as d: run(..., sinks=[d.on])`.
 `on(event)` may be called from any thread. Events: stage {trial, role, stage, state}, progress {trial,
 stage, done, total}, row / trial {row}, budget {spent, settings}, note {text}, confirm {trial, state, ...}.
-Limits: a fault in drawing never reaches the campaign; it is kept and told once at the end.
+Limits: a fault in drawing never reaches the campaign; it is printed once at the end.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Display:
             )
 
     def on(self, event: Mapping[str, Any]) -> None:
-        """Take one event. Never raises: what a campaign measures must not hang on a terminal."""
+        """Take one event. Never raises: a terminal's fault must not affect a campaign."""
         try:
             with self._lock:
                 line = self._take(event)
@@ -103,7 +103,7 @@ class Display:
             self.fault = self.fault or fault
 
     def remember(self, rows: Iterable[Row]) -> None:
-        """Take in what an earlier session of the campaign recorded, without a line for it."""
+        """Take in the rows of an earlier session without printing them."""
         with self._lock:
             for row in rows:
                 if row.event != "submitted":
@@ -153,7 +153,7 @@ class Display:
         if row.event == "trial":
             state.running.pop(trial, None)
             if trial in state.rows:
-                return None  # told as a row and as a trial
+                return None  # comes as a row and as a trial
             state.rows[trial] = row
             state.recent.append(row)
             self._count(row)
