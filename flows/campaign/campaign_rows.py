@@ -33,7 +33,7 @@ def first_start(engine: Engine) -> datetime:
 
 def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
-    told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
+    details = _details(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
     engine.append(
         Row(
             event="campaign",
@@ -46,21 +46,21 @@ def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] |
             evaluator_sha256=engine.config.evaluator_sha256,
             bakeoff_version=bakeoff_version(),
             t_started=at,
-            detail_json=json.dumps(told, sort_keys=True),
+            detail_json=json.dumps(details, sort_keys=True),
         )
     )
     return at
 
 
-def _told_of(config: CampaignConfig) -> dict[str, Any]:
+def _details(config: CampaignConfig) -> dict[str, Any]:
     """The details of a campaign event besides its columns, such as the trial that a fork started from."""
-    told: dict[str, Any] = {"direction": config.spec.score.direction}
-    told["seed_commitment"] = commitment(config.secret)
+    details: dict[str, Any] = {"direction": config.spec.score.direction}
+    details["seed_commitment"] = commitment(config.secret)
     if config.forked_from is not None:
-        told["forked_from"] = config.forked_from.model_dump()
+        details["forked_from"] = config.forked_from.model_dump()
     if config.comparison is not None:
-        told["comparison"] = config.comparison.model_dump(mode="json")
-    return told
+        details["comparison"] = config.comparison.model_dump(mode="json")
+    return details
 
 
 def log_calibration(engine: Engine) -> None:

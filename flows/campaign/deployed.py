@@ -60,8 +60,10 @@ def _with_settings(flow_function: Callable[..., Awaitable[str]]) -> Callable[...
     mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     signature = own.replace(parameters=[*(p.replace(kind=p.KEYWORD_ONLY) for p in mine), *parameters()])
     flow_function.__signature__ = signature  # type: ignore[attr-defined]
-    told = "".join(f"\n    {name}: {field.description}" for name, field in Settings.model_fields.items())
-    flow_function.__doc__ = inspect.cleandoc(flow_function.__doc__ or "") + told
+    parameters_help = "".join(
+        f"\n    {name}: {field.description}" for name, field in Settings.model_fields.items()
+    )
+    flow_function.__doc__ = inspect.cleandoc(flow_function.__doc__ or "") + parameters_help
     return flow_function
 
 

@@ -103,8 +103,8 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     summary = morning_summary(view, config.spec, links, why)
     (folder / "summary.md").write_text(summary, "utf-8")
     flush()  # in order, after the messages before
-    told = post(config.settings.webhook, summary) if config.settings.webhook else ""
-    return end_text(view, config.spec, links, why) + (f"\n{told}" if told else "")
+    failed = post(config.settings.webhook, summary) if config.settings.webhook else ""
+    return end_text(view, config.spec, links, why) + (f"\n{failed}" if failed else "")
 
 
 def whole_diff(store: Store, config: CampaignConfig, source_sha256: str) -> str:

@@ -53,5 +53,7 @@ def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:
     except Superseded:
         raise
     except (StoreError, ValueError) as error:
-        engine.emit({"kind": "note", "text": f"{ref.trial} stays open, its fault was not recorded: {error}"})
+        engine.emit(
+            {"kind": "note", "text": f"{ref.trial} remains open, its fault was not recorded: {error}"}
+        )
     return text

@@ -57,11 +57,11 @@ class Watchdog:
     typical_s: float = 0.0
     ended: int = 0
     waiting_for: str = ""
-    told_stall: bool = False
+    stall_reported: bool = False
 
     def progress(self, trial_s: float | None = None) -> None:
         """Note that a trial has ended."""
-        self.last, self.told_stall = time.monotonic(), False
+        self.last, self.stall_reported = time.monotonic(), False
         self.ended += 1
         if trial_s is not None:
             self.typical_s = max(self.typical_s, trial_s)
@@ -75,7 +75,7 @@ class Watchdog:
         """Write the heartbeat file; report a stall once."""
         silent = time.monotonic() - self.last
         stalled = silent > self.stalled_after_s
-        told = {
+        facts = {
             "campaign": self.engine.config.id,
             "run": self.engine.root,
             "at": now().isoformat(),
@@ -90,12 +90,12 @@ class Watchdog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             staging = path.with_suffix(f".{os.getpid()}")
-            staging.write_text(json.dumps(told) + "\n", "utf-8")
+            staging.write_text(json.dumps(facts) + "\n", "utf-8")
             staging.replace(path)
         except OSError as error:  # a full disk must not end the campaign that waits for it
             self.engine.emit({"kind": "note", "text": f"heartbeat: {path} was not written ({error})"})
-        if stalled and not self.told_stall:
-            self.told_stall = True
+        if stalled and not self.stall_reported:
+            self.stall_reported = True
             event(self.engine, STALL)
             tell(self.engine, f"stalled: no trial has ended for {silent / 60:.0f} min")
 

@@ -38,7 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     if not asked:
         return int(worker.returncode)
     ended = hand_over(worker.pid)
-    print(f"{signal.Signals(asked[0]).name}: {ended} flow runs were told to end", file=sys.stderr, flush=True)
+    print(
+        f"{signal.Signals(asked[0]).name}: {ended} flow runs were asked to end", file=sys.stderr, flush=True
+    )
     worker.kill()
     worker.wait()
     return 0
@@ -47,15 +49,15 @@ def run(arguments: Sequence[str]) -> int:
 def hand_over(worker: int, grace_s: float = GRACE_S) -> int:
     """Stop a worker and end its flow runs, each by one SIGTERM once it handles it; returns how many there were."""
     os.kill(worker, signal.SIGSTOP)
-    told: set[int] = set()
+    signalled: set[int] = set()
     until = time.monotonic() + grace_s
     while (running := _flow_runs(worker)) and time.monotonic() < until:
-        for pid in running - told:
+        for pid in running - signalled:
             if _listens(pid):
-                told.add(pid)
+                signalled.add(pid)
                 os.kill(pid, signal.SIGTERM)
         time.sleep(POLL_S)
-    return len(told)
+    return len(signalled)
 
 
 def _flow_runs(worker: int) -> set[int]:

@@ -81,14 +81,14 @@ def compare(
     return _show(read_comparison(root), as_json)
 
 
-def _show(told: Any, as_json: bool) -> None:
+def _show(comparison: Any, as_json: bool) -> None:
     from rich.console import Console
 
     from flows.experiments.arms_table import comparison_json, comparison_view
 
     if as_json:
-        return print_json(comparison_json(told))
-    return Console().print(comparison_view(told))
+        return print_json(comparison_json(comparison))
+    return Console().print(comparison_view(comparison))
 
 
 @setting_options("variant", "script")

@@ -62,7 +62,7 @@ def audit(
     from dataclasses import asdict
 
     from flows.engine.config import campaigns, load_config
-    from flows.report.prune_checks import prunes, told
+    from flows.report.prune_checks import prunes, prunes_text
     from lineage.errors import UsageError
     from lineage.log.table import Lineage, list_campaigns
     from lineage.paper.analyses import audit as analyse
@@ -74,7 +74,7 @@ def audit(
     known = list_campaigns(opened)
     if campaign is None and len(known) != 1:
         listed = ", ".join(known) or "none"
-        raise UsageError(f"{root}: name a campaign with --campaign; this store holds: {listed}")
+        raise UsageError(f"{root}: name a campaign with --campaign; this store contains: {listed}")
     identifier = campaign or known[0]
     view = Lineage(opened, identifier).refresh()
     found = analyse(view)
@@ -84,6 +84,6 @@ def audit(
     if as_json:
         return print_json(found)
     print(*lines(found), sep="\n")
-    if "pruning" in found and (text := told(ended)):
+    if "pruning" in found and (text := prunes_text(ended)):
         print(f"pruning: {text}")
     return None

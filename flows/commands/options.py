@@ -18,7 +18,7 @@ from flows.engine.settings import Settings
 RUN = typer.Argument(
     None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
 )
-CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store holds several")
+CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store has several")
 GPUS = typer.Option(
     None,
     "--gpus",

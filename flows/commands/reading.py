@@ -169,7 +169,7 @@ def watch(
     print(
         f"{config.id} has ended; see it with: bakeoff show {again}"
         if ended
-        else f"detached from {config.id}, which goes on; follow it again with: bakeoff attach {again}"
+        else f"detached from {config.id}, which continues; follow it again with: bakeoff attach {again}"
     )
 
 
@@ -256,8 +256,8 @@ def apply(
     for path in write_recipe(store, config, row, to, force):
         print(path)
     sealed = next((event for event in reversed(view.events("sealed")) if event.trial == row.trial), None)
-    if sealed is not None and (told := contradiction(sealed) or sealed_gain(sealed)):
-        print(f"{row.trial}: {told}", file=sys.stderr)
+    if sealed is not None and (text := contradiction(sealed) or sealed_gain(sealed)):
+        print(f"{row.trial}: {text}", file=sys.stderr)
 
 
 def export(

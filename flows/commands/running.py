@@ -104,8 +104,8 @@ def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool =
     from flows.campaign.interventions import stop_campaign
 
     root = run_root(run)
-    told = stop_campaign(root, only_campaign(root, campaign).id)
-    print_json(told) if as_json else print(told["text"])
+    facts = stop_campaign(root, only_campaign(root, campaign).id)
+    print_json(facts) if as_json else print(facts["text"])
 
 
 def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: bool = False) -> None:

@@ -97,9 +97,7 @@ def replay_of(source: str, roles: Sequence[str]) -> Proposer:
     store, _, view = _record(source)
     mine = [record for record in records_of(view) if record.role in roles]
     if not mine:
-        raise UsageError(
-            f"{source}: the record holds no proposal of {', '.join(roles)}; replay with its roles"
-        )
+        raise UsageError(f"{source}: the record has no proposal of {', '.join(roles)}; replay with its roles")
     return ReplayProposer(mine, lambda sha: get_blob(store, sha))
 
 
@@ -124,7 +122,7 @@ def _record(source: str) -> tuple[Store, CampaignConfig, View]:
     found = [campaign] if campaign else campaigns(store)
     if len(found) != 1:
         raise UsageError(
-            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it holds {', '.join(found) or 'none'}"
+            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it has {', '.join(found) or 'none'}"
         )
     recorded = load_config(store, found[0])
     return store, recorded, Lineage(store, recorded.id, recorded.spec.score.direction).refresh()

@@ -138,21 +138,21 @@ def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tup
         )
 
 
-def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, told: Callable[[str], None]) -> None:
+def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, say: Callable[[str], None]) -> None:
     """Run every cell that has not ended. Raises KeyboardInterrupt when a person stopped one, InfraFault when one failed."""
     store = open_store(root)
     todo = [cell for cell in cells if not _over(_view(store, cell))]
     done = len(cells) - len(todo)
-    told(f"{w.count(len(cells), 'campaign')} in {root}" + (f", {done} of them ended before" if done else ""))
+    say(f"{w.count(len(cells), 'campaign')} in {root}" + (f", {done} of them ended before" if done else ""))
     took: list[float] = []
     for number, cell in enumerate(todo, done + 1):
         repeat = cell.comparison.repeat if cell.comparison else 0
         left = f", about {w.seconds(fmean(took) * (len(cells) - number + 1))} to go" if took else ""
-        told(f"campaign {number} of {len(cells)}: {cell.settings.arm}, repeat {repeat}{left}")
+        say(f"campaign {number} of {len(cells)}: {cell.settings.arm}, repeat {repeat}{left}")
         began = time.monotonic()
         code = _run_cell(root, cell.id, plain)
         if code == STOPPED:
-            told("stopped; the same command continues where it ended")
+            say("stopped; the same command continues where it ended")
             raise KeyboardInterrupt
         if code != 0:
             raise InfraFault(

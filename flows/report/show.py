@@ -19,7 +19,7 @@ from rich.text import Text
 from flows.report import formatting as w
 from flows.report.campaign_digest import Digest, digest, headline, in_sds, loads
 from flows.report.device_facts import devices_text
-from flows.report.prune_checks import told
+from flows.report.prune_checks import prunes_text
 from flows.report.terminal.live_view import glyph
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
@@ -126,7 +126,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
-        ("pruning", told(d.prunes)),
+        ("pruning", prunes_text(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),
     ]

@@ -191,7 +191,7 @@ def shown(what: ArmComparison, width: int = 80) -> str:
         (noisy(0.1, 8, 1), "the interval leaves out zero"),
         (noisy(0.0, 8, 1), "so no difference is shown"),
         (noisy(0.1, 1, 1), "one repeat shows nothing"),
-        (noisy(0.1, 2, 1), "holds the true median 50 times in 100"),
+        (noisy(0.1, 2, 1), "contains the true median 50 times in 100"),
     ],
     ids=["found", "equal", "one", "two"],
 )

@@ -28,7 +28,7 @@ from flows.report import formatting as w
 from flows.report.campaign_digest import Digest, digest, headline, loads
 from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from flows.report.overfitting import gauge
-from flows.report.prune_checks import told
+from flows.report.prune_checks import prunes_text
 from lineage.records import Row
 from lineage.safe_text import one_line
 
@@ -106,7 +106,7 @@ def render(
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
             gauge=_tight(gauge(view, spec)),
             w=w,
-            pruning=told(facts.prunes),
+            pruning=prunes_text(facts.prunes),
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),
             style=Markup(style),

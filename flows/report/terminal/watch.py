@@ -80,7 +80,7 @@ def watch(
     Prints once when no process here runs it, and keeps following: another machine may. Waits while the store is unavailable.
     """
     halt = stop or threading.Event()
-    footer = "Ctrl-C leaves; the campaign goes on."
+    footer = "Ctrl-C detaches; the campaign continues."
     with (
         contextlib.suppress(KeyboardInterrupt),
         Display(spec, settings, title=title, footer=footer, live=live) as display,
@@ -95,7 +95,7 @@ def watch(
                     display.on({"kind": "note", "text": NOBODY})
                     told = True
             except StoreUnavailable as error:
-                display.on({"kind": "note", "text": f"store away, trying again: {error}"})
+                display.on({"kind": "note", "text": f"store unavailable, trying again: {error}"})
             if halt.wait(every_s):
                 break
     return False
