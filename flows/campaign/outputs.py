@@ -22,18 +22,18 @@ from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
 
 
-def leavings(root: str, campaign: str) -> Path:
+def reports_folder(root: str, campaign: str) -> Path:
     """Folder for what is made from a run; several campaigns of one store do not share names."""
     base = home() / "reports" / run_key(root) if "://" in root else Path(root)
     return base / "reports" / campaign
 
 
 def certificate_path(root: str, campaign: str, trial: str) -> Path:
-    return leavings(root, campaign) / f"certificate-{trial}.json"
+    return reports_folder(root, campaign) / f"certificate-{trial}.json"
 
 
 def links_for(root: str, config: CampaignConfig, view: View) -> Links:
-    folder = leavings(root, config.id)
+    folder = reports_folder(root, config.id)
     best = view.row_of_incumbent()
     changed = best is not None and best.parent is not None
     anchor = _anchor(root, config.id)
@@ -90,7 +90,7 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     config = load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
     links = links_for(root, config, view)
-    folder = leavings(root, campaign)
+    folder = reports_folder(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
     champion = view.standing.incumbent
     if champion is not None and champion in view.standing.champions:

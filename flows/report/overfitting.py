@@ -1,6 +1,6 @@
-"""The overfitting gauge: how much better a campaign's champions look on the public split than on the sealed one.
+"""Overfitting to the public split: how much better a campaign's champions look on the public split than on the sealed one.
 
-Use: `gauge(view, spec)` -> one sentence, or "" before the first champion was scored on the sealed split.
+Use: `overfitting_text(view, spec)` -> one sentence, or "" before the first champion was scored on the sealed split.
 Limits: two splits can differ in difficulty by themselves, so one gap says little; a gap that grows from
 champion to champion shows that the search has learnt its judge.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lineage.spec import EnvironmentSpec
 
 
-def gauge(view: View, spec: EnvironmentSpec) -> str:
+def overfitting_text(view: View, spec: EnvironmentSpec) -> str:
     """Mean gap over all champions with its 95 % interval, and the first and the last champion's own."""
     rows = view.events("sealed")
     if not rows:

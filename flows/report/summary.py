@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.report import formatting as w
 from flows.report.campaign_digest import Digest, FailureKind, digest, headline, in_sds, loads
-from flows.report.overfitting import gauge
+from flows.report.overfitting import overfitting_text
 from lineage.records import Row, Status
 from lineage.safe_text import for_markdown
 
@@ -151,7 +151,7 @@ def learnt(view: View, spec: EnvironmentSpec, d: Digest) -> list[str]:
     if f.n >= ENOUGH_TRIALS:
         rank = "" if f.rank is None else f"; rank correlation with the outcome {w.number(f.rank, 2)}"
         lines.append(f"Forecasts: {f.right_sign} of {f.n} had the right direction{rank}.")
-    overfit = gauge(view, spec)
+    overfit = overfitting_text(view, spec)
     return [*lines, overfit] if overfit else lines
 
 

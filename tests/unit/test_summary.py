@@ -14,7 +14,7 @@ from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
 from flows.report.campaign_digest import digest, headline
-from flows.report.overfitting import gauge
+from flows.report.overfitting import overfitting_text
 from flows.report.show import (
     campaign_json,
     campaign_view,
@@ -63,7 +63,7 @@ def test_the_gauge_of_overfitting_has_an_interval_from_the_second_champion_on() 
             Row(event="sealed", campaign="c", trial=f"t{n:04d}", public_score=one, sealed_score=other)
             for n, (one, other) in enumerate(pairs)
         ]
-        return gauge(View.from_rows(rows, "min"), SPEC)
+        return overfitting_text(View.from_rows(rows, "min"), SPEC)
 
     assert sealed() == ""
     assert "1 champion: 0.200 s" in sealed((1.0, 1.2)) and "no interval" in sealed((1.0, 1.2))

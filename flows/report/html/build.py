@@ -27,7 +27,7 @@ from markupsafe import Markup
 from flows.report import formatting as w
 from flows.report.campaign_digest import Digest, digest, headline, loads
 from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
-from flows.report.overfitting import gauge
+from flows.report.overfitting import overfitting_text
 from flows.report.prune_checks import prunes_text
 from lineage.records import Row
 from lineage.safe_text import one_line
@@ -104,7 +104,7 @@ def render(
             headline=_tight(headline(spec, facts)),
             tiles=[tuple(map(_tight, tile)) for tile in _tiles(spec, facts)],
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
-            gauge=_tight(gauge(view, spec)),
+            gap=_tight(overfitting_text(view, spec)),
             w=w,
             pruning=prunes_text(facts.prunes),
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
