@@ -23,8 +23,8 @@ from lineage.records import Row, Status
 from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 DRIFT = 0.01  # difference of the two gains, as a fraction, from which the sentence gives both
 
@@ -177,8 +177,8 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         leader=view.row_of_leader(),
         champions=champions,
         fresh={row.trial or "": row for row in view.events("confirmation")},
-        means=dict(view.standing.fresh),
-        unsealed=tuple(trial for _, trial in view.standing.unsealed),
+        means=dict(view.leaderboard.fresh),
+        unsealed=tuple(trial for _, trial in view.leaderboard.unsealed),
         sealed={row.trial or "": row for row in view.events("sealed")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,

@@ -19,13 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report import formatting as w
+from lineage.leaderboard import Leaderboard
 from lineage.records import STAGES, Row, Status
 from lineage.safe_text import one_line
-from lineage.standing import Standing
 
 if TYPE_CHECKING:
     from flows.engine.settings import Settings
-    from lineage.spec import EnvironmentSpec
+    from lineage.environment_spec import EnvironmentSpec
 
 BudgetLine = tuple[str, float | None, str]
 NOTES_KEPT = 3
@@ -50,7 +50,7 @@ class LiveState:
 
     title: str
     started: float
-    standing: Standing
+    leaderboard: Leaderboard
     footer: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
@@ -62,21 +62,21 @@ class LiveState:
 
     @property
     def baseline(self) -> Row | None:
-        return self.rows.get(self.standing.start or "")
+        return self.rows.get(self.leaderboard.start or "")
 
     @property
     def best(self) -> Row | None:
         """The incumbent's row."""
-        return self.rows.get(self.standing.incumbent or "")
+        return self.rows.get(self.leaderboard.incumbent or "")
 
     @property
     def ahead(self) -> Row | None:
         """The leader's row, which need not be confirmed."""
-        leader = self.standing.leader()
+        leader = self.leaderboard.leader()
         return self.rows.get(leader[0]) if leader is not None else None
 
     def score_of(self, row: Row) -> float | None:
-        return self.standing.fresh.get(row.trial or "", row.score)
+        return self.leaderboard.fresh.get(row.trial or "", row.score)
 
     @property
     def noise_sd(self) -> float | None:
@@ -197,7 +197,7 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(state.title, style="bold")
         text.append(
-            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.standing.champions)} confirmed,"
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.leaderboard.champions)} confirmed,"
             f" {w.seconds(self.clock() - state.started)}"
         )
         return text
