@@ -84,7 +84,7 @@ def check_record(folder: Path, env: dict[str, str], count: int = TRIALS) -> None
     assert verified.returncode == 0, verified.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_within_seconds_and_resume_continues(
     place: tuple[Path, dict[str, str]], number: signal.Signals
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_second_machine_is_refused_while_the_owner_lives(
     assert owners_after(open_store(root), campaign, 0) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_owner_that_was_stopped_for_longer_than_the_wait_ends_with_the_new_owners_name(
     machines: tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]],
@@ -128,6 +129,7 @@ def test_an_owner_that_was_stopped_for_longer_than_the_wait_ends_with_the_new_ow
     assert {row.epoch for row in rows if row.epoch} == {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_take_over_skips_the_wait(
     machines: tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]],
