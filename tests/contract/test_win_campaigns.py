@@ -170,6 +170,8 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
         assert any(blob_key(items) in line for line in problems(engine))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_path: Path) -> None:
     from flows.engine.promotions import book
 
@@ -211,6 +213,8 @@ def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[objec
     return mock.patch.object(flow, "artifacts", sometimes)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_on(tmp_path: Path) -> None:
     with campaign(tmp_path, [LONGER], max_confirm_runs=3) as engine:
         run(engine, "t0000")
@@ -225,6 +229,7 @@ def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_o
         assert problems(engine) == []
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # three confirmations: half a minute on a quiet machine
 def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: Path) -> None:
     with campaign(tmp_path, [BETTER, BEST], start=SHORTER, max_confirm_runs=3) as engine:
@@ -247,6 +252,7 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         assert problems(engine) == []
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # two confirmations and a sealed split: half a minute on a quiet machine
 def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tmp_path: Path) -> None:
     from flows.report.figures import digest, headline
