@@ -255,7 +255,7 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
 @pytest.mark.timeout(900)
 @pytest.mark.slow  # two confirmations and a sealed split: half a minute on a quiet machine
 def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tmp_path: Path) -> None:
-    from flows.report.figures import digest, headline
+    from flows.report.campaign_digest import digest, headline
     from flows.report.summary import morning_summary
 
     with campaign(tmp_path, [TAKES_MARK, BEST], start=SHORTER, marked=True, max_confirm_runs=3) as engine:
