@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
@@ -51,16 +51,25 @@ ALWAYS_ZERO: Texts = [("train.py", "np.random.default_rng(seed)", "np.random.def
 
 @contextmanager
 def campaign(
-    folder: Path, edits: list[Texts], start: Texts | None = None, *, marked: bool = False, **evaluation: int
+    folder: Path,
+    edits: list[Texts],
+    start: Texts | None = None,
+    *,
+    marked: bool = False,
+    prunes: bool = False,
+    **evaluation: int,
 ) -> Iterator[Engine]:
-    """A campaign of scripted edits, each of the start's program; nothing has run yet. `marked`: the sealed images are."""
+    """A campaign of scripted edits, each of the start's program; nothing has run yet.
+
+    `marked`: the sealed images are. `prunes`: the start reports its curve, and curves may end runs.
+    """
     from flows.campaign.campaign_rows import first_start
 
     made = quick.make
 
     def changed(recipes: Path, name: str = quick.NAME) -> Path:
         recipe = made(recipes, name)
-        for path, old, new in start or []:
+        for path, old, new in [*(start or []), *(quick.REPORTING if prunes else [])]:
             file = recipe / "source" / path
             assert file.read_text("utf-8").count(old) == 1
             file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
@@ -69,6 +78,9 @@ def campaign(
             assert preparing.read_text("utf-8").count(MARKED[0]) == 1
             preparing.write_text(preparing.read_text("utf-8").replace(*MARKED), "utf-8")
         spec = recipe / "environment.toml"
+        if prunes:
+            text = spec.read_text("utf-8").replace("min_gain = 0.002\n", quick.PRUNING)
+            spec.write_text(text, "utf-8")
         for key, value in evaluation.items():
             text, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {value}", spec.read_text("utf-8"))
             assert found == 1, key
@@ -77,9 +89,9 @@ def campaign(
 
     script = [
         {
-            "role": "training",
+            "role": "model" if texts[0][0] == "model.py" else "training",
             "proposer": "scripted",
-            "parent": "t0000",
+            "parent": f"t{number - 1:04}" if prunes else "t0000",
             "hypothesis": f"edit {number}",
             "edits": [{"path": path, "search": old, "replace": new} for path, old, new in texts],
         }
@@ -90,14 +102,18 @@ def campaign(
     with (
         mock.patch.object(quick, "make", changed),
         quick.engine(
-            folder, proposer="scripted", script=str(folder / "script.json"), roles=["training"], slots=1
+            folder,
+            proposer="scripted",
+            script=str(folder / "script.json"),
+            roles=["training", "model"],
+            slots=1,
         ) as engine,
     ):
         first_start(engine)
         yield engine
 
 
-def run(engine: Engine, trial: str) -> Row:
+def run(engine: Engine, trial: str, role: str = "training") -> Row:
     """One trial to its row, as the trial flow runs it."""
     from flows.trial import flow, tasks
 
@@ -109,7 +125,7 @@ def run(engine: Engine, trial: str) -> Row:
     names = ("propose", "patch", "build", "train", "evaluate")
     stages = {name: getattr(tasks, name).fn for name in names} | {"label": unpublished}
     with mock.patch.multiple(flow, **stages):
-        row: Row = asyncio.run(flow.trial.fn(engine.root, engine.config.id, trial, "training", "quick"))
+        row: Row = asyncio.run(flow.trial.fn(engine.root, engine.config.id, trial, role, "quick"))
     return row
 
 
@@ -135,9 +151,40 @@ def problems(engine: Engine) -> list[str]:
     return found
 
 
+def recomputed(engine: Engine, decided: Row, change: Callable[[dict[str, Any]], object]) -> list[str]:
+    """What `verify` says of a confirmation whose detail was changed and hashed again; each change must be found."""
+    from evaluators.statistics.recompute import recompute_promotions
+    from flows.engine.promotion_book import reader
+    from lineage.records import Measurement
+    from lineage.store.blobs import get_blob
+
+    detail = json.loads(decided.detail_json)
+    change(detail)
+    altered = decided.model_copy(update={"detail_json": json.dumps(detail)})
+    rows = [altered if row.event == "confirmation" else row for row in engine.view().rows()]
+
+    def measured(sha: str) -> Measurement:
+        return Measurement.model_validate_json(get_blob(engine.store, sha))
+
+    found = recompute_promotions(rows, engine.config.plan, measured, engine.config.spec, reader(engine.store))
+    return [mismatch.what for mismatch in found]
+
+
+# changes of what is recorded of a control run
+CONTROLS: tuple[Callable[[dict[str, Any]], object], ...] = (
+    lambda detail: detail.pop("control"),
+    lambda detail: detail["control"].update(passed=False),
+    lambda detail: detail["control"]["numbers"].update(accuracy=0.12345),
+    lambda detail: detail["control"]["numbers"].update(accuracy_bound=0.99),
+    lambda detail: detail["control"]["numbers"].update(measurement_sha256=detail["measurements"][0]),
+)
+
+
 def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_sealed_one(tmp_path: Path) -> None:
     from evaluators.judge.items import Items, pack, unpack
+    from evaluators.statistics.recompute import recompute_items
     from flows.report.campaign_digest import digest, headline
+    from lineage.records import Measurement
     from lineage.store.blobs import blob_key, get_blob
     from lineage.store.blobs import pack as packed
 
@@ -163,11 +210,52 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
         seeds, held = unpack(get_blob(engine.store, items))
         values = held["accuracy"].values.copy()
         values[0, 0] = 1 - values[0, 0]
-        forged = pack(seeds, {"accuracy": Items(held["accuracy"].weights, values)})
+        flipped = {"accuracy": Items(held["accuracy"].weights, values)}
+        measurement = Measurement.model_validate_json(get_blob(engine.store, sha))
+        (found,) = recompute_items(measurement, lambda _: flipped)  # with every hash made to fit
+        assert found.what == "accuracy of each run"
+        for change in CONTROLS:
+            assert set(recomputed(engine, decided, change)) in ({"control run"}, {"verdict"})
+        assert recomputed(engine, decided, lambda told: None) == []
+        forged = pack(seeds, flipped)
         path = Path(engine.root) / blob_key(items)
         path.chmod(0o644)
         path.write_bytes(packed(forged))
         assert any(blob_key(items) in line for line in problems(engine))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # each run takes three seconds at least: curves are heard five times a second
+def test_a_parent_that_reports_too_good_a_curve_ends_no_run_of_its_child(tmp_path: Path) -> None:
+    lie: Texts = [("fitting.py", "float((error**2).sum())", "0.001 + 1e-7 * step")]
+    child: Texts = [("model.py", "PIXEL_MAX = 16.0", "PIXEL_MAX = 15.0")]
+    with campaign(tmp_path, [lie, child], prunes=True) as engine:
+        run(engine, "t0000")
+        assert run(engine, "t0001").status in ("keep", "discard")
+        row = run(engine, "t0002", "model")
+        assert (row.parent, row.cause) == ("t0001", None) and row.status in ("keep", "discard")
+        assert row.score is not None and row.score > 0.8
+        assert "pruning" not in json.loads(row.detail_json), "not even a run that was let go to its end"
+        assert problems(engine) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # four trials
+def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(tmp_path: Path) -> None:
+    from flows.campaign import attempts
+    from flows.engine.promotion_book import book
+
+    frozen = [
+        [(path, old, new.replace("(7)", f"({seed})")) for path, old, new in FROZEN] for seed in (0, 1, 42)
+    ]
+    with campaign(tmp_path, frozen) as engine:
+        run(engine, "t0000")
+        pool = book(engine.config, engine.view()).pool()
+        rows = [run(engine, f"t000{number}") for number in (1, 2, 3)]
+        assert [(row.status, row.cause) for row in rows] == [("disqualified", "illegal:seed")] * 3
+        assert attempts.due(engine) is None
+        assert book(engine.config, engine.view()).pool() == pool
+        assert engine.view().leaderboard.champions == [] and problems(engine) == []
 
 
 @pytest.mark.slow
