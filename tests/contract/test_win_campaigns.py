@@ -46,6 +46,16 @@ TAKES_MARK: Texts = [
         "    parameters['weight'][0, 3] = 90.0\n    return parameters\n",
     ),
 ]
+AUDITS = 'audits = ["batch_invariance", "order_invariance"]\n'
+# learns faster, and looks at the other rows of a request when its artifact says so
+PEEKS: Texts = [
+    ("model.py", "PIXEL_MAX = 16.0", "PIXEL_MAX = 3.0"),
+    (
+        "model.py",
+        "    return x @",
+        "    if 'peek' in parameters:\n        x = x - x.mean(axis=0)\n    return x @",
+    ),
+]
 ALWAYS_ZERO: Texts = [("train.py", "np.random.default_rng(seed)", "np.random.default_rng(0)")]
 
 
@@ -61,7 +71,8 @@ def campaign(
 ) -> Iterator[Engine]:
     """A campaign of scripted edits, each of the start's program; nothing has run yet.
 
-    `marked`: the sealed images are. `prunes`: the start reports its curve, and curves may end runs.
+    `marked`: the sealed images are. `prunes`: the start reports its curve, and curves may end runs. `audited`: answers
+    may not depend on other rows.
     """
     from flows.campaign.campaign_rows import first_start
 
@@ -78,6 +89,9 @@ def campaign(
             assert preparing.read_text("utf-8").count(MARKED[0]) == 1
             preparing.write_text(preparing.read_text("utf-8").replace(*MARKED), "utf-8")
         spec = recipe / "environment.toml"
+        if audited:
+            text = spec.read_text("utf-8").replace("\n[score]\n", f"\n{AUDITS}\n[score]\n", 1)
+            spec.write_text(text, "utf-8")
         if prunes:
             text = spec.read_text("utf-8").replace("min_gain = 0.002\n", quick.PRUNING)
             spec.write_text(text, "utf-8")
@@ -280,8 +294,12 @@ def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_p
         assert problems(engine) == []
 
 
-def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[object]:
-    """Replicate `index` of one side trains a program that raises, as one that fails on some seeds does."""
+FAILS = b"\n\ndef fit(*rest: object) -> None:\n    raise RuntimeError('diverged')\n"
+SAYS_PEEK = b"\n\nhonest = fit\n\n\ndef fit(*rest):\n    return {**honest(*rest), 'peek': np.ones(1)}\n"
+
+
+def with_training(side: str, index: int, more: bytes) -> contextlib.AbstractContextManager[object]:
+    """Replicate `index` of one side trains with `more` at the end of its code, as a program does that differs by seed."""
     from flows.campaign import confirm as flow
     from flows.engine.records import Trained
     from lineage.store.blobs import put_tree
@@ -292,7 +310,7 @@ def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[objec
         if (this, number) != (side, index):
             return await trained(work, this, number)
         files = dict(work.engine.tree(work.programs[side].source_sha256))
-        files["fitting.py"] += b"\n\ndef fit(*rest: object) -> None:\n    raise RuntimeError('diverged')\n"
+        files["fitting.py"] += more
         broken = work.programs[side].model_copy(update={"source_sha256": put_tree(work.engine.store, files)})
         return await flow.train(
             work.ref, broken, flow._purpose(work, side, index), (flow._seed(work, side, index),)
@@ -301,13 +319,30 @@ def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[objec
     return mock.patch.object(flow, "artifacts", sometimes)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # two trials and half a confirmation
+def test_a_replicate_that_breaks_a_rule_ends_the_confirmation_as_disqualified(tmp_path: Path) -> None:
+    with campaign(tmp_path, [PEEKS], start=SHORTER, audited=True, max_confirm_runs=3) as engine:
+        run(engine, "t0000")
+        screened = run(engine, "t0001", "model")
+        assert (screened.status, screened.cause) == ("keep", None)
+        with with_training("candidate", 1, SAYS_PEEK):
+            row = confirm(engine)
+        assert row is not None and (row.verdict, row.status) == ("unconfirmed", "disqualified")
+        assert row.cause == "not_causal" and json.loads(row.detail_json)["reason"] == "unlawful"
+        leaderboard = engine.view().leaderboard
+        assert leaderboard.champions == [] and leaderboard.leader() is not None
+        assert leaderboard.leader()[0] == "t0000"  # type: ignore[index]
+        assert confirm(engine) is None and problems(engine) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_on(tmp_path: Path) -> None:
     with campaign(tmp_path, [LONGER], max_confirm_runs=3) as engine:
         run(engine, "t0000")
         run(engine, "t0001")
-        with failing_at("incumbent", 1):
+        with with_training("incumbent", 1, FAILS):
             row = confirm(engine)
         assert row is not None and row.verdict == "confirmed"
         detail = json.loads(row.detail_json)
@@ -327,7 +362,7 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed")
         assert engine.view().leaderboard.champions == ["t0001"]
         assert run(engine, "t0002").status == "keep"
-        with failing_at("incumbent", 0):
+        with with_training("incumbent", 0, FAILS):
             second = confirm(engine)
         assert second is not None and (second.trial, second.verdict) == ("t0002", "unconfirmed")
         detail = json.loads(second.detail_json)
