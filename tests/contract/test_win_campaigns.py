@@ -67,6 +67,7 @@ def campaign(
     *,
     marked: bool = False,
     prunes: bool = False,
+    audited: bool = False,
     **evaluation: int,
 ) -> Iterator[Engine]:
     """A campaign of scripted edits, each of the start's program; nothing has run yet.
