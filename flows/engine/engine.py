@@ -118,16 +118,19 @@ class Engine:
         """Candidate processes at once on this machine."""
         return slots_of(self.config.settings.slots, self.config.spec.budget.gpus, self.bench.pool)
 
-    def place(self, whose: str) -> AbstractContextManager[tuple[Device, ...]]:
-        """A slot for one candidate process, with its devices; see `holds.place`. `whose` is for what is told."""
+    def place(
+        self, whose: str, rank: int = 0, cancel: threading.Event | None = None
+    ) -> AbstractContextManager[tuple[Device, ...]]:
+        """A slot for one candidate process, with its devices; see `device_holds.place`. `whose` is for what is told."""
         return place(
             self.config.spec.budget.gpus,
             self.bench.pool,
             self.slots,
             whose=slots_key(self.root, self.config.id),
-            cancel=self.cancel,
+            cancel=cancel or self.cancel,
             told=lambda text: self.emit({"kind": "note", "text": f"{whose}: {text}"}),
             busy_s=self.config.settings.accelerator_wait_s,
+            rank=rank,
         )
 
     def check_devices(self) -> None:

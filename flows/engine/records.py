@@ -67,6 +67,9 @@ class Trained(Record):
     places: tuple[str, ...]
     curves: tuple[Curve, ...] = ()
     pruning: Pruning | None = None
+    beyond: tuple[TrainRun, ...] = Field(
+        (), description="runs that were under way beside one that failed: they cost, and count for nothing"
+    )
 
     @property
     def purpose_word(self) -> Purpose:

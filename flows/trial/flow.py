@@ -120,7 +120,7 @@ async def _run_stages(ref: TrialRef, engine: Engine, progress: Progress, proposa
     purpose = "calibrate" if ref.trial == BASELINE else "screen"
     seeds = stages.seeds_for(engine, patched, purpose)
     trained = await _timed(progress, "train", train(ref, patched, purpose, seeds))
-    progress.runs, progress.pruning = trained.runs, trained.pruning
+    progress.runs, progress.beyond, progress.pruning = trained.runs, trained.beyond, trained.pruning
     if any(run.cause is not None for run in trained.runs):
         return
     progress.measurement = await _timed(progress, "evaluate", evaluate(ref, patched, trained))

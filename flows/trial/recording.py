@@ -41,6 +41,7 @@ class Progress:
     patched: Patched | None = None
     checks: tuple[Check, ...] = ()
     runs: tuple[TrainRun, ...] = ()
+    beyond: tuple[TrainRun, ...] = ()  # cost without result: they were under way when another run failed
     measurement: Measurement | None = None
     pruning: Pruning | None = None
     refusal: EditRefused | None = None
@@ -245,7 +246,7 @@ def measurement_sha(measurement: Measurement) -> str:
 
 
 def _cost_fields(progress: Progress) -> dict[str, Any]:
-    facts = [run.facts for run in progress.runs]
+    facts = [run.facts for run in [*progress.runs, *progress.beyond]]
     judged = (
         [s.facts for s in progress.measurement.per_seed if s.facts is not None]
         if progress.measurement

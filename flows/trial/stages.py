@@ -7,9 +7,11 @@ these in tasks and `tests` call them directly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +27,7 @@ from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
+from flows.measure.side_by_side import side_by_side
 from flows.measure.standalone import beside_start
 from flows.trial.payments import allowed
 from flows.trial.pruning import Watcher, pruning_of, pruning_rule
@@ -38,6 +41,9 @@ from lineage.store.results import first_result, get_result, list_results, put_re
 from lineage.syntax import parse as parse_source
 
 CONFIRMING = ".confirm"
+CONFIRM_RANK = (
+    1  # its runs go before a trial's second, so that a confirmation neither waits long nor stops the lanes
+)
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
@@ -238,7 +244,9 @@ def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
 
 
 def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: Sequence[int]) -> Trained:
-    """One candidate process per seed; stops at the first seed that fails.
+    """One candidate process per seed, as many at once as slots are free; ends at the first seed that fails.
+
+    Seeds are in order whatever run ends first: of several failures the one with the lowest index counts.
 
     Artifacts stay in this machine's scratch space until the trial is judged; a resume reuses them
     when they are still there and their hashes match. Raises InfraFault for a fault of ours.
@@ -248,47 +256,64 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         return reused
     place = _place(engine, ref, purpose)
     source = write_source(engine, place, patched)
-    attempt = len(
-        [
-            name
-            for name in list_results(engine.store, ref.campaign, ref.trial)
-            if name.startswith(f"{purpose}-train-")
-        ]
-    )
+    attempt = len(_trainings(engine, ref, purpose))
     base = place / f"{purpose}-{attempt}"
     shutil.rmtree(base, ignore_errors=True)
-    runs: list[TrainRun] = []
-    places: list[str] = []
-    watchers: list[Watcher] = []
     rule = pruning_rule(engine, ref, purpose)
     guard = guard_of(engine, ref, patched)
-    for index, seed in enumerate(seeds):
-        out = base / f"seed{index}"
-        out.mkdir(parents=True)
-        with engine.place(f"{ref.trial} training") as devices:
-            watchers.append(Watcher(rule))
+    watchers = [Watcher(rule) for _ in seeds]
+    places = [base / f"seed{index}" for index in range(len(seeds))]
+    done = itertools.count(1)
+
+    def one(index: int, stop: threading.Event) -> TrainRun:
+        places[index].mkdir(parents=True)
+        with engine.place(f"{ref.trial} training", _rank(purpose, index), stop) as devices:
+            engine.raise_if_cancelled()
             run = client.train(
-                engine.bench, source, seed, out, engine.cancel, watchers[-1], guard=guard, devices=devices
+                engine.bench,
+                source,
+                seeds[index],
+                places[index],
+                stop,
+                watchers[index],
+                guard,
+                devices=devices,
             )
             engine.raise_if_cancelled()
-            raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
-        runs.append(run)
-        places.append(str(out))
-        engine.emit(
-            {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
-        )
-        if run.cause is not None:
-            break
+            if not stop.is_set():
+                raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
+        progress = {"kind": "progress", "trial": ref.trial, "stage": "train"}
+        engine.emit({**progress, "done": next(done), "total": len(seeds)})
+        return run
+
+    runs, beyond = side_by_side(len(seeds), engine.slots, one, _failed, engine.cancel)
     trained = Trained(
         purpose=purpose,
         attempt=attempt,
         machine=client.machine_identity(),
         runs=tuple(runs),
-        places=tuple(places),
-        curves=tuple(watcher.curve for watcher in watchers),
-        pruning=pruning_of(rule, watchers),
+        places=tuple(str(path) for path in places[: len(runs)]),
+        curves=tuple(watcher.curve for watcher in watchers[: len(runs)]),
+        pruning=pruning_of(rule, watchers[: len(runs)]),
+        beyond=tuple(beyond),
     )
     return _keep_training(engine, ref, trained)
+
+
+def _trainings(engine: Engine, ref: TrialRef, purpose: str) -> list[str]:
+    """Names of the stored trainings of a purpose, oldest first."""
+    prefix = f"{purpose}-train-"
+    names = [n for n in list_results(engine.store, ref.campaign, ref.trial) if n.startswith(prefix)]
+    return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
+
+
+def _failed(run: TrainRun) -> bool:
+    return run.cause is not None
+
+
+def _rank(purpose: str, index: int) -> int:
+    """Place in the line for a slot: by the runs that the trial has had, so that first runs go before fifth ones."""
+    return CONFIRM_RANK if purpose.startswith("confirm") else index
 
 
 def _keep_training(engine: Engine, ref: TrialRef, trained: Trained) -> Trained:
@@ -308,10 +333,7 @@ def _why(run: TrainRun) -> str:
 
 def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
     """The newest finished training of this purpose whose artifacts are still on this machine, whole."""
-    names = [
-        n for n in list_results(engine.store, ref.campaign, ref.trial) if n.startswith(f"{purpose}-train-")
-    ]
-    for name in sorted(names, key=lambda n: int(n.rsplit("-", 1)[1]), reverse=True):
+    for name in reversed(_trainings(engine, ref, purpose)):
         raw = get_result(engine.store, ref.campaign, ref.trial, name)
         trained = Trained.model_validate_json(raw) if raw is not None else None
         if trained is not None and all(
@@ -337,7 +359,7 @@ def evaluate(
         return Measurement.model_validate_json(stored)
     source = write_source(engine, _place(engine, ref, trained.purpose), patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
-    with engine.place(f"{ref.trial} prediction") as devices:
+    with engine.place(f"{ref.trial} prediction", _rank(trained.purpose, 0)) as devices:
         measurement = client.judge(
             beside_start(engine.bench, engine.store, engine.config, engine.view()),
             source,
