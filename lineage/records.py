@@ -431,3 +431,6 @@ class Row(Record):
     device_peak_bytes: int | None = None
     energy_j: Finite | None = None
     utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")
+    planned_runs: int | None = Field(
+        None, description="runs that the trial was to have; `scores` has fewer where racing ended it"
+    )

@@ -68,6 +68,9 @@ def compare(
     confirm: bool | None = typer.Option(
         None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
     ),
+    racing: bool | None = typer.Option(
+        None, "--racing/--no-racing", help="end a screen early when its trial can no longer become a keep"
+    ),
     isolation: str | None = ISOLATION,
     trust_weak: bool = TRUST_WEAK,
     plain: bool = PLAIN,
@@ -99,6 +102,7 @@ def compare(
         "gpus": gpus,
         "seed": seed,
         "confirm": confirm,
+        "racing": racing,
         "isolation": isolation,
         "trust_weak": trust_weak or None,
     }

@@ -77,6 +77,9 @@ def run(
     confirm: bool | None = typer.Option(
         None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
     ),
+    racing: bool | None = typer.Option(
+        None, "--racing/--no-racing", help="end a screen early when its trial can no longer become a keep"
+    ),
     plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
@@ -110,6 +113,7 @@ def run(
         "trust_weak": trust_weak or None,
         "steering": steering,
         "confirm": confirm,
+        "racing": racing,
     }
     settings, sources = load_settings(flags, config)
     root = absolute(run_dir or str(default_run_dir(environment, variant=settings.variant)))

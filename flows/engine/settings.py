@@ -58,6 +58,7 @@ class Settings(BaseModel):
     )
     seed: int = 0
     confirm: bool = True
+    racing: bool = Field(True, description="a screen ends early when its trial can no longer become a keep")
     isolation: Literal["strong", "medium", "weak"] = "medium"
     trust_weak: bool = False
     model: str = ""

@@ -23,6 +23,7 @@ from agents.edits.surface import check_surface
 from agents.protocol import ProposalRequest
 from evaluators.judge import client
 from evaluators.judge.information import source_bytes
+from evaluators.judge.merging import merged
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
@@ -36,14 +37,14 @@ from flows.trial.run_time_surfaces import guard_of
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
-from lineage.store.blobs import put_tree
+from lineage.store.blobs import get_blob, put_tree
 from lineage.store.results import first_result, get_result, list_results, put_result
 from lineage.syntax import parse as parse_source
 
 CONFIRMING = ".confirm"
-CONFIRM_RANK = (
-    1  # its runs go before a trial's second, so that a confirmation neither waits long nor stops the lanes
-)
+JUDGED_ALONE = 4  # fewer runs than this are not worth a process of the judge
+# runs of a confirmation go before a trial's second: it neither waits for long nor stops the lanes
+CONFIRM_RANK = 1
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
@@ -313,7 +314,8 @@ def _failed(run: TrainRun) -> bool:
 
 def _rank(purpose: str, index: int) -> int:
     """Place in the line for a slot: by the runs that the trial has had, so that first runs go before fifth ones."""
-    return CONFIRM_RANK if purpose.startswith("confirm") else index
+    word, _, first = purpose.partition("-")
+    return CONFIRM_RANK if word == "confirm" else index + (int(first) if first.isdecimal() else 0)
 
 
 def _keep_training(engine: Engine, ref: TrialRef, trained: Trained) -> Trained:
@@ -359,25 +361,64 @@ def evaluate(
         return Measurement.model_validate_json(stored)
     source = write_source(engine, _place(engine, ref, trained.purpose), patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
-    with engine.place(f"{ref.trial} prediction", _rank(trained.purpose, 0)) as devices:
-        measurement = client.judge(
-            beside_start(engine.bench, engine.store, engine.config, engine.view()),
-            source,
-            runs,
-            trial=ref.trial,
-            purpose=trained.purpose_word,
-            split="sealed" if split == "sealed" else "public",
-            cancel=engine.cancel,
-            keep=engine.blob,
-            devices=devices,
-        )
-        engine.raise_if_cancelled()
-        for seed in measurement.per_seed:
-            raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
-        for check in measurement.audits:
-            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}")
+    bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
+    share = -(-len(runs) // max(1, min(engine.slots, len(runs) // JUDGED_ALONE)))
+    pieces = [runs[at : at + share] for at in range(0, len(runs), share)]
+
+    def one(index: int, stop: threading.Event) -> Measurement:
+        with engine.place(f"{ref.trial} prediction", _rank(trained.purpose, 0), stop) as devices:
+            found = client.judge(
+                bench,
+                source,
+                pieces[index],
+                trial=ref.trial,
+                purpose=trained.purpose_word,
+                split="sealed" if split == "sealed" else "public",
+                cancel=stop,
+                keep=engine.blob,
+                devices=devices,
+            )
+            engine.raise_if_cancelled()
+            for seed in found.per_seed:
+                raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
+            for check in found.audits:
+                raise_if_infra(
+                    check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}"
+                )
+        return found
+
+    parts, _ = side_by_side(len(pieces), engine.slots, one, lambda _: False, engine.cancel)
+    measurement = together(engine, parts)
     kept = first_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
     return Measurement.model_validate_json(kept)
+
+
+def together(engine: Engine, parts: Sequence[Measurement]) -> Measurement:
+    """One measurement of runs that were judged in parts. It is stored by its contents."""
+    if len(parts) == 1:
+        return parts[0]
+    held = [get_blob(engine.store, part.items_sha256) if part.items_sha256 else None for part in parts]
+    measurement, items = merged(engine.config.spec, parts, held)
+    if items is not None:
+        engine.blob(items)
+    engine.blob(measurement.model_dump_json().encode())
+    return measurement
+
+
+def finished(engine: Engine, ref: TrialRef, purpose: str) -> tuple[Trained, Measurement] | None:
+    """A training that was judged before, and its measurement; None without one. Its artifacts may be gone."""
+    raw = get_result(engine.store, ref.campaign, ref.trial, f"{purpose}-measurement")
+    if raw is None:
+        return None
+    measured = Measurement.model_validate_json(raw)
+    judged = [seed.artifact_sha256 for seed in measured.per_seed]
+    for name in reversed(_trainings(engine, ref, purpose)):
+        trained = Trained.model_validate_json(
+            get_result(engine.store, ref.campaign, ref.trial, name) or b"null"
+        )
+        if judged == [run.artifact.sha256 if run.artifact else "" for run in trained.runs]:
+            return trained, measured
+    return None
 
 
 def seeds_for(engine: Engine, patched: Patched, purpose: str) -> tuple[int, ...]:
