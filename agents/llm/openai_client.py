@@ -26,7 +26,7 @@ from agents.llm.calls import Block, CallFault, ModelCall, Reply
 from agents.llm.http_status import advice, retry_seconds, status_kind
 from agents.llm.messages_stream import chars_in, reply_from
 from agents.llm.prices import is_loopback
-from agents.llm.untrusted_text import quoted, redact
+from lineage.safe_text import for_prompt, redact
 
 DEFAULT_BASE = "https://api.openai.com/v1"
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -96,7 +96,7 @@ class OpenAIChat:
         hint = advice(status, "OPENAI_API_KEY", "OPENAI_BASE_URL")
         return CallFault(
             status_kind(status, message, code, answer.headers.get("x-should-retry")),
-            redact(f"{self._host} answered {status}: {quoted(message, 300)}{hint}"),
+            redact(f"{self._host} answered {status}: {for_prompt(message, 300)}{hint}"),
             retry_after=retry_seconds(answer.headers.get("retry-after")),
             status=status,
         )
@@ -166,7 +166,7 @@ def _json(data: bytes) -> object:
     try:
         return json.loads(data)
     except ValueError as e:
-        shown = quoted(data[:400].decode("utf-8", "replace"), 160)
+        shown = for_prompt(data[:400].decode("utf-8", "replace"), 160)
         raise CallFault("transient", f"answer is not JSON (begins {shown})") from e
 
 

@@ -41,7 +41,6 @@ from agents.llm.tools import (
     use,
 )
 from agents.llm.transcript import Turn, exchange_json
-from agents.llm.untrusted_text import quoted, redact, stripped
 from agents.protocol import ProposalRequest
 from agents.roles import GENERALIST, is_generalist
 from lineage.errors import (
@@ -53,6 +52,7 @@ from lineage.errors import (
     ProposerUnusable,
 )
 from lineage.records import Proposal, Usage
+from lineage.safe_text import for_prompt, for_terminal, redact
 
 DEFAULT_MODEL = "claude-opus-5-5"
 MAX_NUDGES, MAX_CUT_REPLIES = 2, 2
@@ -261,7 +261,7 @@ class Session:
                 part = {key: value.removesuffix("\n") for key, value in edit.model_dump().items()}
                 _, failed = use(self.scratch, "replace", part)
             if failed:
-                problems.append(f"edit of {quoted(edit.path, 80)} failed: {told}")
+                problems.append(f"edit of {for_prompt(edit.path, 80)} failed: {told}")
         if problems:
             self.scratch.now = kept
             return "", [*problems, "None of the blocks was applied; send all of them again."]
@@ -342,9 +342,7 @@ def _result(use_: Block, text: str, failed: bool) -> Block:
 
 def _details(reply: Reply) -> str:
     category = reply.stop_details.get("category") or "no category given"
-    return (
-        f"{stripped(str(category))[:60]} {quoted(reply.stop_details.get('explanation') or reply.text, 300)}"
-    )
+    return f"{for_terminal(str(category))[:60]} {for_prompt(reply.stop_details.get('explanation') or reply.text, 300)}"
 
 
 def _first_sentence(text: str) -> str:

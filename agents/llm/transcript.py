@@ -15,11 +15,11 @@ from typing import Any
 
 from agents.llm.calls import Block, Reply
 from agents.llm.prompt import Prompt
-from agents.llm.untrusted_text import redact
 from agents.protocol import ProposalRequest
 from lineage.errors import ProposerFault, StoreCorrupt
 from lineage.ids import sha256
 from lineage.records import Proposal, Usage
+from lineage.safe_text import redact
 
 FORMAT = "bakeoff.exchange/1"
 

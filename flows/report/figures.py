@@ -21,6 +21,7 @@ from flows.report import formatting as w
 from flows.report.gains import confirmed_gain
 from flows.report.prune_checks import Prunes, prunes
 from lineage.records import Row, Status
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
     from lineage.queries import View
@@ -325,7 +326,7 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
     ends = [at for row in [*campaign, *trials] if (at := row.t_finished or row.t_started)]
     last = campaign[-1] if campaign else None
     why = (last.notes or "") if last is not None and last.operator in ("end", "stop") else ""
-    return min(starts, default=None), max(ends, default=None), w.one_line(why)
+    return min(starts, default=None), max(ends, default=None), one_line(why)
 
 
 def _worked_s(campaign: Sequence[Row], trials: Sequence[Row]) -> float | None:
@@ -346,7 +347,7 @@ def _origin(events: Sequence[Row]) -> str:
     told = loads(events[0].detail_json).get("forked_from") if events else None
     if not isinstance(told, dict):
         return ""
-    return w.one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
+    return one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
 
 
 def _failures(trials: Sequence[Row]) -> tuple[Failure, ...]:

@@ -30,6 +30,7 @@ from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, sq
 from flows.report.overfitting import gauge
 from flows.report.prune_checks import told
 from lineage.records import Row
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
     from lineage.queries import View
@@ -172,7 +173,7 @@ def _event(row: Row) -> dict[str, object]:
         "t": at.timestamp() if at else None,
         "trial": row.trial,
         "what": row.operator or "",
-        "why": w.one_line(row.notes or "", 300),
+        "why": one_line(row.notes or "", 300),
     }
 
 
@@ -229,7 +230,7 @@ def _champion(spec: EnvironmentSpec, d: Digest, row: Row) -> dict[str, str]:
         "step": step,
         "p": w.DASH if row.p_value is None else f"{row.p_value:.2g}",
         "sealed": w.score_text(spec, row.sealed_score, unit=False),
-        "hypothesis": w.one_line(row.hypothesis or "", 240),
+        "hypothesis": one_line(row.hypothesis or "", 240),
     }
 
 

@@ -22,6 +22,7 @@ from flows.report import formatting as w
 from flows.report.figures import detail
 from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_lines
 from lineage.records import Row, Status
+from lineage.safe_text import one_line
 from lineage.standing import Standing
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Display:
         if kind == "budget":
             return self._budget(event)
         if kind == "note":
-            text = w.one_line(str(event.get("text", "")))
+            text = one_line(str(event.get("text", "")))
             self.state.notes.append(text)
             return text
         if kind == "confirm":
@@ -170,7 +171,7 @@ class Display:
                 return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
             state.standing.read(row)
-            return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"
+            return f"a person: {one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
     def _count(self, row: Row) -> None:
@@ -227,7 +228,7 @@ class Display:
             text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
         why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
         if row.status not in w.VALID and why:
-            text += f" ({w.one_line(why, 140)})"
+            text += f" ({one_line(why, 140)})"
         return text
 
 
