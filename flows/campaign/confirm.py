@@ -53,6 +53,8 @@ from flows.engine.records import Patched, Trained, TrialRef
 from flows.machine.home import bakeoff_version
 from flows.measure.side_by_side import in_order
 from flows.report.device_facts import as_detail, device_columns, device_runs
+from flows.report.slot_time import as_detail as as_slots
+from flows.report.slot_time import slot_columns
 from flows.trial import stages
 from flows.trial.allocation import check_time, handed_back, preemptible
 from flows.trial.recording import measurement_sha
@@ -319,6 +321,7 @@ def _note_look(work: Work) -> None:
 def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequence[Measurement]) -> Row:
     """The confirmation event of a decided attempt; `runs` and `measured` are all that it cost, repeated runs too."""
     on_devices = device_runs((), runs, measured)
+    uses = work.engine.uses_of(stages.confirm_place(work.ref.trial))
     fields = row_fields(work.attempt, step, work.opening.trials)
     ours, theirs = work.measured[CANDIDATE], work.measured[INCUMBENT]
     detail = {
@@ -329,6 +332,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         **({"control": work.control.model_dump(mode="json")} if work.control is not None else {}),
         **_failures(work),
         **({"device_runs": as_detail(on_devices)} if on_devices else {}),
+        **({"slots": as_slots(uses)} if uses else {}),
     }
     broken = work.failed[CANDIDATE][0].fault if work.failed[CANDIDATE] else None
     return Row(
@@ -346,6 +350,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         detail_json=json.dumps(detail, sort_keys=True),
         **attempts.cpu_of(runs, measured),
         **device_columns(on_devices),
+        **slot_columns(uses, runs, measured),
         **fields,
     )
 
@@ -441,6 +446,9 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
         "measurements": [measurement_sha(m) for m in sealed],
         "public_quantities": _quantities(public),
     }
+    uses = work.engine.uses_of(stages.confirm_place(work.ref.trial))
+    if uses:
+        detail["slots"] = as_slots(uses)
     columns: dict[str, Any] = {}
     if INCUMBENT in scored:
         view, store = work.engine.view(), work.engine.store
@@ -469,6 +477,7 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
             s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts
         ),
         detail_json=json.dumps(detail, sort_keys=True),
+        **slot_columns(uses, (), [pair[1] for pairs in scored.values() for pair in pairs]),
         **columns,
     )
 

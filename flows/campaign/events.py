@@ -33,7 +33,11 @@ def first_start(engine: Engine) -> datetime:
 
 def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
-    told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
+    told = (
+        _told_of(engine.config)
+        | {"slots": engine.slots}
+        | ({"heads": dict(heads)} if heads is not None else {})
+    )
     engine.append(
         Row(
             event="campaign",

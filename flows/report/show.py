@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report import formatting as w
+from flows.report import slot_time
 from flows.report.device_facts import devices_text
 from flows.report.figures import Digest, digest, headline, loads
 from flows.report.prune_checks import told
@@ -125,6 +126,8 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
+        ("time", slot_time.line(d.slot_time) if d.slot_time else None),
+        ("", slot_time.bar(d.slot_time) if d.slot_time else None),
         ("pruning", told(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),

@@ -67,6 +67,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "spent": {**asdict(d.spent), "tokens": d.spent.tokens},
         "forecasts": asdict(d.forecasts),
         "pruning": asdict(d.prunes),
+        "slot_time": asdict(d.slot_time) if d.slot_time else None,
         "isolation": dict(d.isolation),
         "evaluators": dict(d.evaluators),
         "started": d.started.isoformat() if d.started else None,

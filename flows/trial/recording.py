@@ -22,6 +22,8 @@ from flows.engine.promotions import must_depend
 from flows.engine.records import Patched, Pruning, TrialRef
 from flows.machine.home import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
+from flows.report.slot_time import as_detail as as_slots
+from flows.report.slot_time import slot_columns
 from flows.trial.payments import cost_of
 from lineage.errors import EditRefused
 from lineage.queries import View
@@ -125,6 +127,9 @@ def build_row(
         detail["racing"] = progress.stopped.model_dump()
     if progress.pruning is not None:
         detail["pruning"] = progress.pruning.model_dump()
+    uses = engine.uses_of(progress.ref.trial)
+    if uses:
+        detail["slots"] = as_slots(uses)
     on_devices = device_runs(progress.checks, progress.runs, progress.judged)
     if on_devices:
         detail["device_runs"] = as_detail(on_devices)
@@ -139,6 +144,7 @@ def build_row(
         "planned_runs": progress.planned_runs,
         **_cost_fields(progress),
         **device_columns(on_devices),
+        **slot_columns(uses, progress.runs, progress.judged),
         "incumbent": view.standing.incumbent,
         "status": decided.status,
         "cause": decided.cause,

@@ -208,7 +208,7 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     if all(check.passed for check in checks):
         source = write_source(engine, engine.scratch(ref.trial), patched)
         guard = guard_of(engine, ref, patched)
-        with engine.place(f"{ref.trial} smoke test") as devices:
+        with engine.place(ref.trial, "smoke test") as devices:
             check = client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard, devices=devices)
             engine.raise_if_cancelled()
             raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial} smoke test: {check.detail}")
@@ -265,10 +265,11 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     watchers = [Watcher(rule) for _ in seeds]
     places = [base / f"seed{index}" for index in range(len(seeds))]
     done = itertools.count(1)
+    account = account_of(ref, purpose)
 
     def one(index: int, stop: threading.Event) -> TrainRun:
         places[index].mkdir(parents=True)
-        with engine.place(f"{ref.trial} training", _rank(purpose, index), stop) as devices:
+        with engine.place(account, "training", _rank(purpose, index), stop) as devices:
             engine.raise_if_cancelled()
             run = client.train(
                 engine.bench,
@@ -364,9 +365,10 @@ def evaluate(
     bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
     share = -(-len(runs) // max(1, min(engine.slots, len(runs) // JUDGED_ALONE)))
     pieces = [runs[at : at + share] for at in range(0, len(runs), share)]
+    account = account_of(ref, trained.purpose)
 
     def one(index: int, stop: threading.Event) -> Measurement:
-        with engine.place(f"{ref.trial} prediction", _rank(trained.purpose, 0), stop) as devices:
+        with engine.place(account, "prediction", _rank(trained.purpose, 0), stop) as devices:
             found = client.judge(
                 bench,
                 source,
@@ -456,8 +458,13 @@ def confirm_place(trial: str) -> str:
     return trial + CONFIRMING
 
 
+def account_of(ref: TrialRef, purpose: str) -> str:
+    """Whose a run is: the trial's, or its confirmation's, by the name of the folder in scratch space."""
+    return confirm_place(ref.trial) if purpose.startswith("confirm") else ref.trial
+
+
 def _place(engine: Engine, ref: TrialRef, purpose: str) -> Path:
-    return engine.scratch(confirm_place(ref.trial) if purpose.startswith("confirm") else ref.trial)
+    return engine.scratch(account_of(ref, purpose))
 
 
 def drop_scratch(engine: Engine, place: str) -> None:
