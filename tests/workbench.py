@@ -22,8 +22,8 @@ from evaluators.judge.client import Bench, train
 from evaluators.judge.information import source_bytes
 from evaluators.judge.sandbox.prove import Isolation, best
 from evaluators.judge.workspace import read_source
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Measurement, TrainRun
-from lineage.spec import EnvironmentSpec
 
 BUDGET = {
     "train_cpu_s": 4,

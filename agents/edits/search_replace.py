@@ -8,7 +8,7 @@ exactly one place, and keeps the file's own bytes for the lines that do not chan
 edits this code got 193 right and none wrong; `git apply` got 128, and 18 to 43 wrong when lenient.
 
 Nothing here touches the disk. Which files and definitions may change is decided by
-`agents.edits.surface`; this module only guarantees that paths are plain and text is visible.
+`agents.edits.role_surface`; this module only guarantees that paths are plain and text is visible.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ other place, and nothing here prints them. A loopback server needs no key.
 
 One wrapper, `_faults`, turns whatever the SDK, its transport or a broken server raises into one
 `CallFault`; the SDK's own retries are off, because they honour a retry-after of any length
-(measured: up to 49 days) and `agents.llm.calls.ask` has a deadline. A server that answers 400 to
+(measured: up to 49 days) and `agents.llm.model_call.ask` has a deadline. A server that answers 400 to
 `thinking`, `effort`, `cache_control`, `tools` or `stream` is asked once more without, and that is
 remembered for the model.
 """
@@ -24,9 +24,9 @@ from typing import Any
 import anthropic
 import httpx2
 
-from agents.llm.calls import CallFault, FaultKind, ModelCall, Reply
 from agents.llm.http_status import advice, retry_seconds, status_kind
 from agents.llm.messages_stream import Assembly, chars_in, reply_from
+from agents.llm.model_call import CallFault, FaultKind, ModelCall, Reply
 from agents.llm.prices import is_loopback
 from lineage.errors import UsageError
 from lineage.records import Usage

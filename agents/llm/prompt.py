@@ -20,9 +20,9 @@ import jinja2
 from agents.llm.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.protocol import ProposalRequest
+from lineage.environment_spec import EnvironmentSpec, Gate, Role, Surface
+from lineage.python_ast import parse as parse_source
 from lineage.safe_text import for_terminal, numbered, shortened, word
-from lineage.spec import EnvironmentSpec, Gate, Role, Surface
-from lineage.syntax import parse as parse_source
 
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 

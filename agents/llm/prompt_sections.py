@@ -21,16 +21,16 @@ from agents.llm.trial_text import (
     trial_line,
 )
 from agents.roles import GENERALIST, is_generalist
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.queries import HitRate, View
 from lineage.records import Row, Status
 from lineage.safe_text import for_prompt, for_terminal, shortened, word
-from lineage.spec import EnvironmentSpec, Role
 
 OWN_ROWS, OWN_SCAN, NEIGHBOUR_ROWS, FAILURE_ROWS, REACH_SCAN, RECENT_ROWS, CHAIN_ROWS = 9, 90, 8, 9, 80, 10, 7
 SATURATED_AFTER = 5
 # How near a failure must be to count as within reach: share of the cap, share of the gate's limit.
 NEAR_BYTES, NEAR_GATE = 0.05, 0.02
-LINE = 480
+LINE_LIMIT = 480
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Scene:
         rows = self.view.recent(n) if is_generalist(self.role.name) else self.view.by_role(self.role.name, n)
         return [r for r in reversed(rows) if not is_ours(r) and r.status is not Status.BASELINE]
 
-    def line(self, row: Row, limit: int = LINE) -> str:
+    def line(self, row: Row, limit: int = LINE_LIMIT) -> str:
         return trial_line(self.spec, row, limit, self.view.quoted)
 
 
@@ -162,7 +162,7 @@ def _distance(scene: Scene, row: Row, leader: float | None) -> float | None:
 
 def reach(scene: Scene, budget: int) -> str:
     """Failures that a small concession would make legal, nearest first."""
-    leader = scene.view.standing.leader()
+    leader = scene.view.leaderboard.leader()
     best = leader[1] if leader else None
     near: list[tuple[float, int, Row]] = []
     for age, row in enumerate(reversed(scene.view.failures(None, REACH_SCAN))):

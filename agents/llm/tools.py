@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import (
+    Files,
     apply_edit,
     canonical_diff,
     check_path,
@@ -21,12 +23,11 @@ from agents.edits.search_replace import (
     lines_of,
     visible_text,
 )
-from agents.edits.surface import check_surface
 from agents.edits.text_protocol import finite
 from agents.llm.prompt import sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.trial_text import numbers_text, trial_facts
-from agents.protocol import Files, ProposalRequest
+from agents.protocol import ProposalRequest
 from lineage.errors import BakeoffError, EditRefused
 from lineage.records import Edit, Row, Status
 from lineage.safe_text import barred, for_prompt, for_terminal, numbered, redact, word
@@ -40,7 +41,7 @@ class ToolError(Exception):
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedEdit:
     hypothesis: str
     expected_delta: float | None
     notes: str
@@ -57,7 +58,7 @@ class Scratch:
     before: Files
     now: Files = field(default_factory=dict)
     warned: bool = False
-    submission: Submission | None = None
+    submission: SubmittedEdit | None = None
 
     @property
     def lineage(self) -> bool:
@@ -260,13 +261,13 @@ def _check(scratch: Scratch, given: Mapping[str, Any]) -> str:
 
 def hand_in(
     scratch: Scratch, hypothesis: str, expected_delta: float | None, notes: str, edit_kind: str = ""
-) -> Submission:
+) -> SubmittedEdit:
     """The submission; its texts are stripped, bounded and free of credentials."""
     try:
         edits = edits_between(scratch.before, scratch.now)
     except EditRefused as e:
         raise ToolError(str(e)) from e
-    return Submission(
+    return SubmittedEdit(
         hypothesis=redact(for_terminal(hypothesis)).strip()[:2000],
         expected_delta=expected_delta,
         notes=redact(for_terminal(notes)).strip()[:8000],

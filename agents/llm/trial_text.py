@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Row, Status
 from lineage.safe_text import for_prompt, word
-from lineage.spec import EnvironmentSpec
 
 FAILED = frozenset(
     {

@@ -35,11 +35,11 @@ from evaluators.judge.sandbox.box import Box, Limits, limits_for, request
 from evaluators.judge.sandbox.layers import CLEAN_ENV
 from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.workspace import read_source, stage, workplace, write_files
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing, InfraFault
 from lineage.ids import sha256, tree_hash
 from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
 from lineage.safe_text import redact
-from lineage.spec import EnvironmentSpec
 
 __all__ = [
     "Bench",

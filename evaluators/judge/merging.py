@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from evaluators.judge.gates import judge_gate
 from evaluators.judge.items import pack, stacked, unpack
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault
 from lineage.ids import sha256
 from lineage.records import Check, Measurement, SeedResult
-from lineage.spec import EnvironmentSpec
 
 
 def merged(

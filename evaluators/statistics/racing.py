@@ -21,8 +21,8 @@ import math
 from collections.abc import Sequence
 
 from evaluators.judge.gates import judge_gate
+from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import Finite, Record, SeedResult
-from lineage.spec import EnvironmentSpec, Gate
 
 ERROR = 0.01  # chance that a screen is ended which all its runs would have made a keep
 UNLIKE = 3.2  # sds: of two runs against the start's ten, passed by chance once in a hundred

@@ -19,7 +19,7 @@ from typing import Any
 from evaluators.judge import client
 from evaluators.judge.accelerators import describe
 from evaluators.statistics import racing
-from evaluators.statistics.promotion import plan_for
+from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
 from flows.engine.budget import end_of_window
 from flows.engine.config import (

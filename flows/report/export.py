@@ -23,8 +23,8 @@ from lineage.records import Row, Status
 from lineage.safe_text import for_csv, for_terminal
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 FORMATS = ("csv", "tsv", "parquet", "mlflow")
 # statuses of the paper; ours that it does not have is told as the nearest of them

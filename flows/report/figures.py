@@ -25,8 +25,8 @@ from lineage.records import Row, Status
 from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 DRIFT = 0.01  # from one point between the two gains on, the sentence tells both
 
@@ -181,8 +181,8 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         leader=view.row_of_leader(),
         champions=champions,
         fresh={row.trial or "": row for row in view.events("confirmation")},
-        means=dict(view.standing.fresh),
-        unsealed=tuple(trial for _, trial in view.standing.unsealed),
+        means=dict(view.leaderboard.fresh),
+        unsealed=tuple(trial for _, trial in view.leaderboard.unsealed),
         sealed={row.trial or "": row for row in view.events("sealed")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,

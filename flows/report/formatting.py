@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import STAGES, Row, Status
 from lineage.safe_text import one_line
-from lineage.spec import EnvironmentSpec
 
 DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})

@@ -26,8 +26,8 @@ from lineage.records import STAGES, Row, Status
 from lineage.safe_text import for_terminal, one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 RECENT = 15
 SOFT = "bright_black"

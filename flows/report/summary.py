@@ -19,8 +19,8 @@ from lineage.records import Row, Status
 from lineage.safe_text import for_markdown
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LISTED = 5
 ENOUGH_TRIALS = 8  # of a role before its silence means something

@@ -14,10 +14,10 @@ from evaluators.judge.items import one_run, pack, stacked, unpack
 from evaluators.judge.merging import merged
 from evaluators.statistics.label import label
 from evaluators.statistics.racing import RacingPlan, Stopped, look, noise, parts, plan_for
+from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.errors import InfraFault
 from lineage.ids import sha256
 from lineage.records import Check, Measurement, RunFacts, SeedResult, Status
-from lineage.spec import EnvironmentSpec, Gate
 
 START = [2.40, 2.49, 2.31, 2.44, 2.36, 2.47, 2.33, 2.41, 2.39, 2.40]
 

@@ -20,13 +20,14 @@ import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
 from flows.report.figures import digest, forecasts, headline, wilson
-from flows.report.html.build import SCRIPTS, Meta, build_report, payload_sizes, render
+from flows.report.html.build import SCRIPTS, Meta, build_report, render
 from flows.report.html.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
 from flows.report.html.serve import Cached, server
 from flows.report.terminal.panels import GLYPHS
 from lineage.errors import ObjectMissing
 from lineage.queries import View
 from lineage.records import Row, Status
+from tests.bench.report_size import payload_sizes
 
 META = Meta(run="runs/x", version="0.1", generated=datetime(2026, 1, 2, tzinfo=UTC))
 

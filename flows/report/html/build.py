@@ -13,7 +13,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -34,8 +34,8 @@ from lineage.records import Row
 from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LIMIT_BYTES = 1_900_000
 SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main")
@@ -272,12 +272,3 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def payload_sizes(text: str) -> Mapping[str, int]:
-    """Bytes of each part of a rendered page, for the bench and for the curious."""
-    parts: dict[str, int] = {"page": len(text.encode())}
-    for chunk in text.split('<script type="application/x-')[1:]:
-        name, _, rest = chunk.partition('"')
-        parts[name] = parts.get(name, 0) + len(rest.partition("</script>")[0])
-    return parts

@@ -23,7 +23,7 @@ from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
     from flows.engine.settings import Settings
-    from lineage.spec import EnvironmentSpec
+    from lineage.environment_spec import EnvironmentSpec
 
 # status -> (glyph, ASCII glyph, colour); the same shapes as on the report page
 GLYPHS = {
@@ -113,7 +113,7 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(state.title, style="bold")
         text.append(
-            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.standing.champions)} confirmed,"
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.leaderboard.champions)} confirmed,"
             f" {w.seconds(self.clock() - state.started)}"
         )
         return text
