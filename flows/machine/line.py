@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-PASSED = 16  # later comers that may pass, per rank
+PASSED = 4  # later comers that may pass, per rank
 
 
 @contextmanager

@@ -43,8 +43,7 @@ from lineage.store.results import first_result, get_result, list_results, put_re
 
 CONFIRMING = ".confirm"
 JUDGED_ALONE = 4  # fewer runs than this are not worth a process of the judge
-# runs of a confirmation go before a trial's second: it neither waits for long nor stops the lanes
-CONFIRM_RANK = 1
+CONFIRM_RANK = 2  # as a trial's third run: a confirmation neither waits for long nor stops the lanes
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
