@@ -7,12 +7,11 @@ why the screen ends, or None. With m the mean of the first k runs, M that of all
     so the screen ends when m + t(1 - level, df) sd sqrt((n - k) / (n k)) does not reach the leader (or the gate)
 
 and a trial that all n runs would have made a keep is ended with a chance of at most `level` at this look. The
-levels of all looks and all means that are asked about add up to `error` (Bonferroni). sd pools the start's runs with
-the trial's own, and is never below the start's. A gate on `each` run is missed for good by one run. A bound lies on
+levels of all looks and all means that are asked about add up to `error` (Bonferroni). sd is the start's or the trial's own,
+whichever is larger; the start's runs count as no more than `GUIDE` degrees of freedom, because an edit can change the noise. A gate on `each` run is missed for good by one run. A bound lies on
 the far side of its mean, so a bound that cannot be reached by the mean cannot be met. tests/bench/racing.py simulates it.
 
-Limits: noise is taken as normal and as large as the start's; of a trial whose runs scatter `UNLIKE` times as much, no
-mean is judged early. The leader is that of the look: one that loses its title later was still the bar.
+Limits: noise is taken as normal; that of a trial whose noise is much larger than the start's is told from two runs. The leader is that of the look: one that loses its title later was still the bar.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from evaluators.judge.gates import judge_gate
 from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import Finite, Record, SeedResult
 
-ERROR = 0.01  # chance that a screen is ended which all its runs would have made a keep
-UNLIKE = 3.2  # sds: of two runs against the start's ten, passed by chance once in a hundred
+ERROR = 0.02  # chance that a screen is ended which all its runs would have made a keep
+GUIDE = 4  # degrees of freedom that the start's noise counts as, at most
 
 
 class RacingPlan(Record):
@@ -135,8 +134,6 @@ def _behind(
     if not all(map(math.isfinite, (*values, *known))) or len(known) < 3:
         return None
     sd, df = noise(values, known)
-    if sd is None:
-        return None
     from scipy.special import stdtrit  # scipy.stats costs a second to import, this a tenth
 
     k, n = len(values), plan.runs
@@ -148,16 +145,11 @@ def _behind(
     return Stopped(runs=k, planned=n, quantity=quantity, mean=mean, best=best, limit=limit, level=level)
 
 
-def noise(values: Sequence[float], start: Sequence[float]) -> tuple[float | None, int]:
-    """Spread of one run and its degrees of freedom; None for a trial whose noise is unlike the start's."""
-    theirs, own = _squares(start), _squares(values)
-    base = math.sqrt(theirs / (len(start) - 1))
-    if math.sqrt(own / (len(values) - 1)) > UNLIKE * base and own > 0:
-        return None, 0
-    df = len(start) + len(values) - 2
-    return max(base, math.sqrt((theirs + own) / df)), df
+def noise(values: Sequence[float], start: Sequence[float]) -> tuple[float, int]:
+    """Spread of one run, and the degrees of freedom that it is known with."""
+    return max(_sd(start), _sd(values)), min(len(start) - 1, GUIDE) + len(values) - 1
 
 
-def _squares(values: Sequence[float]) -> float:
+def _sd(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -54,9 +54,7 @@ def test_a_program_that_is_plainly_worse_ends_after_two_runs_and_one_that_might_
         "it has all its runs"
     )
     assert look(plan, spec, runs([3.17]), ("t0000", 2.40), start) is None, "one run says nothing of its noise"
-    assert look(plan, spec, runs([2.6, 3.6]), ("t0000", 2.40), start) is None, (
-        "its noise is unlike the start's"
-    )
+    assert look(plan, spec, runs([2.6, 3.0]), ("t0000", 2.40), start) is None, "its own noise is larger"
     assert look(plan, spec, runs([3.17, 3.12]), ("t0000", 2.40), start[:2]) is None, "nobody knows the noise"
 
 
@@ -94,7 +92,9 @@ def test_the_share_of_keeps_that_are_lost_is_below_the_error() -> None:
         kept += is_keep
         lost += is_keep and stopped
         ended += stopped
-    assert lost <= 40 + 2 * np.sqrt(40), "1 % of all trials"
+    assert lost <= 40, (
+        "of 4,000 trials 2 % may be lost; as the noise is bounded from above, it is less than 1 %"
+    )
     assert lost / kept <= 0.02
     assert ended > 0
 
@@ -103,8 +103,6 @@ def _ends(plan: RacingPlan, own: list[float], start: list[float]) -> bool:
     from scipy.special import stdtrit
 
     sd, df = noise(own, start)
-    if sd is None:
-        return False
     k, n = len(own), plan.runs
     return bool(np.mean(own) + stdtrit(df, 1 - plan.error) * sd * np.sqrt((n - k) / (n * k)) <= 0)
 
@@ -173,4 +171,4 @@ def test_the_parts_of_a_screen() -> None:
     assert parts(plan_for(3), 3) == [(0, 2), (2, 3)]
     assert parts(plan_for(10), 10) == [(0, 2), (2, 5), (5, 10)]
     assert parts(plan_for(5), 10) == [(0, 10)], "of a plan for another number of runs nothing is taken"
-    assert json.loads(plan_for(5).model_dump_json())["error"] == 0.01  # type: ignore[union-attr]
+    assert json.loads(plan_for(5).model_dump_json())["error"] == 0.02  # type: ignore[union-attr]
