@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evaluators.judge import accelerators
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from flows.machine.line import place_in_line
 from flows.machine.slots import POLL_SECONDS, SlotCancelled, slot
 from lineage.environment_spec import EnvironmentSpec

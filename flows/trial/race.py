@@ -12,7 +12,7 @@ from evaluators.statistics.lawful import fault_of
 from evaluators.statistics.racing import Stopped
 from flows.engine.config import BASELINE
 from flows.engine.engine import Engine
-from flows.engine.promotions import must_depend
+from flows.engine.promotion_book import must_depend
 from flows.engine.records import TrialRef
 from lineage.records import Measurement, Record
 from lineage.store.blobs import get_blob

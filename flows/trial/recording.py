@@ -18,9 +18,9 @@ from evaluators.statistics.lawful import deterministic
 from evaluators.statistics.racing import Stopped
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine
-from flows.engine.promotions import must_depend
+from flows.engine.promotion_book import must_depend
 from flows.engine.records import Patched, Pruning, TrialRef
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
 from flows.report.slot_time import as_detail as as_slots
 from flows.report.slot_time import slot_columns

@@ -119,7 +119,7 @@ def campaigns(told: argparse.Namespace) -> None:
 
 
 def loop(told: argparse.Namespace) -> None:
-    from flows.environments.data import check_data
+    from flows.environments.prepared_data import check_data
     from flows.environments.loading import load_environment
 
     trials, _ = trials_of(told.runs[0])
