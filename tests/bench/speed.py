@@ -119,8 +119,8 @@ def campaigns(told: argparse.Namespace) -> None:
 
 
 def loop(told: argparse.Namespace) -> None:
-    from flows.environments.prepared_data import check_data
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import check_data
 
     trials, _ = trials_of(told.runs[0])
     environment = load_environment(told.environment)
