@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.judge import process as judging
-from evaluators.judge.client import Bench, train
+from evaluators.judge.client import Bench, judge_server, train
 from evaluators.judge.information import source_bytes
 from evaluators.judge.sandbox.prove import Isolation, best
 from evaluators.judge.workspace import read_source
@@ -234,6 +234,7 @@ def judge_here(bench: Bench, source: Path, run: TrainRun, place: Path, folder: P
                 lifeline=held,
                 reference=bench.reference,
                 start=bench.start,
+                server=judge_server(bench),
             )
         )
     finally:

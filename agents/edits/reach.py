@@ -21,7 +21,9 @@ def _words(text: str) -> frozenset[str]:
 
 
 # a function may import what computes (math, time); these read files, sources or the interpreter itself
-CLOSED = _words("__main__ ast glob inspect io linecache pathlib pickle pkgutil pydoc tokenize zipfile zipimport")
+CLOSED = _words(
+    "__main__ ast glob inspect io linecache pathlib pickle pkgutil pydoc tokenize zipfile zipimport"
+)
 SYSTEM = _words(
     "os sys subprocess socket ctypes importlib builtins gc shutil atexit posix pty fcntl mmap runpy"
 )
