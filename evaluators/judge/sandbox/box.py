@@ -361,7 +361,13 @@ def _prepared(
     box: Box, layers: Layers, argv: list[str], inner: dict[str, Any], env: dict[str, str], server: Server
 ) -> dict[str, Any]:
     """The part of a request that concerns a run forked from `server`; `message` is what the server gets."""
-    message = {"config": inner, "argv": argv, "env": env, "cwd": "/tmp", "locks": _child_locks(box, layers)}
+    message = {
+        "config": inner,
+        "argv": argv,
+        "env": {**env, "PWD": "/tmp"},  # bubblewrap sets it with --chdir
+        "cwd": "/tmp",
+        "locks": _child_locks(box, layers),
+    }
     return {**server.model_dump(), "message": message}
 
 

@@ -15,7 +15,7 @@ else it says why it cannot serve; no devices.
 """
 
 # loaded by path like kernel.py; os.path, because it must not import more than it needs
-# ruff: noqa: PTH106, PTH112, PTH118, PTH120, PTH208
+# ruff: noqa: PTH115, PTH118, PTH208
 from __future__ import annotations
 
 import fcntl
@@ -37,7 +37,7 @@ REQUEST_BYTES = 1 << 18
 MOST_HANDLES = 32
 FIRST_HIGH = 40
 # what a package imports at its first use: making any torch.optim optimizer imports torch._dynamo, 2 CPU-s
-AT_FIRST_USE = {"torch": ("torch._dynamo",)}
+AT_FIRST_USE = {"torch": ("torch._dynamo",), "numpy": ("numpy.random",)}
 # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET: all that bubblewrap has made
 NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 PR_SET_DUMPABLE = 4
@@ -200,9 +200,9 @@ def _configured(request: dict[str, Any], imported: list[str]) -> dict[str, Any]:
     sys.argv = request["argv"]
     sys.modules["__main__"].__file__ = sys.argv[0]
     sys.dont_write_bytecode = False
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()  # from the kernel: unseeded numbers differ from run to run, as after a start of its own
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()  # from the kernel: unseeded numbers differ from run to run, as after a start of its own
     # a file of the recipe goes before an installed module of the same name, as after a start of its own
     files = {name.partition(".")[0] for name in os.listdir(config["recipe"])}
     early = {"numpy"} if config["mode"] == "predict" else set()

@@ -70,16 +70,20 @@ class Isolation(Record):
     prepared: bool = False
     prepared_fault: str = ""
 
+    @property
+    def start_text(self) -> str:
+        """How a run comes to its process."""
+        if self.prepared:
+            return "start of a run: forked from a process that has imported the packages; proven with the same probe"
+        return f"start of a run: an interpreter of its own ({self.prepared_fault})"
+
     def text(self) -> str:
         lines = [
             f"isolation: {self.level.upper()} ({' + '.join(self.layers)})",
             f"  CPU time: {self.tools.clock}",
             f"  holds: {', '.join(self.holds)}",
         ]
-        if self.prepared:
-            lines.append("  runs are forked from a prepared process; the same probe proved it")
-        else:
-            lines.append(f"  every run starts an interpreter of its own: {self.prepared_fault}")
+        lines.append(f"  {self.start_text}")
         if self.not_held:
             lines.append(f"  NOT held: {', '.join(self.not_held)}")
         return "\n".join(lines + [f"  to get better: {line}" for line in self.advice])
@@ -264,4 +268,5 @@ def doctor_report() -> dict[str, Any]:
         "advice": list(found.advice),
         "prepared": found.prepared,
         "prepared_fault": found.prepared_fault,
+        "start": found.start_text,
     }
