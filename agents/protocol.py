@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from agents.edits.search_replace import Files
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.records import Allowance, Check, Proposal, Usage
-from lineage.spec import EnvironmentSpec, Role
 
 if TYPE_CHECKING:
     from lineage.queries import View
 
-Files = dict[str, bytes]
 NO_LIMIT = Allowance()
 
 

@@ -22,9 +22,9 @@ from importlib.resources import files
 
 from pydantic import ValidationError
 
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.ids import canonical_json, sha256
-from lineage.spec import EnvironmentSpec, Role
 
 ARMS = ("specialists", "no_lineage", "generic", "single", "random")
 GENERALIST = "generalist"

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from lineage.columns import Block, Floats, Frame, Ints, Mask
 from lineage.errors import UnknownName, UsageError
+from lineage.event_blocks import Block, Floats, Frame, Ints, Mask
 from lineage.ids import uuid7
+from lineage.leaderboard import Leaderboard
 from lineage.records import EventKind, Row, Status
 from lineage.schema import SCHEMA, seal, to_row, to_table
-from lineage.standing import Standing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VALID = ("keep", "discard")
+SCORED = ("keep", "discard")
 # What a later event adds to the trial row it speaks of.
 FOLDED = {
     "confirmation": ("verdict", "p_value", "alpha_spent", "gain", "gain_low", "gain_high"),
@@ -112,7 +112,7 @@ class View:
     def _quoted_scores(self) -> Floats:
         """The same with the mean of fresh replicates where a trial has them."""
         scores = self._score.copy()
-        for trial, mean in self.standing.fresh.items():
+        for trial, mean in self.leaderboard.fresh.items():
             if (index := self._frame.index(trial)) is not None:
                 scores[index] = mean * self.sign
         return scores
@@ -126,12 +126,12 @@ class View:
         return self._frame.folds()
 
     @cached_property
-    def standing(self) -> Standing:
+    def leaderboard(self) -> Leaderboard:
         """Leader, incumbent and champions of this moment."""
-        standing = Standing(self.sign)
+        leaderboard = Leaderboard(self.sign)
         for _, step in self._steps():
-            _take(standing, step)
-        return standing
+            _take(leaderboard, step)
+        return leaderboard
 
     def _steps(self) -> list[tuple[int, Row | tuple[str, float]]]:
         """What decides who leads, with its position, in order; a keep as its id and score, which builds no row."""
@@ -149,17 +149,17 @@ class View:
         steps.sort(key=lambda step: step[0])
         return steps
 
-    def leaders_since(self, trial: str) -> list[str]:
+    def led_since(self, trial: str) -> list[str]:
         """Trials that led at some time since this one was last submitted, the last of them now; none if it never was."""
         begun = self._submitted(trial)
         if begun is None:
             return []
-        standing, led = Standing(self.sign), [""]
+        leaderboard, led = Leaderboard(self.sign), [""]
         for position, step in self._steps():
             if position > begun:
-                _note_leader(led, standing)
-            _take(standing, step)
-        _note_leader(led, standing)
+                _note_leader(led, leaderboard)
+            _take(leaderboard, step)
+        _note_leader(led, leaderboard)
         return led[1:]
 
     def ended_since(self, trial: str, other: str) -> bool:
@@ -268,22 +268,22 @@ class View:
         return self._rows(found[:1])[0] if len(found) else None
 
     def row_of_leader(self) -> Row | None:
-        leader = self.standing.leader()
+        leader = self.leaderboard.leader()
         return self.trial(leader[0]) if leader is not None else None
 
     def row_of_incumbent(self) -> Row | None:
-        trial = self.standing.incumbent
+        trial = self.leaderboard.incumbent
         return self.trial(trial) if trial is not None else self.baseline()
 
     def rows_of_champions(self) -> list[Row]:
         """Confirmed trials that nobody vetoed, in the order in which they were confirmed."""
-        found = [self._frame.index(trial) for trial in self.standing.champions]
+        found = [self._frame.index(trial) for trial in self.leaderboard.champions]
         return self._rows(index for index in found if index is not None)
 
     def quoted(self, trial: str) -> float | None:
         """What a trial is said to score: the mean of its fresh replicates where it has been tested, else as measured."""
-        if trial in self.standing.fresh:
-            return self.standing.fresh[trial]
+        if trial in self.leaderboard.fresh:
+            return self.leaderboard.fresh[trial]
         index = self._frame.index(trial)
         score = None if index is None else self._frame.value("score", index)
         return None if score is None else float(score)
@@ -327,14 +327,14 @@ class View:
 
     def failures(self, role: str | None, n: int) -> list[Row]:
         """The last n trials without a usable score (of one role, or of all), oldest of them first."""
-        failed = self._visible & ~self._frame.mask("status", "baseline", *VALID)
+        failed = self._visible & ~self._frame.mask("status", "baseline", *SCORED)
         if role is not None:
             failed &= self._frame.mask("role", role)
         return self._rows(_last(np.flatnonzero(failed), n))
 
     def failure_counts(self) -> dict[tuple[str, str | None], int]:
         """(status, cause) -> count over every trial that is no baseline, keep or discard."""
-        failed = ~self._frame.mask("status", "baseline", *VALID)
+        failed = ~self._frame.mask("status", "baseline", *SCORED)
         (status, words), (cause, causes) = self._frame.codes("status"), self._frame.codes("cause")
         counts = np.bincount((status * len(causes) + cause)[failed], minlength=len(words) * len(causes))
         found = [divmod(int(at), len(causes)) for at in np.flatnonzero(counts)]
@@ -352,7 +352,7 @@ class View:
         codes, words = self._frame.codes(by)
         codes = codes[counted]
         keeps = self._frame.mask("status", "keep")[counted]
-        valid = self._frame.mask("status", *VALID)[counted]
+        valid = self._frame.mask("status", *SCORED)[counted]
         gains = (self._frame.floats("delta_parent") * self.sign)[counted]
         measured = valid & np.isfinite(gains)
         size = len(words)
@@ -405,15 +405,15 @@ class View:
         return frame
 
 
-def _take(standing: Standing, step: Row | tuple[str, float]) -> None:
+def _take(leaderboard: Leaderboard, step: Row | tuple[str, float]) -> None:
     if isinstance(step, Row):
-        standing.read(step)
+        leaderboard.read(step)
     else:
-        standing.measured(step[0], Status.KEEP, step[1])
+        leaderboard.measured(step[0], Status.KEEP, step[1])
 
 
-def _note_leader(led: list[str], standing: Standing) -> None:
-    leader = standing.leader()
+def _note_leader(led: list[str], leaderboard: Leaderboard) -> None:
+    leader = leaderboard.leader()
     if leader is not None and leader[0] != led[-1]:
         led.append(leader[0])
 

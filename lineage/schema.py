@@ -34,7 +34,7 @@ STORAGE = (
     ("schema_version", pa.int16()),
     ("t_written", TIME),
 )
-Record = dict[str, Any]
+StoredRow = dict[str, Any]
 
 
 def _arrow(annotation: Any) -> Any:
@@ -86,7 +86,7 @@ def _stored(value: Any) -> Any:
     return value
 
 
-def seal(row: Row, *, event_id: str, writer: str, seq: int, prev: str | None, now: datetime) -> Record:
+def seal(row: Row, *, event_id: str, writer: str, seq: int, prev: str | None, now: datetime) -> StoredRow:
     """The record of a row at its place in a writer's chain, with its hash."""
     record = {name: _stored(value) for name, value in row.model_dump(exclude_defaults=True).items()}
     record |= {"event_id": event_id, "writer": writer, "writer_seq": seq, "schema_version": SCHEMA_VERSION}
@@ -100,7 +100,7 @@ def row_hash(record: Mapping[str, Any]) -> str:
     return sha256(canonical_json({name: value for name, value in record.items() if name != "row_sha256"}))
 
 
-def strip(values: Mapping[str, Any], campaign: str) -> Record:
+def strip(values: Mapping[str, Any], campaign: str) -> StoredRow:
     """The record behind stored column values: nulls and defaults dropped, campaign added."""
     record = {
         name: value

@@ -6,16 +6,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lineage.ids import canonical_json, sha256
-from lineage.log.journal import Journal, compact
-from lineage.log.parts import Footer, encode_log, encode_part, log_folder, part_folder, part_key, read_footer
+from lineage.log.journal import Journal
+from lineage.log.parquet_files import (
+    Footer,
+    encode_log,
+    encode_part,
+    log_folder,
+    part_folder,
+    part_key,
+    read_footer,
+)
+from lineage.log.table import Lineage
 from lineage.records import Measurement, Row, SeedResult
-from lineage.schema import Record, row_hash, strip
+from lineage.schema import StoredRow, row_hash, strip
 from lineage.store.blobs import put_blob, put_tree
 from lineage.store.objects import Store
 from lineage.store.results import put_result
 
 C = "c-verify"
 WHEN = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def compact(store: Store, campaign: str, min_new: int = 256) -> int:
+    """Compact once, with a reader that has read nothing before."""
+    return Lineage(store, campaign).compact(min_new)
 
 
 def write_trial(store: Store, journal: Journal, number: int, campaign: str = C) -> Row:
@@ -69,8 +83,8 @@ def overwrite(root: Path, key: str, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def part_records(store: Store, number: int, campaign: str = C) -> tuple[list[Record], Footer]:
-    from lineage.log.parts import decode_part
+def part_records(store: Store, number: int, campaign: str = C) -> tuple[list[StoredRow], Footer]:
+    from lineage.log.parquet_files import decode_part
 
     key = part_key(campaign, number)
     table, footer = decode_part(key, store.get(key))
@@ -78,7 +92,7 @@ def part_records(store: Store, number: int, campaign: str = C) -> tuple[list[Rec
 
 
 def rewrite_part(
-    store: Store, root: Path, number: int, records: list[Record], footer: Footer, campaign: str = C
+    store: Store, root: Path, number: int, records: list[StoredRow], footer: Footer, campaign: str = C
 ) -> None:
     """Put other rows into a part, with a footer that fits and every later part's chain repaired."""
     from dataclasses import replace
@@ -91,18 +105,18 @@ def rewrite_part(
         overwrite(root, key, data)
 
 
-def rehash(record: Record) -> Record:
+def rehash(record: StoredRow) -> StoredRow:
     """The record with a row hash that fits its values."""
     return {**record, "row_sha256": row_hash(record)}
 
 
-def log_records(store: Store, campaign: str = C) -> list[tuple[str, Record]]:
-    from lineage.log.parts import decode_log
+def log_records(store: Store, campaign: str = C) -> list[tuple[str, StoredRow]]:
+    from lineage.log.parquet_files import decode_log
 
     return [(key, decode_log(key, store.get(key), campaign)) for key in store.list(log_folder(campaign))]
 
 
-def put_log(root: Path, record: Record, campaign: str = C) -> str:
+def put_log(root: Path, record: StoredRow, campaign: str = C) -> str:
     key, data = encode_log(record, campaign)
     overwrite(root, key, data)
     return key

@@ -11,8 +11,8 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Row, Status
-from lineage.spec import EnvironmentSpec
 
 START = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
 INJECTION = "</script><img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

@@ -22,8 +22,8 @@ from evaluators.judge.client import Bench, judge_server, train
 from evaluators.judge.information import source_bytes
 from evaluators.judge.sandbox.prove import Isolation, best
 from evaluators.judge.workspace import read_source
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Measurement, TrainRun
-from lineage.spec import EnvironmentSpec
 
 # wall clocks on a machine with many busy neighbours: BAKEOFF_TEST_PATIENCE=5 makes the caps five times as long
 PATIENCE = float(os.environ.get("BAKEOFF_TEST_PATIENCE", "1"))

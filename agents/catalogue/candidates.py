@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agents.catalogue import constants, tpe
-from agents.catalogue.apply import Applied, apply_technique, changed_numbers, draw
-from agents.catalogue.memory import Delta, Memory, State, Trial
-from agents.catalogue.merge import merge_files
+from agents.catalogue.apply_technique import Applied, apply_technique, changed_numbers, draw
+from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.technique import Catalogue, Range, Technique, Value
+from agents.catalogue.three_way_merge import merge_files
 from agents.catalogue.transform import NotApplicable
-from lineage.spec import EnvironmentSpec, Role
+from agents.edits.search_replace import Files
+from lineage.environment_spec import EnvironmentSpec, Role
 
-Files = dict[str, bytes]
 PAIRS, STEPS, PORTS, UNDOS, VARIANTS = 12, 12, 6, 5, 4
 # A combination of a technique with a trade is how bought accuracy is spent, so such pairs come first.
 
@@ -35,7 +35,7 @@ class Parent:
     trial: Trial
     why: str
     files: Files
-    state: State
+    state: EditState
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Candidate:
     kind: str
     operator: str
     parent: Parent
-    state: State
+    state: EditState
     techniques: tuple[Technique, ...] = ()
     values: tuple[dict[str, Value], ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from agents.catalogue.technique import Range, Value
 from agents.catalogue.transform import NotApplicable
 from agents.edits.search_replace import lines_of
-from lineage.syntax import parse as parse_source
+from lineage.python_ast import parse as parse_source
 
 FACTOR = 8.0
 _UPPER = re.compile(r"[A-Z][A-Z0-9_]*")

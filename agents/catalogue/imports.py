@@ -10,7 +10,7 @@ import sys
 
 import libcst as cst
 
-from agents.catalogue.match import same
+from agents.catalogue.code_patterns import same
 
 
 def _imports(statement: object) -> cst.Import | cst.ImportFrom | None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Row, Status
-from lineage.spec import EnvironmentSpec
 
 if TYPE_CHECKING:
     from lineage.queries import View
@@ -115,23 +115,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class State:
+class EditState:
     """A program as the sum of its chain: techniques present, numbers, unknown edits."""
 
     techniques: frozenset[str] = frozenset()
     numbers: Mapping[str, float] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
 
-    def plus(self, delta: Delta | None, trial: str) -> State:
+    def plus(self, delta: Delta | None, trial: str) -> EditState:
         if delta is None:
-            return State(self.techniques, self.numbers, self.others | {trial})
+            return EditState(self.techniques, self.numbers, self.others | {trial})
         numbers = self.numbers
         if delta.numbers:
             numbers = {**numbers, **{key: new for key, _, new in delta.numbers if new is not None}}
             for key, _, new in delta.numbers:
                 if new is None:
                     numbers.pop(key, None)
-        return State(_with(self.techniques, delta.techniques), numbers, _with(self.others, delta.others))
+        return EditState(_with(self.techniques, delta.techniques), numbers, _with(self.others, delta.others))
 
 
 def _with(present: frozenset[str], said: tuple[str, ...]) -> frozenset[str]:
@@ -181,7 +181,7 @@ class Memory:
 
     sign: int
     trials: dict[str, Trial] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, EditState] = field(default_factory=dict)
     start: Trial | None = None
     leader: Trial | None = None
     incumbent: Trial | None = None
@@ -201,7 +201,7 @@ class Memory:
         if base is not None and base.noise_sd is not None and base.score:
             memory.noise = min(0.2, max(1e-4, base.noise_sd / abs(base.score)))
         for order, row in enumerate(rows):
-            memory._add(row, order, base, spec, view.standing.fresh.get(row.trial or "", row.score))
+            memory._add(row, order, base, spec, view.leaderboard.fresh.get(row.trial or "", row.score))
         memory.start = memory.trials.get(base.trial or "") if base else None
         leader, incumbent = view.row_of_leader(), view.row_of_incumbent()
         memory.leader = memory.trials.get(leader.trial or "") if leader else memory.start
@@ -249,7 +249,7 @@ class Memory:
         self.trials[trial.id] = trial
         before = self.states.get(trial.parent)
         if trial.status is Status.BASELINE or before is None:
-            self.states[trial.id] = State()
+            self.states[trial.id] = EditState()
         else:
             self.states[trial.id] = before.plus(trial.delta, trial.id)
 

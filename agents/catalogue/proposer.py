@@ -30,24 +30,23 @@ from threadpoolctl import ThreadpoolController
 from agents.catalogue import candidates as make
 from agents.catalogue import constants, tpe, wording
 from agents.catalogue.candidates import Candidate, Parent, Setting
-from agents.catalogue.memory import Delta, Memory, State, Trial
+from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
 from agents.catalogue.technique import load_catalogue
 from agents.catalogue.transform import NotApplicable
 from agents.edits.normal_form import ast_hash
-from agents.edits.search_replace import edits_between
-from agents.edits.surface import changed_lines, check_surface
+from agents.edits.role_surface import changed_lines, check_surface
+from agents.edits.search_replace import Files, edits_between
 from agents.protocol import ProposalRequest
 from lineage.errors import EditRefused, NothingLeft
 from lineage.records import Edit, Proposal
 
-Files = dict[str, bytes]
 Tier = list[tuple[Trial, str]]  # programs to build on, the leader first, each with the reason for it
-ARMS = ("lineage", "no_lineage", "random", "numbers_only")
+SEARCH_ARMS = ("lineage", "no_lineage", "random", "numbers_only")
 OUTLOOKS = 3  # parents beside the leader
 SHORTLIST = 40  # trials with the best gain, and as many with the most room, whose outlook is computed
 LUCK = 0.15  # spread of the factor that decides between near equals and keeps parallel asks apart
-PRIOR_TRIALS = 5  # worth of the prior that one technique in ten breaks its program
+PRIOR_WEIGHT = 5  # worth of the prior that one technique in ten breaks its program
 TRIES = 40
 CACHE = 96  # source snapshots kept by content hash, the newest
 
@@ -86,7 +85,7 @@ class CatalogueProposer:
             return self._propose(request)
 
     def _propose(self, request: ProposalRequest) -> Proposal:
-        arm = self._arm or (request.arm if request.arm in ARMS else "lineage")
+        arm = self._arm or (request.arm if request.arm in SEARCH_ARMS else "lineage")
         setting, model, tiers = self._setting(request, arm)
         masked, seen = _masked(setting.memory), list[Candidate]()
         for candidate in self._in_turn(request, setting, tiers, arm, model):
@@ -150,7 +149,7 @@ class CatalogueProposer:
         states = setting.memory.states
         for tier in tiers:
             parents = [
-                Parent(trial, why, self._files(request, trial.id), states.get(trial.id, State()))
+                Parent(trial, why, self._files(request, trial.id), states.get(trial.id, EditState()))
                 for trial, why in tier
             ]
             yield from self._ranked(setting, parents, arm, model)[:TRIES]
@@ -252,7 +251,7 @@ def _expected(memory: Memory, parent: Trial, forecast: Forecast, against: Foreca
 def _blank(memory: Memory, leader: Trial) -> Memory:
     """A memory that holds the program to start from and nothing about how it came to be."""
     bare = Memory(sign=memory.sign, relative=memory.relative, noise=memory.noise)
-    bare.trials[leader.id], bare.states[leader.id] = leader, State()
+    bare.trials[leader.id], bare.states[leader.id] = leader, EditState()
     bare.start = bare.leader = bare.incumbent = leader
     return bare
 
@@ -302,7 +301,7 @@ def _masked(memory: Memory) -> set[tuple[str, str]]:
 def _sound(candidate: Candidate, breakage: dict[str, tuple[int, int]]) -> float:
     """Chance that the candidate's techniques do not break the program, by how often they and the others did."""
     broke, tried = breakage.get("", (0, 0))
-    usual = (broke + 0.1 * PRIOR_TRIALS) / (tried + PRIOR_TRIALS)
+    usual = (broke + 0.1 * PRIOR_WEIGHT) / (tried + PRIOR_WEIGHT)
     chance = 1.0
     for technique in candidate.techniques:
         broke, tried = breakage.get(technique.name, (0, 0))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.catalogue.constants import unit
-from agents.catalogue.memory import Memory, State
+from agents.catalogue.memory import EditState, Memory
 from agents.catalogue.technique import Catalogue, Range
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ MAX_ROWS = 200
 RECENT = 60  # rows that settle the widths
 
 
-def features(state: State, start: Mapping[str, float], catalogue: Catalogue) -> Features:
+def features(state: EditState, start: Mapping[str, float], catalogue: Catalogue) -> Features:
     """Description of a program; `start` holds the numbers of the start."""
     out: Features = {}
     for name in state.techniques:
@@ -179,7 +179,7 @@ class Surrogate:
                 row[at] = value
         return row, unseen
 
-    def forecast(self, state: State) -> Forecast:
+    def forecast(self, state: EditState) -> Forecast:
         """What a program should measure, against the start."""
         row, unseen = self._split(features(state, self.start, self.catalogue))
         gain, spread = self.gain.of(row, unseen)
@@ -196,7 +196,7 @@ class Surrogate:
             holds = min(holds, _normal((1.0 + mean) / math.hypot(spread, fit.noise)))
         return least, holds
 
-    def exchange(self, state: State) -> float:
+    def exchange(self, state: EditState) -> float:
         """Gain that one unit of room buys at this program, by the number that sells it dearest.
 
         Slopes count where gain and room both surely depend on the number, in opposite ways.
@@ -215,13 +215,13 @@ class Surrogate:
                     rates.append(abs(gain / room))
         return min(max(rates), MOST_WORTH)
 
-    def potential(self, state: State, rate: float) -> float:
+    def potential(self, state: EditState, rate: float) -> float:
         """Expected gain, and what the room left could still buy: the first bit of room is worth most."""
         described = features(state, self.start, self.catalogue)
         least, _ = self._rooms(described)
         return self.gain.of(*self._split(described))[0] + spendable(least, rate)
 
-    def worth(self, state: State, leader: State, best: State, rate: float) -> float:
+    def worth(self, state: EditState, leader: EditState, best: EditState, rate: float) -> float:
         """Expected improvement over the leader's gain and over the best potential, if the limits hold."""
         described = features(state, self.start, self.catalogue)
         least, holds = self._rooms(described)

@@ -42,8 +42,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from lineage.environment_spec import Name, Spec
 from lineage.errors import SpecInvalid
-from lineage.spec import Name, Spec
 
 Value = int | float | str
 Do = Literal["replace", "before", "after", "start", "end", "expression", "definition", "add", "import"]

@@ -24,8 +24,8 @@ from typing import Any
 
 import libcst as cst
 
+from agents.catalogue.code_patterns import Bound, expression, fill, same, same_all, statements
 from agents.catalogue.imports import with_import
-from agents.catalogue.match import Bound, expression, fill, same, same_all, statements
 from agents.catalogue.technique import Change, Pattern
 
 Body = list[cst.BaseStatement]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from lineage.errors import EditRefused
-from lineage.syntax import parse as parse_source
+from lineage.python_ast import parse as parse_source
 
 _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 

@@ -8,7 +8,7 @@ exactly one place, and keeps the file's own bytes for the lines that do not chan
 edits this code got 193 right and none wrong; `git apply` got 128, and 18 to 43 wrong when lenient.
 
 Nothing here touches the disk. Which files and definitions may change is decided by
-`agents.edits.surface`; this module only guarantees that paths are plain and text is visible.
+`agents.edits.role_surface`; this module only guarantees that paths are plain and text is visible.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ from typing import NoReturn
 
 from lineage.errors import EditRefused
 from lineage.records import Edit
+from lineage.safe_text import is_visible
 
 Files = dict[str, bytes]
 
 _NEW_NAME = re.compile(r"[a-z_][a-z0-9_]{0,59}\.py")
-_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-# Letters and marks that show nothing: fillers, variation selectors, joiners.
-_BLANK = re.compile(
-    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 _COOKIE = re.compile(
     r"(?:[^\n]*\n)?[ \t\f]*#.*?coding[:=][ \t]*(?!utf-?8\b)[-\w.]+", re.IGNORECASE
 )  # PEP 263
@@ -60,7 +56,7 @@ def visible_text(path: str, data: bytes) -> str:
     if text.isascii() and not re.search(r"[^\n\t\x20-\x7e]", text):
         return text
     for at, char in enumerate(text):
-        if char not in "\n\t" and (unicodedata.category(char) in _INVISIBLE or _BLANK.match(char)):
+        if char not in "\n\t" and not is_visible(char):
             line = text.count("\n", 0, at) + 1
             name = "carriage return" if char == "\r" else unicodedata.name(char, "control character")
             refuse(

@@ -7,7 +7,7 @@ other place, and nothing here prints them. A loopback server needs no key.
 
 One wrapper, `_faults`, turns whatever the SDK, its transport or a broken server raises into one
 `CallFault`; the SDK's own retries are off, because they honour a retry-after of any length
-(measured: up to 49 days) and `agents.llm.calls.ask` has a deadline. A server that answers 400 to
+(measured: up to 49 days) and `agents.llm.model_call.ask` has a deadline. A server that answers 400 to
 `thinking`, `effort`, `cache_control`, `tools` or `stream` is asked once more without, and that is
 remembered for the model.
 """
@@ -24,13 +24,13 @@ from typing import Any
 import anthropic
 import httpx2
 
-from agents.llm.calls import CallFault, FaultKind, ModelCall, Reply
 from agents.llm.http_status import advice, retry_seconds, status_kind
 from agents.llm.messages_stream import Assembly, chars_in, reply_from
+from agents.llm.model_call import CallFault, FaultKind, ModelCall, Reply
 from agents.llm.prices import is_loopback
-from agents.llm.untrusted_text import quoted, redact
 from lineage.errors import UsageError
 from lineage.records import Usage
+from lineage.safe_text import for_prompt, redact
 
 # What a server may not know, and the words by which its refusal names it.
 _OPTIONAL: dict[str, tuple[str, ...]] = {
@@ -177,7 +177,7 @@ def _json_body(data: bytes) -> object:
     try:
         return json.loads(data)
     except ValueError as e:
-        shown = quoted(data[:400].decode("utf-8", "replace"), 160)
+        shown = for_prompt(data[:400].decode("utf-8", "replace"), 160)
         raise CallFault("transient", f"answer is not JSON (begins {shown})") from e
 
 
@@ -193,7 +193,7 @@ def _status_fault(error: anthropic.APIStatusError, host: str, assembly: Assembly
     hint = advice(status, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
     return CallFault(
         kind,
-        redact(f"{host} answered {status} {kind_word}{shown}: {quoted(message, 300)}{hint}"),
+        redact(f"{host} answered {status} {kind_word}{shown}: {for_prompt(message, 300)}{hint}"),
         retry_after=retry_seconds(headers.get("retry-after")),
         usage=assembly.partial_usage() if assembly.started else None,
         status=status,
@@ -225,5 +225,5 @@ def _faults(host: str, assembly: Assembly) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         if "authentication method" in str(e):
             raise CallFault("blocked", f"no key for {host}; set ANTHROPIC_API_KEY", status=401) from e
-        said = quoted(f"{type(e).__name__}: {e}", 200)
+        said = for_prompt(f"{type(e).__name__}: {e}", 200)
         raise CallFault("transient", f"answer of {host} cannot be read: {said}", usage=paid()) from e

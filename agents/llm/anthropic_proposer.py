@@ -15,13 +15,13 @@ import time
 from typing import Any
 
 from agents.llm.anthropic_client import AnthropicChat
-from agents.llm.calls import CallFault, Chat, ModelCall, within
 from agents.llm.ledger import Ledger
+from agents.llm.model_call import CallFault, Chat, ModelCall, within
 from agents.llm.prices import Prices, load_prices
-from agents.llm.session import DEFAULT_MODEL, SessionSettings
+from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 from agents.llm.session_proposer import SessionProposer
-from agents.llm.untrusted_text import stripped
 from lineage.errors import ProposerOutage, UsageError
+from lineage.safe_text import for_terminal
 
 
 def anthropic_proposer(
@@ -65,7 +65,7 @@ def ask_once(
         "key": getattr(own, "key_source", ""),
         "model": model,
         "answered_by": reply.model,
-        "reply": stripped(reply.text)[:200],
+        "reply": for_terminal(reply.text)[:200],
         "stop_reason": reply.stop_reason,
         "tokens_in": usage.tokens_in + usage.tokens_cache_read + usage.tokens_cache_write,
         "tokens_out": usage.tokens_out,

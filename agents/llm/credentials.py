@@ -6,7 +6,7 @@ a key that is there is also accepted only a call can tell (`bakeoff ask`).
 
 from __future__ import annotations
 
-from agents.llm.calls import Chat
+from agents.llm.model_call import Chat
 from lineage.errors import UsageError
 
 # proposer -> (where its key is looked for, the variable that holds its address)

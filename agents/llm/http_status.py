@@ -1,13 +1,13 @@
 """What an HTTP status from a model endpoint means for a proposal: one table for every dialect.
 
-`status_kind` sorts statuses and the words beside them into the four kinds of agents.llm.calls.CallFault.
+`status_kind` sorts statuses and the words beside them into the four kinds of agents.llm.model_call.CallFault.
 Words matter because endpoints put different things behind one number: a 400 can be an empty purse,
 a prompt that is too long, or an option that a small server does not know.
 """
 
 from __future__ import annotations
 
-from agents.llm.calls import FaultKind
+from agents.llm.model_call import FaultKind
 
 _TOO_LONG = (
     "prompt is too long",

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from agents.llm.calls import STOP_REASONS, Block, CallFault, Reply
+from agents.llm.model_call import STOP_REASONS, CallFault, ContentBlock, Reply
 from lineage.records import Usage
 
 CHARS_PER_TOKEN = 4
@@ -60,7 +60,7 @@ def usage_of(raw: object, prompt_chars: int, reply_chars: int) -> tuple[Usage, b
     return found, guessed_in or guessed_out
 
 
-def _clean_block(block: Mapping[str, Any], index: int) -> Block | None:
+def _clean_block(block: Mapping[str, Any], index: int) -> ContentBlock | None:
     """A block reduced to the fields that may be sent back; None for one that may not."""
     kind = block.get("type")
     if kind == "text":
@@ -91,7 +91,7 @@ def reply_from(message: object, prompt_chars: int, raw_inputs: Mapping[int, str]
         shown = type(message).__name__ if not isinstance(message, Mapping) else sorted(map(str, message))[:8]
         raise CallFault("transient", f"answer is not a Messages API reply (got {shown})")
     stop = message.get("stop_reason")
-    blocks: list[Block] = []
+    blocks: list[ContentBlock] = []
     bad: dict[str, str] = {}
     for index, raw in enumerate(message["content"]):
         block = _clean_block(raw, index) if isinstance(raw, Mapping) else None
@@ -126,7 +126,7 @@ class Assembly:
     def __init__(self, prompt_chars: int) -> None:
         self._prompt_chars = prompt_chars
         self._head: dict[str, Any] = {}
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[int, ContentBlock] = {}
         self._json: dict[int, list[str]] = {}
         self._usage: dict[str, int] = {}
         self.started = False
@@ -183,7 +183,7 @@ class Assembly:
     def reply(self) -> Reply:
         """The whole answer; a transient CallFault with its cost when the stream was cut off."""
         bad: dict[int, str] = {}
-        content: list[Block] = []
+        content: list[ContentBlock] = []
         for place, index in enumerate(sorted(self._blocks)):
             block = self._blocks[index]
             text = "".join(self._json.get(index, [])).strip()

@@ -4,7 +4,7 @@ A client of our own rather than a library, because the session needs the raw fin
 and tool calls for lineage, and only one route: the openai package brings a second HTTP stack of
 types for it, litellm 41 MB and 22 dependencies that rewrite both requests and usage, and most
 servers that one would reach this way (llama.cpp, vLLM, Ollama, LM Studio) speak the Messages API
-as well (agents.llm.anthropic_client). It translates the Messages shape of agents.llm.calls both ways, so the session
+as well (agents.llm.anthropic_client). It translates the Messages shape of agents.llm.model_call both ways, so the session
 loop, the tools and the records are the same.
 
 Key and address: OPENAI_API_KEY and OPENAI_BASE_URL (default https://api.openai.com/v1). Limits: no
@@ -22,11 +22,11 @@ from typing import Any
 
 import httpx2
 
-from agents.llm.calls import Block, CallFault, ModelCall, Reply
 from agents.llm.http_status import advice, retry_seconds, status_kind
 from agents.llm.messages_stream import chars_in, reply_from
+from agents.llm.model_call import CallFault, ContentBlock, ModelCall, Reply
 from agents.llm.prices import is_loopback
-from agents.llm.untrusted_text import quoted, redact
+from lineage.safe_text import for_prompt, redact
 
 DEFAULT_BASE = "https://api.openai.com/v1"
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -96,7 +96,7 @@ class OpenAIChat:
         hint = advice(status, "OPENAI_API_KEY", "OPENAI_BASE_URL")
         return CallFault(
             status_kind(status, message, code, answer.headers.get("x-should-retry")),
-            redact(f"{self._host} answered {status}: {quoted(message, 300)}{hint}"),
+            redact(f"{self._host} answered {status}: {for_prompt(message, 300)}{hint}"),
             retry_after=retry_seconds(answer.headers.get("retry-after")),
             status=status,
         )
@@ -140,7 +140,9 @@ def request_body(call: ModelCall, without: frozenset[str] = frozenset()) -> dict
 
 def _turn(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = turn["content"]
-    blocks: Sequence[Block] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    blocks: Sequence[ContentBlock] = (
+        [{"type": "text", "text": content}] if isinstance(content, str) else content
+    )
     text = "\n\n".join(str(b["text"]) for b in blocks if b["type"] == "text")
     if turn["role"] == "user":
         results = [
@@ -166,7 +168,7 @@ def _json(data: bytes) -> object:
     try:
         return json.loads(data)
     except ValueError as e:
-        shown = quoted(data[:400].decode("utf-8", "replace"), 160)
+        shown = for_prompt(data[:400].decode("utf-8", "replace"), 160)
         raise CallFault("transient", f"answer is not JSON (begins {shown})") from e
 
 
@@ -177,7 +179,7 @@ def _message(value: object) -> dict[str, Any]:
     said = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(choice, Mapping) or not isinstance(said, Mapping):
         raise CallFault("transient", "answer is not a chat completion: it has no choices[0].message")
-    blocks: list[Block] = []
+    blocks: list[ContentBlock] = []
     if isinstance(said.get("content"), str):
         blocks.append({"type": "text", "text": said["content"]})
     for call in said.get("tool_calls") or []:

@@ -13,7 +13,7 @@ import threading
 from agents.llm.ledger import Ledger
 from agents.llm.openai_client import OpenAIChat
 from agents.llm.prices import Prices
-from agents.llm.session import DEFAULT_MODEL, SessionSettings
+from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 from agents.llm.session_proposer import SessionProposer
 from lineage.errors import UsageError
 

@@ -19,10 +19,10 @@ import jinja2
 
 from agents.llm.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
-from agents.llm.untrusted_text import numbered, shortened, stripped, word
 from agents.protocol import ProposalRequest
-from lineage.spec import EnvironmentSpec, Gate, Role, Surface
-from lineage.syntax import parse as parse_source
+from lineage.environment_spec import EnvironmentSpec, Gate, Role, Surface
+from lineage.python_ast import parse as parse_source
+from lineage.safe_text import for_terminal, numbered, shortened, word
 
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 
@@ -115,7 +115,7 @@ def render_system(spec: EnvironmentSpec, role: Role, lineage: bool) -> tuple[str
         "environment": clipped(environment_section(spec), SYSTEM_BUDGETS["environment"]),
         "surface": clipped(surface_section(spec, role), SYSTEM_BUDGETS["surface"]),
         "role": clipped(
-            f"# Your role: {display_name(role)}\n\n{stripped(role.brief)}", SYSTEM_BUDGETS["role"]
+            f"# Your role: {display_name(role)}\n\n{for_terminal(role.brief)}", SYSTEM_BUDGETS["role"]
         ),
     }
     text = _template("system.md").render(tools_lineage=lineage, **parts).strip() + "\n"
@@ -137,8 +137,8 @@ def environment_section(spec: EnvironmentSpec) -> str:
     budget, score, judged = spec.budget, spec.score, spec.evaluation
     better = "lower is better" if score.direction == "min" else "higher is better"
     lines = [
-        f"# Environment: {stripped(spec.title)} ({spec.name})",
-        stripped(spec.description),
+        f"# Environment: {for_terminal(spec.title)} ({spec.name})",
+        for_terminal(spec.description),
         f"- score: {score.metric} in {score.unit}, {better}; mean of {judged.runs} runs with the judge's seeds, "
         f"{judged.confirm_runs} or more fresh ones to confirm",
         *[_limit_text(gate) for gate in spec.gates],
@@ -158,7 +158,7 @@ def environment_section(spec: EnvironmentSpec) -> str:
 
 
 def _surface_lines(surface: Surface) -> list[str]:
-    lines = [f"- {surface.name}: {stripped(surface.title)}"]
+    lines = [f"- {surface.name}: {for_terminal(surface.title)}"]
     for path, names in surface.units.items():
         lines.append(f"  - {path}: {'the whole file' if names == ['*'] else ', '.join(names)}")
     if surface.allow_new:

@@ -20,17 +20,17 @@ from agents.llm.trial_text import (
     score_text,
     trial_line,
 )
-from agents.llm.untrusted_text import quoted, shortened, stripped, word
 from agents.roles import GENERALIST, is_generalist
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.queries import HitRate, View
 from lineage.records import Row, Status
-from lineage.spec import EnvironmentSpec, Role
+from lineage.safe_text import for_prompt, for_terminal, shortened, word
 
 OWN_ROWS, OWN_SCAN, NEIGHBOUR_ROWS, FAILURE_ROWS, REACH_SCAN, RECENT_ROWS, CHAIN_ROWS = 9, 90, 8, 9, 80, 10, 7
 SATURATED_AFTER = 5
 # How near a failure must be to count as within reach: share of the cap, share of the gate's limit.
 NEAR_BYTES, NEAR_GATE = 0.05, 0.02
-LINE = 480
+LINE_LIMIT = 480
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Scene:
         rows = self.view.recent(n) if is_generalist(self.role.name) else self.view.by_role(self.role.name, n)
         return [r for r in reversed(rows) if not is_ours(r) and r.status is not Status.BASELINE]
 
-    def line(self, row: Row, limit: int = LINE) -> str:
+    def line(self, row: Row, limit: int = LINE_LIMIT) -> str:
         return trial_line(self.spec, row, limit, self.view.quoted)
 
 
@@ -121,7 +121,7 @@ def now(scene: Scene, budget: int, lineage: bool) -> str:
 
 def steering(text: str, budget: int) -> str:
     """What the person who runs the campaign asked for; bounded and stripped, but their word."""
-    clean = stripped(text).strip()
+    clean = for_terminal(text).strip()
     body = shortened(clean, budget - 80) if clean else "none"
     return clipped(f"## Word from the person running this campaign\n{body}", budget)
 
@@ -162,7 +162,7 @@ def _distance(scene: Scene, row: Row, leader: float | None) -> float | None:
 
 def reach(scene: Scene, budget: int) -> str:
     """Failures that a small concession would make legal, nearest first."""
-    leader = scene.view.standing.leader()
+    leader = scene.view.leaderboard.leader()
     best = leader[1] if leader else None
     near: list[tuple[float, int, Row]] = []
     for age, row in enumerate(reversed(scene.view.failures(None, REACH_SCAN))):
@@ -207,7 +207,7 @@ def failures(scene: Scene, budget: int) -> str:
         if row.trial not in above:
             lines.append(scene.line(row, 420))
         if row.error_excerpt and (row.trial in own_ids or row.trial in above):
-            lines.append(f"log of {word(row.trial)}: {quoted(row.error_excerpt[-600:], 340)}")
+            lines.append(f"log of {word(row.trial)}: {for_prompt(row.error_excerpt[-600:], 340)}")
     title = "Failures with their numbers (yours first, newest first; those listed above are not repeated)"
     return listed(title, lines, budget)
 
@@ -217,10 +217,10 @@ def tried(scene: Scene, budget: int) -> str:
     groups: dict[str, tuple[str, int]] = {}
     for row in scene.own(OWN_SCAN)[OWN_ROWS:]:
         if row.status in FAILED or row.status is Status.DISCARD:
-            idea = " ".join(stripped(row.hypothesis or "", newlines=False).lower().split())[:100]
+            idea = " ".join(for_terminal(row.hypothesis or "", newlines=False).lower().split())[:100]
             changes = changes_text(scene.spec, row, scene.view.quoted)[:1] if row.score is not None else []
             outcome = "".join(changes) or word(f"{row.status}:{row.cause}")
-            line = f"{word(row.trial)} {outcome}; {quoted(row.hypothesis or '', 130)}"
+            line = f"{word(row.trial)} {outcome}; {for_prompt(row.hypothesis or '', 130)}"
             first, count = groups.get(idea, (line, 0))
             groups[idea] = (first, count + 1)
     lines = [line + (f" (x{count})" if count > 1 else "") for line, count in groups.values()]

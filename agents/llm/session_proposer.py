@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import threading
 
-from agents.llm.calls import Chat
 from agents.llm.ledger import Ledger
+from agents.llm.model_call import Chat
 from agents.llm.prices import Prices, load_prices
 from agents.llm.prompt import render
-from agents.llm.session import SessionSettings, run_session
+from agents.llm.proposing_session import SessionSettings, run_session
 from agents.protocol import ProposalRequest
 from lineage.records import Proposal, Usage
 
@@ -49,7 +49,7 @@ class SessionProposer:
         return self.chat.name
 
     def propose(self, request: ProposalRequest) -> Proposal:
-        """One session. See agents.llm.session for how it can end."""
+        """One session. See agents.llm.proposing_session for how it can end."""
         prompt = render(request, self.settings.budgets)
         key = f"{request.role.name}-{request.seed}-{next(self._numbers)}"
         return run_session(

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import (
+    Files,
     apply_edit,
     canonical_diff,
     check_path,
@@ -21,15 +23,14 @@ from agents.edits.search_replace import (
     lines_of,
     visible_text,
 )
-from agents.edits.surface import check_surface
 from agents.edits.text_protocol import finite
 from agents.llm.prompt import sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.trial_text import numbers_text, trial_facts
-from agents.llm.untrusted_text import barred, numbered, quoted, redact, stripped, word
-from agents.protocol import Files, ProposalRequest
+from agents.protocol import ProposalRequest
 from lineage.errors import BakeoffError, EditRefused
 from lineage.records import Edit, Row, Status
+from lineage.safe_text import barred, for_prompt, for_terminal, numbered, redact, word
 
 RESULT_LIMIT, VIEW_LIMIT, DIFF_LIMIT, SEARCH_HITS = 12_000, 12_000, 8_000, 60
 EDIT_KINDS = ("number", "technique", "structure", "removal", "repair", "combination")
@@ -40,7 +41,7 @@ class ToolError(Exception):
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedEdit:
     hypothesis: str
     expected_delta: float | None
     notes: str
@@ -57,7 +58,7 @@ class Scratch:
     before: Files
     now: Files = field(default_factory=dict)
     warned: bool = False
-    submission: Submission | None = None
+    submission: SubmittedEdit | None = None
 
     @property
     def lineage(self) -> bool:
@@ -88,7 +89,7 @@ def _text(given: Mapping[str, Any], key: str, *, default: str | None = None, lim
 def _line(given: Mapping[str, Any], key: str, default: int) -> int:
     value = finite(given.get(key, default))
     if value is None or value != int(value):
-        raise ToolError(f"{key!r} must be a whole number, got {quoted(given.get(key), 60)}")
+        raise ToolError(f"{key!r} must be a whole number, got {for_prompt(given.get(key), 60)}")
     return int(value)
 
 
@@ -96,7 +97,7 @@ def _source(scratch: Scratch, given: Mapping[str, Any]) -> tuple[str, str]:
     path = _text(given, "path", limit=200)
     if path not in scratch.now:
         known = ", ".join(sorted(scratch.now))
-        raise ToolError(f"no file {quoted(path, 80)}; files: {known}")
+        raise ToolError(f"no file {for_prompt(path, 80)}; files: {known}")
     return path, scratch.now[path].decode("utf-8", "replace")
 
 
@@ -124,7 +125,7 @@ def _search(scratch: Scratch, given: Mapping[str, Any]) -> str:
     only = given.get("path")
     paths = [_source(scratch, given)[0]] if isinstance(only, str) and only else sorted(scratch.now)
     hits = [
-        f"{path}:{number}: {quoted(line.strip(), 200)}"
+        f"{path}:{number}: {for_prompt(line.strip(), 200)}"
         for path in paths
         for number, line in enumerate(scratch.now[path].decode("utf-8", "replace").split("\n"), 1)
         if wanted in line
@@ -148,7 +149,7 @@ def _files(scratch: Scratch, row: Row) -> Files:
     try:
         return dict(scratch.request.files_of(row.trial or ""))
     except (BakeoffError, KeyError) as e:
-        raise ToolError(f"the source of {word(row.trial)} cannot be had: {quoted(e, 200)}") from e
+        raise ToolError(f"the source of {word(row.trial)} cannot be had: {for_prompt(e, 200)}") from e
 
 
 def _read_trial(scratch: Scratch, given: Mapping[str, Any]) -> str:
@@ -245,31 +246,31 @@ def _check(scratch: Scratch, given: Mapping[str, Any]) -> str:
     if not scratch.changed:
         raise ToolError("nothing has been edited yet")
     if found := faults(scratch):
-        return f"FAILED {stripped(found)[:2000]}"
+        return f"FAILED {for_terminal(found)[:2000]}"
     request = scratch.request
     report = check_surface(request.spec, request.role, scratch.before, scratch.now)
     lines = [f"passed surface: {len(report.units)} units, {report.changed_lines} changed lines"]
-    lines += [f"advice: {quoted(flag, 300)}" for flag in report.flags[:10]]
+    lines += [f"advice: {for_prompt(flag, 300)}" for flag in report.flags[:10]]
     for check in request.check(dict(scratch.now)) if request.check is not None else []:
         verdict = "passed" if check.passed else "FAILED"
         numbers = numbers_text(check.numbers, 300)
-        detail = f"; {quoted(check.detail, 700)}" if check.detail else ""
+        detail = f"; {for_prompt(check.detail, 700)}" if check.detail else ""
         lines.append(f"{verdict} {word(check.name)} in {check.seconds:.1f} s {numbers}{detail}".rstrip())
     return "\n".join(lines)
 
 
 def hand_in(
     scratch: Scratch, hypothesis: str, expected_delta: float | None, notes: str, edit_kind: str = ""
-) -> Submission:
+) -> SubmittedEdit:
     """The submission; its texts are stripped, bounded and free of credentials."""
     try:
         edits = edits_between(scratch.before, scratch.now)
     except EditRefused as e:
         raise ToolError(str(e)) from e
-    return Submission(
-        hypothesis=redact(stripped(hypothesis)).strip()[:2000],
+    return SubmittedEdit(
+        hypothesis=redact(for_terminal(hypothesis)).strip()[:2000],
         expected_delta=expected_delta,
-        notes=redact(stripped(notes)).strip()[:8000],
+        notes=redact(for_terminal(notes)).strip()[:8000],
         edit_kind=edit_kind if edit_kind in EDIT_KINDS else "",
         edits=edits,
     )
@@ -285,7 +286,7 @@ def _submit(scratch: Scratch, given: Mapping[str, Any]) -> str:
     if found and not scratch.warned:
         scratch.warned = True
         raise ToolError(
-            f"not handed in. {stripped(found)[:2000]}. Repair it and submit again; "
+            f"not handed in. {for_terminal(found)[:2000]}. Repair it and submit again; "
             "a second submit is handed in as it is and recorded as rejected"
         )
     notes, kind = given.get("notes"), given.get("edit_kind")
@@ -383,11 +384,11 @@ def tool_specs(lineage: bool) -> list[dict[str, Any]]:
 def use(scratch: Scratch, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
     """Run one tool. The text is bounded; the flag says that it is an error message."""
     if name not in tool_names(scratch.lineage):
-        return f"no tool {quoted(name, 60)}; tools: {', '.join(tool_names(scratch.lineage))}", True
+        return f"no tool {for_prompt(name, 60)}; tools: {', '.join(tool_names(scratch.lineage))}", True
     try:
         text, failed = _TABLE[name][0](scratch, given), False
     except (ToolError, EditRefused) as e:
-        text, failed = stripped(str(e)), True
+        text, failed = for_terminal(str(e)), True
     except ValueError:  # lone surrogates, which pydantic and UTF-8 refuse
         text, failed = "the text holds characters that are not valid Unicode; write plain text", True
     return text[:RESULT_LIMIT], failed

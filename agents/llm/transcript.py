@@ -2,7 +2,7 @@
 
 Format `bakeoff.exchange/1`. The prompt is stored by hash beside it, so it is named here and only
 included when the session ended in a fault (a fault leaves no Proposal to hold it). Together they are
-the whole conversation: `agents.llm.replay` runs it again offline. Headers, keys and addresses are never
+the whole conversation (`tests/fakes/rerun.py` runs it again). Headers, keys and addresses are never
 part of it, and the text is searched for credentials before it is returned.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.llm.calls import Block, Reply
+from agents.llm.model_call import ContentBlock, Reply
 from agents.llm.prompt import Prompt
-from agents.llm.untrusted_text import redact
 from agents.protocol import ProposalRequest
 from lineage.errors import ProposerFault, StoreCorrupt
 from lineage.ids import sha256
 from lineage.records import Proposal, Usage
+from lineage.safe_text import redact
 
 FORMAT = "bakeoff.exchange/1"
 
@@ -30,7 +30,7 @@ class Turn:
 
     faults: list[str] = field(default_factory=list)
     reply: Reply | None = None
-    sent: list[Block] | None = None
+    sent: list[ContentBlock] | None = None
     seconds: float = 0.0
 
 
@@ -108,24 +108,3 @@ def read_exchange(data: bytes) -> dict[str, Any]:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise StoreCorrupt(f"not a recorded exchange: format {found!r}, expected {FORMAT!r}")
     return record
-
-
-def recorded_replies(record: dict[str, Any]) -> list[Reply]:
-    """The model's replies in order, as they came."""
-    replies = []
-    for turn in record["turns"]:
-        raw = turn["reply"]
-        if raw is not None:
-            replies.append(
-                Reply(
-                    content=tuple(raw["content"]),
-                    stop_reason=raw["stop_reason"],
-                    usage=Usage.model_validate(raw["usage"]),
-                    model=raw["model"],
-                    request_id=raw["id"],
-                    stop_details=raw["stop_details"],
-                    usage_estimated=raw["usage_estimated"],
-                    bad_inputs=raw["bad_inputs"],
-                )
-            )
-    return replies

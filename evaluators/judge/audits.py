@@ -13,7 +13,7 @@ so a predictor that tells which of the two it is in, or what the measurement is 
   are those of scored rows, so that a leak that is gated on them shows.
 
 What is scored by its largest value is compared by that value: `flips` counts decisions that differ. Bounds are the
-environment's (`lineage.spec.AuditBounds`), never taken from the run. Bits of a token are compared as they are. Numbers
+environment's (`lineage.environment_spec.AuditBounds`), never taken from the run. Bits of a token are compared as they are. Numbers
 of a class are compared in their distance to the row's largest, as a share of that distance and a tenth of the split's
 median lead: a class that is out of the question hides nothing. The mean gain over all positions and over those just
 before the cut is bounded apart, so that a small leak everywhere shows. Limits: a random predictor fails; what depends
@@ -30,8 +30,8 @@ import numpy.typing as npt
 
 from evaluators.judge.channel import batches
 from evaluators.judge.questions import Array, Ints, Kept, Questions, Sitting, ordinary
+from lineage.environment_spec import AuditBounds, EnvironmentSpec
 from lineage.records import Check, Number
-from lineage.spec import AuditBounds, EnvironmentSpec
 
 FOREIGN_SHARE = (
     4  # of the rows that are not decided by a largest value, one in four of a sitting gets a foreign end

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lineage.environment_spec import Budget, EnvironmentSpec
 from lineage.records import Finite, Measurement, Number, Record, RunFacts
-from lineage.spec import Budget, EnvironmentSpec
 
 TIMES = frozenset({"cpu_seconds", "wall_seconds"})
 PARTS = (

@@ -35,12 +35,12 @@ from evaluators.judge.sandbox.box import Box, Limits, Server, limits_for, reques
 from evaluators.judge.sandbox.layers import CLEAN_ENV
 from evaluators.judge.sandbox.prepared import server_for
 from evaluators.judge.sandbox.prove import Isolation
-from evaluators.judge.secrets import redact
 from evaluators.judge.workspace import read_source, stage, workplace, write_files
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing, InfraFault
 from lineage.ids import sha256, tree_hash
 from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
-from lineage.spec import EnvironmentSpec
+from lineage.safe_text import redact
 
 __all__ = [
     "Bench",

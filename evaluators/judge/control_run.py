@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from evaluators.judge import client
 from evaluators.judge.client import Bench
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.records import Check, Measurement, Number
-from lineage.spec import EnvironmentSpec
 
 SURVIVES, ERRORS = 0.25, 3.0
 HIGHER = {"accuracy": 1, "centered_accuracy": 1, "bits_per_byte": -1}

@@ -13,8 +13,8 @@ import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from lineage.python_ast import parse
 from lineage.records import Number
-from lineage.syntax import parse
 
 # of the names given, those that this edit must not change
 Guard = Callable[[Sequence[str]], Sequence[str]]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
+from lineage.environment_spec import EnvironmentSpec
+from lineage.python_ast import parse as parse_source
 from lineage.records import Check
-from lineage.spec import EnvironmentSpec
-from lineage.syntax import parse as parse_source
 
 MAX_LITERAL, MAX_ITEMS, MAX_TOTAL = 4000, 500, 12_000
 SIZE_QUANTITIES = frozenset({"total_bytes", "source_bytes"})

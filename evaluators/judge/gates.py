@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lineage.environment_spec import Gate
 from lineage.records import Check, Number
-from lineage.spec import Gate
 
 
 def bound_against(values: Sequence[float], confidence: float, *, lower: bool) -> float | None:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing
 from lineage.records import Check, Number
-from lineage.spec import EnvironmentSpec
 
 LABEL_SHARE, LEAST, MOST = 4, 4_000, 16_000
 # one raw stream without check or header, the same bytes from every version; the window spans any lawful source

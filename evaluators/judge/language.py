@@ -27,8 +27,8 @@ from evaluators.judge import metrics
 from evaluators.judge.channel import Floats
 from evaluators.judge.items import Items, one_run
 from evaluators.judge.questions import Ints, Kept, Questions, load_array
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing
-from lineage.spec import EnvironmentSpec
 
 FILLER_SEED = 20_240_520  # public text behind short items, so that their rows look like any other
 

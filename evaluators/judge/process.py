@@ -38,9 +38,9 @@ from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.sandbox.session import Session
 from evaluators.judge.tasks import questions
 from evaluators.judge.workspace import alike, read_source
+from lineage.environment_spec import EnvironmentSpec
 from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
-from lineage.spec import EnvironmentSpec
 
 SKETCH, SKETCH_SEED = 4, 20_261_128
 

@@ -14,8 +14,8 @@ from evaluators.judge import metrics
 from evaluators.judge.items import one_run
 from evaluators.judge.language import language
 from evaluators.judge.questions import Ints, Kept, Questions, load_array
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing
-from lineage.spec import EnvironmentSpec
 
 
 def _classification(spec: EnvironmentSpec, folder: Path) -> Questions:

@@ -8,7 +8,7 @@ item, so the two are crossed, and items pair up. With u = w / sum(w), d_i the di
 values at item i and D = sum(u d) the gain:
 
     item part      V_I = n / (n - 1) * sum_i (u_i (d_i - D))^2                         n - 1 degrees of freedom
-    seed part      V_S, of the run means (`evaluators.statistics.promotion.standard_error` squared)
+    seed part      V_S, of the run means (`evaluators.statistics.confirmation.standard_error` squared)
     both hold what runs do at single items, so that is taken off once:
     residual       V_E = sum over the two programs of sum_i u_i^2 s_i^2 / runs,  s_i^2 the run-by-item interaction
     variance of D  V = max(V_S, V_I, V_S + V_I - V_E)

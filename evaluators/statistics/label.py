@@ -40,7 +40,7 @@ bound, limit and how much it is short by; exception and line. They are what turn
 the paper's repairs (arXiv 2605.05724 section 5).
 
 Limits: log text and exceptions come from the candidate and are quoted, bounded and stripped, never
-trusted. A strict improvement of one measurement is only a `keep`; `evaluators.statistics.promotion` decides what
+trusted. A strict improvement of one measurement is only a `keep`; `evaluators.statistics.confirmation` decides what
 is a champion.
 """
 
@@ -60,8 +60,8 @@ from evaluators.statistics.margins import (
     spare_numbers,
     stated,
 )
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import CAUSES, Check, Label, Measurement, Status, TrainRun, check_cause
-from lineage.spec import EnvironmentSpec
 
 STATUS_OF_CAUSE: dict[str, Status] = {
     "bad_edit": Status.REJECTED,

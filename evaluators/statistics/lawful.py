@@ -28,8 +28,8 @@ from evaluators.statistics.margins import (
     seed_numbers,
     stated,
 )
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Measurement, SeedResult, check_cause
-from lineage.spec import EnvironmentSpec
 
 SAME = 1e-5
 SEED_TEXT = (

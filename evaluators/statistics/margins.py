@@ -22,13 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluators.judge import billing
+from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, TrainRun
-from lineage.spec import EnvironmentSpec, Gate
 
 Numbers = dict[str, Number]
 
 SIZE_QUANTITIES = frozenset({"artifact_bytes", "total_bytes", "source_bytes"})
-LINE = re.compile(r"\(([^()\s]+:\d+)[^()]*\)\s*$")
+EXCEPTION_LINE = re.compile(r"\(([^()\s]+:\d+)[^()]*\)\s*$")
 TEXT_LIMIT = 300  # longest untrusted text inside a label; the log excerpt has its own column
 
 
@@ -196,7 +196,7 @@ def _facts_numbers(facts: RunFacts, stage: str) -> Numbers:
     numbers: Numbers = {"stage": stage, "peak_bytes": facts.peak_bytes}
     if facts.exception:
         numbers["exception"] = clean(facts.exception)
-        where = LINE.search(facts.exception)
+        where = EXCEPTION_LINE.search(facts.exception)
         if where:
             numbers["line"] = where.group(1)
     if facts.end == "signal":

@@ -16,11 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluators.statistics.evidence import Read, SealedRuns, chance_of, is_fixed, look_at_sealed
-from evaluators.statistics.item_tests import ItemChance
-from evaluators.statistics.label import label, status_of
-from evaluators.statistics.lawful import deterministic, fault_of
-from evaluators.statistics.promotion import (
+from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,
     ConfirmPlan,
@@ -29,11 +25,15 @@ from evaluators.statistics.promotion import (
     gates_out_of_reach,
     next_step,
 )
-from evaluators.statistics.promotions import Book
+from evaluators.statistics.confirmation_book import Book
+from evaluators.statistics.confirmation_inputs import Read, SealedRuns, chance_of, is_fixed, look_at_sealed
+from evaluators.statistics.item_tests import ItemChance
+from evaluators.statistics.label import label, status_of
+from evaluators.statistics.lawful import deterministic, fault_of
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError
+from lineage.leaderboard import INCUMBENT_FAILED, UNLAWFUL, Leaderboard
 from lineage.records import Check, Measurement, Row, SeedResult, Status, TrainRun
-from lineage.spec import EnvironmentSpec
-from lineage.standing import INCUMBENT_FAILED, UNLAWFUL, Standing
 
 CLOSE = 1e-9  # relative; the same arithmetic on the same machine agrees to the last bit
 
@@ -179,7 +179,7 @@ def _items_again(
     pool = len(book.pool(row.incumbent))
     chances, fixed = [], []
     for n in plan.looks[: len(detail.get("items", detail.get("looks", [])))]:
-        sides = ours[:n], [*before, *theirs[: plan.incumbent_runs(pool, n)]]
+        sides = ours[:n], [*before, *theirs[: plan.runs_of_incumbent(pool, n)]]
         try:
             chances.append(chance_of(*sides, plan, read).as_json())
         except (StoreError, ValueError) as error:
@@ -276,7 +276,7 @@ def recompute_items(measurement: Measurement, read: Read) -> list[Mismatch]:
 
 
 def _runs_used(attempt: Attempt, plan: ConfirmPlan, n: int) -> tuple[int, int]:
-    return n, plan.incumbent_runs(len(attempt.pool), n)
+    return n, plan.runs_of_incumbent(len(attempt.pool), n)
 
 
 def _replicates(row: Row, detail: dict[str, Any], measured: Measured) -> list[Mismatch]:
@@ -349,7 +349,7 @@ def recompute_labels(
     Other rows may be appended while a label is decided, so that leader need not be the one just before the row;
     but it must have led at some time while the trial was open.
     """
-    standing, found = Standing(plan.sign), []
+    leaderboard, found = Leaderboard(plan.sign), []
     depends: dict[str | None, bool | None] = {}
     led: list[Leader | None] = [None]
     begun: dict[str, int] = {}
@@ -362,31 +362,31 @@ def recompute_labels(
             made = facts.measurement if facts is not None else None
             if plan.rules >= 2:
                 depends[row.trial] = deterministic(made.per_seed) if made is not None else None
-            seeded = False in (depends.get(standing.start), depends.get(row.parent))
-            found += _leader_named(row, was_open, standing) + _label(row, standing, spec, facts, seeded)
+            seeded = False in (depends.get(leaderboard.start), depends.get(row.parent))
+            found += _leader_named(row, was_open, leaderboard) + _label(row, leaderboard, spec, facts, seeded)
             if plan.rules >= 2 and row.deterministic != depends[row.trial]:
                 said, again = str(row.deterministic), str(depends[row.trial])
                 found.append(Mismatch(row.trial or "", "independence of the seed", said, again))
-        standing.read(row)
-        if (leader := standing.leader()) != led[-1]:
+        leaderboard.read(row)
+        if (leader := leaderboard.leader()) != led[-1]:
             led.append(leader)
     return found
 
 
-def _leader_named(row: Row, was_open: list[Leader | None], standing: Standing) -> list[Mismatch]:
+def _leader_named(row: Row, was_open: list[Leader | None], leaderboard: Leaderboard) -> list[Mismatch]:
     """A leader that the row names must have led, with that score, between its submission and its row."""
-    named = _named(row, standing)
-    if named in was_open or (named is None and standing.leader() is None):
+    named = _named(row, leaderboard)
+    if named in was_open or (named is None and leaderboard.leader() is None):
         return []
     options = ", ".join(_leader_text(leader) for leader in was_open)
     return [Mismatch(row.trial or "", "leader", _leader_text(named), f"one of: {options}")]
 
 
-def _named(row: Row, standing: Standing) -> Leader | None:
+def _named(row: Row, leaderboard: Leaderboard) -> Leader | None:
     """The leader that a row says it was decided against; that of the moment where a row says nothing."""
     detail = json.loads(row.detail_json)
     if not isinstance(detail, dict) or "leader" not in detail:
-        return standing.leader()
+        return leaderboard.leader()
     said = detail["leader"]
     return (str(said["trial"]), float(said["score"])) if isinstance(said, dict) else None
 
@@ -396,7 +396,7 @@ def _leader_text(leader: Leader | None) -> str:
 
 
 def _label(
-    row: Row, standing: Standing, spec: EnvironmentSpec, facts: Evidence | None, seeded: bool
+    row: Row, leaderboard: Leaderboard, spec: EnvironmentSpec, facts: Evidence | None, seeded: bool
 ) -> list[Mismatch]:
     trial = row.trial or ""
     if facts is None or row.status is Status.REJECTED:
@@ -405,14 +405,14 @@ def _label(
             return [Mismatch(trial, "status", str(row.status), "nothing, there is no evidence for it")]
         expected = status_of(row.cause)
         return [] if row.status is expected else [Mismatch(trial, "status", str(row.status), expected)]
-    leader = _named(row, standing)
+    leader = _named(row, leaderboard)
     again = label(
         spec,
         build=facts.build,
         runs=facts.runs,
         measurement=facts.measurement,
         leader_score=leader[1] if leader else None,
-        is_baseline=standing.start is None and row.parent is None,
+        is_baseline=leaderboard.start is None and row.parent is None,
         seeded=seeded,
     )
     found = []
@@ -444,13 +444,3 @@ def _close(left: float | None, right: float | None) -> bool:
     if left is None or right is None:
         return left is right
     return math.isclose(left, right, rel_tol=CLOSE, abs_tol=1e-300)
-
-
-def gauge_inputs(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Public and sealed scores of the champions, in order, for `evaluators.statistics.stats.sealed_gap`."""
-    pairs = [
-        (row.public_score, row.sealed_score)
-        for row in rows
-        if row.event == "sealed" and row.public_score is not None and row.sealed_score is not None
-    ]
-    return [public for public, _ in pairs], [sealed for _, sealed in pairs]

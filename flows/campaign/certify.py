@@ -16,8 +16,8 @@ from flows.machine.home import bakeoff_version
 from flows.measure.certificate import FORMAT, UNKNOWN, blob, claims_of, named_measurements, sealed, stored
 from lineage.errors import StoreError, UsageError
 from lineage.ids import canonical_json, sha256
-from lineage.log.anchors import anchor
-from lineage.log.parts import part_folder, part_number, read_footer
+from lineage.log.parquet_files import part_folder, part_number, read_footer
+from lineage.log.part_anchors import anchor
 from lineage.queries import View
 from lineage.records import Row, Status
 from lineage.store.blobs import get_blob
@@ -38,7 +38,7 @@ def certify(store: Store, config: CampaignConfig, view: View, trial: str, *, rev
     if last is None:
         raise UsageError(
             f"{trial} was never confirmed, so there is nothing to certify: a certificate is of a confirmation on "
-            f"fresh seeds; confirmed in {config.id}: {', '.join(view.standing.champions) or 'none'}"
+            f"fresh seeds; confirmed in {config.id}: {', '.join(view.leaderboard.champions) or 'none'}"
         )
     kept = [_kept(row) for row in rows[: last + 1] if row.event in DECIDE]
     subject = next(row for row in rows if row.event == "trial" and row.trial == trial)

@@ -1,7 +1,7 @@
 """Confirming a leader: fresh seeds beside the incumbent until the test is decided, then the sealed split.
 
 Runs are interleaved one by one, candidate then incumbent, so that a machine that slows down slows
-both. The statistics are `evaluators.statistics.promotion`; this module only runs what it asks for. What is stored of an
+both. The statistics are `evaluators.statistics.confirmation`; this module only runs what it asks for. What is stored of an
 attempt, and where a killed one is continued, is `flows.campaign.attempts`. One attempt at a time per campaign,
 because each level depends on the attempts before it.
 """
@@ -17,7 +17,19 @@ from typing import Any
 from prefect import flow
 
 from evaluators.judge import client
-from evaluators.statistics.evidence import (
+from evaluators.statistics.confirmation import (
+    Attempt,
+    Confirmed,
+    ConfirmPlan,
+    Continue,
+    Step,
+    Unconfirmed,
+    gates_hold,
+    gates_out_of_reach,
+    next_step,
+)
+from evaluators.statistics.confirmation_book import row_fields
+from evaluators.statistics.confirmation_inputs import (
     Read,
     SealedRuns,
     chance_of,
@@ -29,18 +41,6 @@ from evaluators.statistics.evidence import (
 from evaluators.statistics.label import status_of
 from evaluators.statistics.lawful import Fault, deterministic, fault_of
 from evaluators.statistics.margins import run_cause, run_numbers, stated
-from evaluators.statistics.promotion import (
-    Attempt,
-    Confirmed,
-    ConfirmPlan,
-    Continue,
-    Step,
-    Unconfirmed,
-    gates_hold,
-    gates_out_of_reach,
-    next_step,
-)
-from evaluators.statistics.promotions import row_fields
 from flows.campaign import attempts
 from flows.campaign.attempts import Opening
 from flows.campaign.control_run import control_run
@@ -129,7 +129,7 @@ class Work:
     failed: dict[str, list[Failure]] = field(default_factory=lambda: {CANDIDATE: [], INCUMBENT: []})
 
     @property
-    def incumbent_is_start(self) -> bool:
+    def start_is_incumbent(self) -> bool:
         return self.opening.incumbent == BASELINE
 
 
@@ -185,7 +185,7 @@ async def decide(work: Work) -> Step:
                 if work.failed[CANDIDATE]:
                     return Unconfirmed(_reason(work) if plan.rules >= 2 else "failed")
                 failures = len(work.failed[INCUMBENT])
-                if failures and (not work.incumbent_is_start or failures > plan.looks[-1]):
+                if failures and (not work.start_is_incumbent or failures > plan.looks[-1]):
                     return Unconfirmed("incumbent_failed")
         await asyncio.to_thread(_note_look, work)
 

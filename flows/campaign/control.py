@@ -95,7 +95,7 @@ def stage_of(store: Store, campaign: str, trial: str) -> str:
 def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[str, Any]:
     """What a campaign is doing now, for people and machines."""
     used = spent(view, now())
-    leader = view.standing.leader()
+    leader = view.leaderboard.leader()
     return {
         "run": root,
         "campaign": config.id,
@@ -108,7 +108,7 @@ def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[
             for row in view.open_trials()
         },
         "slots_busy_here": busy(slot_kind(config.spec.budget.gpus, slots_key(root, config.id))),
-        "incumbent": view.standing.incumbent,
+        "incumbent": view.leaderboard.incumbent,
         "leader": leader[0] if leader else None,
         "usd": used.usd,
         "tokens": used.tokens,

@@ -10,17 +10,17 @@ places that their own trials wait for.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import httpx
 from prefect import flow
 from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import Field
 
 from flows.campaign.attempts import finished, open_attempt
 from flows.campaign.embedded import create_campaign
@@ -28,16 +28,16 @@ from flows.campaign.loop import drive
 from flows.campaign.outputs import end_of_run
 from flows.campaign.owner import Ownership, owned
 from flows.engine.budget import end_of_window
-from flows.engine.config import CampaignConfig, campaign_id, campaigns, load_config, now
+from flows.engine.config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
 from flows.engine.records import TrialRef
-from flows.engine.settings import Settings, load_settings
+from flows.engine.settings import Settings, differences, load_settings, parameters
 from flows.environments.data import check_data, prepare
 from flows.environments.loading import load_environment
 from flows.machine.home import home
 from flows.trial.allocation import NO_TIME, PREEMPTED
 from flows.trial.recording import Progress, record
-from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded
+from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded, UsageError
 from lineage.log.table import Lineage
 from lineage.records import Row
 from lineage.store.objects import open_store
@@ -54,64 +54,32 @@ POLL_SECONDS = 1.0
 SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that went away
 
 
+def _with_settings(flow_function: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
+    """Give the flow a parameter for every setting; Prefect reads types from the signature, help from the docstring."""
+    own = inspect.signature(flow_function, eval_str=True)
+    mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    signature = own.replace(parameters=[*(p.replace(kind=p.KEYWORD_ONLY) for p in mine), *parameters()])
+    flow_function.__signature__ = signature  # type: ignore[attr-defined]
+    told = "".join(f"\n    {name}: {field.description}" for name, field in Settings.model_fields.items())
+    flow_function.__doc__ = inspect.cleandoc(flow_function.__doc__ or "") + told
+    return flow_function
+
+
 @flow(name="campaign", flow_run_name="campaign {environment}", persist_result=False)
-async def campaign(
-    environment: str,
-    variant: str = "",
-    store: str = "",
-    trials: Annotated[int, Field(ge=1, description="trials besides the baseline")] = 24,
-    hours: Annotated[float | None, Field(gt=0, description="stop after this many hours")] = None,
-    until: Annotated[
-        str | None, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="stop at HH:MM")
-    ] = None,
-    proposer: Literal["catalogue", "anthropic", "openai", "replay"] = "catalogue",
-    arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists",
-    roles: list[str] | None = None,
-    tokens: Annotated[int | None, Field(ge=1)] = None,
-    usd: Annotated[float | None, Field(gt=0)] = None,
-    in_flight: Annotated[int | None, Field(ge=1, description="trials under way at once")] = None,
-    slots: Annotated[
-        int | None,
-        Field(ge=1, le=64, description="candidate processes at once per machine; default 1, or all its GPUs"),
-    ] = None,
-    isolation: Literal["strong", "medium", "weak"] = "medium",
-    seed: int = 0,
-    confirm: bool = True,
-    tag: str = "",
-    webhook: str = "",
-    timezone: str = "",
-    take_over: bool = False,
-) -> str:
+@_with_settings
+async def campaign(store: str = "", tag: str = "", take_over: bool = False, **settings: Any) -> str:
     """Run a campaign through the work pools; continue the unfinished one of this environment and arm if there is one.
 
+    Besides these, every setting of `flows.engine.settings` is a parameter. `slots`: 0 means 1 without GPUs here.
+    A campaign that is continued must be given the settings that it was started with.
+
     Args:
-        environment: name of an environment on every worker's machine.
-        variant: a variant of it, as `bakeoff environments` lists them.
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
         tag: tells campaigns of one environment and arm apart; default today's date.
-        webhook: URL that gets {"text": ...} by POST at the end, on a stall, a pause and a new confirmed best.
-        timezone: of `until`, such as Europe/Berlin; default that of the campaign's machine.
         take_over: continue a campaign of another machine without waiting for a sign of life.
     """
-    flags: dict[str, object] = {
-        "environment": environment,
-        "variant": variant or None,
-        "trials": trials,
-        "hours": hours,
-        "until": until,
-        "proposer": proposer,
-        "arm": arm,
-        "roles": tuple(roles) if roles else None,
-        "tokens": tokens,
-        "usd": usd,
-        "in_flight": in_flight,
-        "slots": slots,
-        "isolation": isolation,
-        "seed": seed,
-        "confirm": confirm,
-        "webhook": webhook or None,
-        "zone": timezone or None,
-    }
+    environment = str(settings["environment"])
+    flags = {name: value for name, value in settings.items() if value not in ("", (), {}, None)}
     root = store or str(home() / "runs" / environment)
     identifier = await asyncio.to_thread(_open_or_create, root, flags, tag)
     holding = owned(root, identifier, take_over=take_over, server=server_name())
@@ -141,25 +109,15 @@ def _close(root: str, identifier: str, holding: AbstractContextManager[Ownership
 
 def _tell_window(engine: Engine) -> None:
     settings = engine.config.settings
-    end = end_of_window(settings.until, now(), settings.zone)
+    end = end_of_window(settings.until, now(), settings.timezone)
     if end is not None:
         print(f"{engine.config.id}: until {end:%Y-%m-%d %H:%M %Z}", flush=True)
-
-
-def _differences(config: CampaignConfig, asked: Settings) -> str:
-    """What a continued campaign was started with, where that is not what is asked now."""
-    old, new = config.settings.model_dump(), asked.model_dump()
-    return ", ".join(
-        f"{key} = {old[key]!r}, not {new[key]!r}"
-        for key in new
-        if key != "environment" and old[key] != new[key]
-    )
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
     """The unfinished campaign of exactly this environment and arm (and tag, where one is given), else a new one."""
     environment = load_environment(str(flags["environment"]), str(flags.get("variant") or ""))
-    if flags.get("slots") is None and not environment.spec.budget.gpus:
+    if not flags.get("slots") and not environment.spec.budget.gpus:
         flags = {**flags, "slots": 1}
     settings, _ = load_settings(flags)
     store = open_store(root, create=True)
@@ -172,8 +130,11 @@ def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
         view = Lineage(store, known).refresh()
         if any(row.operator == "end" for row in view.events("campaign")[-1:]):
             continue
-        if told := _differences(config, settings):
-            print(f"{known}: continued as it was started: {told}; give another tag to start anew", flush=True)
+        if changed := differences(config.settings, settings):
+            raise UsageError(
+                f"{root}: the unfinished campaign {known} was started with other settings: {changed}; "
+                "give these to continue it, or another tag or store to start a new one"
+            )
         return known
     try:
         check_data(environment)

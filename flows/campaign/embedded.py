@@ -18,7 +18,7 @@ from typing import Any
 
 from evaluators.judge import client
 from evaluators.judge.accelerators import describe
-from evaluators.statistics.promotion import plan_for
+from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
 from flows.engine.budget import end_of_window
 from flows.engine.config import (
@@ -34,7 +34,7 @@ from flows.engine.config import (
 )
 from flows.engine.engine import Engine, close_engine, engine_for
 from flows.engine.proposers import build_proposer, close_proposer
-from flows.engine.settings import Settings
+from flows.engine.settings import Settings, differences
 from flows.environments.data import check_data
 from flows.environments.loading import Environment, load_environment
 from flows.machine.device_holds import require
@@ -86,7 +86,7 @@ def create_campaign(
     store = open_store(root, create=True)
     check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
-    _refuse_taken(store, root, identifier)
+    _refuse_taken(store, root, identifier, settings)
     config = CampaignConfig(
         id=identifier,
         environment=settings.environment,
@@ -115,12 +115,18 @@ def create_campaign(
     return config
 
 
-def _refuse_taken(store: Store, root: str, identifier: str) -> None:
-    if identifier in campaigns(store):
-        raise UsageError(
-            f"{root}: campaign {identifier} is already in this store; continue it with `bakeoff resume {root}`, "
-            "or start another in a new directory with --run DIR"
-        )
+def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> None:
+    """Raise UsageError when the store has this campaign, naming each setting that is given differently now."""
+    if identifier not in campaigns(store):
+        return
+    changed = differences(load_config(store, identifier).settings, given)
+    raise UsageError(
+        f"{root}: campaign {identifier} is already in this store"
+        + (f", with other settings: {changed}" if changed else "")
+        + f"; continue it{' with its own settings' if changed else ''} with `bakeoff resume {root}`, "
+        "or start another in a new directory with --run DIR"
+        + (f", or branch from one of its trials with `bakeoff fork {root} TRIAL`" if changed else "")
+    )
 
 
 def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
@@ -150,7 +156,7 @@ def run_campaign(
         engine = engine_for(root, campaign, ownership.fence)
         ownership.when_lost.append(engine.cancel.set)
         engine.sinks.extend(sinks or [])
-        end = end_of_window(engine.config.settings.until, now(), engine.config.settings.zone)
+        end = end_of_window(engine.config.settings.until, now(), engine.config.settings.timezone)
         if end is not None:
             engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
         engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})

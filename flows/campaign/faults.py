@@ -10,10 +10,10 @@ from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
 from flows.machine.home import bakeoff_version
-from flows.report.formatting import one_line
 from flows.trial.recording import Progress, record
 from lineage.errors import BakeoffError, StoreError, Superseded
 from lineage.records import Row
+from lineage.safe_text import one_line
 
 TRACE = 6000
 

@@ -28,12 +28,12 @@ from flows.engine.budget import allowance, refusal, seconds_left, spent
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
 from flows.engine.records import TrialRef
-from flows.report.formatting import one_line
 from flows.report.prefect_artifacts import publish_campaign
 from flows.trial.flow import trial
 from flows.trial.payments import Submission, reserved
 from lineage.errors import InfraFault, Interrupted, ObjectExists, Superseded, UsageError
 from lineage.records import Allowance, Row, Status, Usage
+from lineage.safe_text import one_line
 from lineage.store.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0

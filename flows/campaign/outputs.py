@@ -15,7 +15,7 @@ from flows.machine.webhook import flush, post
 from flows.report.html.build import Meta, build_report
 from flows.report.summary import Links, end_text, morning_summary
 from lineage.errors import StoreError
-from lineage.log.anchors import anchor
+from lineage.log.part_anchors import anchor
 from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.store.blobs import get_blob
@@ -77,8 +77,8 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
 
 def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
     """The command that makes the champion's certificate, and the file's name where it lies beside the page."""
-    trial = view.standing.incumbent
-    if trial is None or trial not in view.standing.champions:
+    trial = view.leaderboard.incumbent
+    if trial is None or trial not in view.leaderboard.champions:
         return "", ""
     path = certificate_path(root, campaign, trial)
     return f"bakeoff certify {root} {trial}", path.name if path.is_file() else ""
@@ -92,8 +92,8 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     links = links_for(root, config, view)
     folder = leavings(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
-    champion = view.standing.incumbent
-    if champion is not None and champion in view.standing.champions:
+    champion = view.leaderboard.incumbent
+    if champion is not None and champion in view.leaderboard.champions:
         path = certificate_path(root, campaign, champion)
         path.write_bytes(certify(store, config, view, champion))
     write_report(root, campaign)

@@ -6,7 +6,8 @@ programs that run right now are not part of it, nor is the preflight: neither is
 
 from __future__ import annotations
 
-from agents.protocol import Files, ProposalRequest
+from agents.edits.search_replace import Files
+from agents.protocol import ProposalRequest
 from flows.campaign.embedded import only_campaign
 from flows.engine.engine import steering_note
 from flows.environments.loading import load_environment

@@ -23,8 +23,12 @@ CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store ho
 GPUS = typer.Option(
     None,
     "--gpus",
-    help="GPUs that may be used: indices as nvidia-smi has them, or UUIDs, with commas; default all",
+    help="GPUs that may be used: indices as in nvidia-smi, or UUIDs, with commas; default all",
 )
+ENVIRONMENT = typer.Argument(..., help="name of an environment, or a folder with an environment.toml")
+CONFIG = typer.Option(None, "--config", help="campaign.toml with settings; options override it")
+PLAIN = typer.Option(False, "--plain", help="one line per event instead of the live display")
+NO_SETTINGS: dict[str, Any] = {}
 VARIANT = typer.Option(None, "--variant", help="a variant of it, as bakeoff environments lists them")
 AS_JSON = typer.Option(False, "--json", help="machine-readable output")
 
@@ -81,10 +85,10 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: 
     """
     from flows.campaign.embedded import run_campaign
     from flows.campaign.outputs import end_of_run
-    from flows.report.formatting import one_line
     from flows.report.terminal.display import Display
     from lineage.errors import RunBusy, Superseded
     from lineage.log.table import Lineage
+    from lineage.safe_text import one_line
     from lineage.store.objects import open_store
 
     interactive = sys.stdout.isatty() and not plain

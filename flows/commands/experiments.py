@@ -11,9 +11,10 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
-    GPUS,
+    CONFIG,
+    NO_SETTINGS,
+    PLAIN,
     RUN,
-    VARIANT,
     absolute,
     open_view,
     print_json,
@@ -21,6 +22,7 @@ from flows.commands._shared import (
     run_with_display,
     split_trial,
 )
+from flows.commands.options import setting_options
 
 EXAMPLE_COMPARE = """Examples:
 
@@ -28,9 +30,6 @@ EXAMPLE_COMPARE = """Examples:
 
   bakeoff compare --summary runs/arms
 """
-ISOLATION = typer.Option(None, "--isolation", help="refuse to start below: strong | medium | weak")
-TRUST_WEAK = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this run")
-PLAIN = typer.Option(False, "--plain", help="one line per event instead of the live display")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,17 +37,16 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff fork runs/first t0042 --role opt --role aug --trials 20")(fork)
 
 
+@setting_options("arm", "script", slots=1)
 def compare(
     environment: str | None = typer.Argument(
         None, help="name of an environment, or a folder with an environment.toml"
     ),
-    variant: str | None = VARIANT,
     arms: str = typer.Option(
         "specialists,generic,single,no_lineage,random",
         "--arms",
-        help="arms to compare, the one to hold the others against first",
+        help="arms to compare, the one to compare the others with first",
     ),
-    trials: int | None = typer.Option(None, "--trials", help="trials of each campaign besides the baseline"),
     repeats: int = typer.Option(3, "--repeats", help="campaigns of each arm"),
     run_dir: str | None = typer.Option(
         None, "--run", help="directory or s3:// URI; default runs/compare-<environment>-<time>"
@@ -56,26 +54,15 @@ def compare(
     summary: str | None = typer.Option(
         None, "--summary", metavar="DIR", help="only print the table of a comparison that was run"
     ),
-    config: Path | None = typer.Option(None, "--config", help="campaign.toml for everything not named here"),
-    proposer: str | None = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai"),
-    model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
-    usd: float | None = typer.Option(None, "--usd", help="cap on dollars of each campaign"),
-    slots: int = typer.Option(
-        1, "--slots", min=1, help="candidate processes at once; at 1 no arm disturbs its own clock"
-    ),
-    gpus: str | None = GPUS,
-    seed: int | None = typer.Option(None, "--seed", help="seed of the proposers; repeat k adds k"),
-    confirm: bool | None = typer.Option(
-        None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
-    ),
-    isolation: str | None = ISOLATION,
-    trust_weak: bool = TRUST_WEAK,
+    config: Path | None = CONFIG,
     plain: bool = PLAIN,
     as_json: bool = AS_JSON,
+    given: dict[str, Any] = NO_SETTINGS,
 ) -> None:
-    """Run the arms of an experiment at equal budget, interleaved, and hold them against each other.
+    """Run the arms of an experiment at equal budget, interleaved, and compare them.
 
-    The same command with the same --run goes on where it was stopped, and runs nothing twice.
+    The same command with the same --run continues where it was stopped, and runs nothing twice.
+    Limits count for each campaign. With more than one slot an arm can disturb its own clock.
     """
     from flows.campaign.embedded import default_run_dir
     from flows.engine.settings import load_settings
@@ -88,21 +75,7 @@ def compare(
         raise UsageError(
             "compare needs an environment to run, or --summary DIR to print a comparison that was run"
         )
-    flags: dict[str, Any] = {
-        "environment": environment,
-        "variant": variant,
-        "trials": trials,
-        "proposer": proposer,
-        "model": model,
-        "usd": usd,
-        "slots": slots,
-        "gpus": gpus,
-        "seed": seed,
-        "confirm": confirm,
-        "isolation": isolation,
-        "trust_weak": trust_weak or None,
-    }
-    settings, _ = load_settings(flags, config)
+    settings, _ = load_settings({**given, "environment": environment}, config)
     root = absolute(run_dir or str(default_run_dir(environment, "compare-", settings.variant)))
     cells = plan_cells(root, settings, [name.strip() for name in arms.split(",") if name.strip()], repeats)
     run_cells(
@@ -121,6 +94,7 @@ def _show(told: Any, as_json: bool) -> None:
     return Console().print(comparison_view(told))
 
 
+@setting_options("variant", "script")
 def fork(
     run: str | None = RUN,
     trial: str | None = typer.Argument(None, help="trial to start from: t0042, 42, best or leader"),
@@ -128,22 +102,8 @@ def fork(
     run_dir: str | None = typer.Option(
         None, "--run", help="directory of the new campaign; default runs/<environment>-<time>"
     ),
-    role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
-    trials: int | None = typer.Option(None, "--trials", help="trials besides the start; default as before"),
-    until: str | None = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
-    proposer: str | None = typer.Option(None, "--proposer", help="catalogue (no key) | anthropic | openai"),
-    arm: str | None = typer.Option(
-        None, "--arm", help="specialists | generic | single | no_lineage | random"
-    ),
-    model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
-    usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
-    slots: int | None = typer.Option(None, "--slots", help="candidate processes at once on this machine"),
-    gpus: str | None = GPUS,
-    seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
-    steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
-    isolation: str | None = ISOLATION,
-    trust_weak: bool = TRUST_WEAK,
     plain: bool = PLAIN,
+    given: dict[str, Any] = NO_SETTINGS,
 ) -> None:
     """Start a new campaign from a trial's program, with the old campaign's settings unless given here."""
     from flows.campaign.embedded import default_run_dir
@@ -154,21 +114,6 @@ def fork(
     run, trial = split_trial(run, trial)
     if trial is None:
         raise UsageError("fork: name the trial to start from, for example: bakeoff fork runs/first best")
-    given: dict[str, Any] = {
-        "trials": trials,
-        "until": until,
-        "proposer": proposer,
-        "arm": arm,
-        "roles": tuple(role) if role else None,
-        "model": model,
-        "usd": usd,
-        "slots": slots,
-        "gpus": gpus,
-        "seed": seed,
-        "steering": steering,
-        "isolation": isolation,
-        "trust_weak": trust_weak or None,
-    }
     source = run_root(run)
     _, old, view = open_view(source, campaign)
     row = find_trial(view, trial)

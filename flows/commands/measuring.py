@@ -223,7 +223,7 @@ def _minimised_json(trial: str, found: Reduced, written: list[Path]) -> dict[str
 
 
 def _show_minimised(trial: str, found: Reduced, written: list[Path]) -> None:
-    from flows.report.formatting import plain
+    from lineage.safe_text import for_terminal
 
     total = len(found.hunks)
     print(f"{trial}: {len(found.kept)} of {total} hunks keep the gain, after {found.tests} tests")
@@ -236,7 +236,7 @@ def _show_minimised(trial: str, found: Reduced, written: list[Path]) -> None:
     if not found.is_minimal:
         print("  stopped at the most tests allowed: a smaller part may do; go on with a larger --tests")
     if found.dropped:
-        print(f"\nleft out:\n{plain(found.dropped)}", end="")
-    print(f"\nwhat is left:\n{plain(found.left)}", end="")
+        print(f"\nleft out:\n{for_terminal(found.dropped)}", end="")
+    print(f"\nwhat is left:\n{for_terminal(found.left)}", end="")
     for path in written:
         print(path)

@@ -83,7 +83,7 @@ def _ask(proposer: str, model: str | None, config: Path | None) -> dict[str, Any
     from agents.llm.anthropic_proposer import ask_once
     from agents.llm.credentials import require_key
     from agents.llm.prices import load_prices
-    from agents.llm.session import DEFAULT_MODEL
+    from agents.llm.proposing_session import DEFAULT_MODEL
     from flows.engine.settings import load_settings
     from lineage.errors import UnknownName, UsageError
 

@@ -11,15 +11,18 @@ import typer
 from flows.commands._shared import (
     AS_JSON,
     CAMPAIGN,
-    GPUS,
+    CONFIG,
+    ENVIRONMENT,
+    NO_SETTINGS,
+    PLAIN,
     RUN,
-    VARIANT,
     absolute,
     open_view,
     print_json,
     run_root,
     run_with_display,
 )
+from flows.commands.options import setting_options
 
 EXAMPLE_RUN = """Examples:
 
@@ -35,49 +38,18 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff stop runs/first")(stop)
 
 
+@setting_options()
 def run(
-    environment: str = typer.Argument(
-        ..., help="name of an environment, or a folder with an environment.toml"
-    ),
-    variant: str | None = VARIANT,
+    environment: str = ENVIRONMENT,
     run_dir: str = typer.Option(
         None, "--run", help="run directory or s3:// URI; default runs/<environment>-<time>"
     ),
-    config: Path | None = typer.Option(None, "--config", help="campaign.toml"),
-    trials: int | None = typer.Option(None, "--trials", help="trials besides the baseline"),
-    hours: float | None = typer.Option(None, "--hours", help="stop after this many hours"),
-    until: str | None = typer.Option(None, "--until", help="stop at this clock time, HH:MM"),
-    proposer: str | None = typer.Option(
-        None, "--proposer", help="catalogue (no key) | anthropic | openai | replay"
-    ),
-    arm: str | None = typer.Option(
-        None, "--arm", help="specialists | generic | single | no_lineage | random"
-    ),
-    role: list[str] | None = typer.Option(None, "--role", help="only these roles; repeat for several"),
-    slots: int | None = typer.Option(
-        None, "--slots", help="candidate processes at once; default 2, or as many as the GPUs allow"
-    ),
-    gpus: str | None = GPUS,
-    seed: int | None = typer.Option(None, "--seed", help="seed of the proposers' choices"),
-    tokens: int | None = typer.Option(None, "--tokens", help="cap on tokens"),
-    usd: float | None = typer.Option(None, "--usd", help="cap on dollars"),
-    cpu_hours: float | None = typer.Option(None, "--cpu-hours", help="cap on candidates' CPU hours"),
-    no_improvement: int = typer.Option(
-        None, "--no-improvement", help="stop after this many trials without a keep"
-    ),
-    model: str | None = typer.Option(None, "--model", help="model of the LLM specialists"),
+    config: Path | None = CONFIG,
     replay: str | None = typer.Option(
         None, "--replay", help="replay the proposals of a recorded run, offline"
     ),
-    isolation: str | None = typer.Option(
-        None, "--isolation", help="refuse to start below: strong | medium | weak"
-    ),
-    trust_weak: bool = typer.Option(False, "--i-trust-this-code", help="accept weak isolation for this run"),
-    steering: str | None = typer.Option(None, "--steer", help="a note that every proposer gets"),
-    confirm: bool | None = typer.Option(
-        None, "--confirm/--no-confirm", help="confirm winners with fresh seeds"
-    ),
-    plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
+    plain: bool = PLAIN,
+    given: dict[str, Any] = NO_SETTINGS,
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
     from evaluators.judge.sandbox.advice import weaker
@@ -86,32 +58,10 @@ def run(
     from flows.engine.settings import load_settings
     from flows.machine.isolation import proven
 
-    record = _record_of(replay) if replay else None
-    recorded = replay_flags(record) if record else {}
-    flags: dict[str, Any] = {
-        "environment": environment,
-        "variant": variant,
-        "trials": recorded.get("trials") if trials is None else trials,
-        "hours": hours,
-        "until": until,
-        "proposer": "replay" if replay else proposer,
-        "script": record,
-        "arm": arm or recorded.get("arm"),
-        "roles": tuple(role) if role else recorded.get("roles"),
-        "slots": slots,
-        "gpus": gpus,
-        "seed": seed,
-        "tokens": tokens,
-        "usd": usd,
-        "cpu_hours": cpu_hours,
-        "no_improvement": no_improvement,
-        "model": model,
-        "isolation": isolation,
-        "trust_weak": trust_weak or None,
-        "steering": steering,
-        "confirm": confirm,
-    }
-    settings, sources = load_settings(flags, config)
+    if replay:
+        record = _record_of(replay)
+        given = {**replay_flags(record), **given, "proposer": "replay", "script": record}
+    settings, sources = load_settings({**given, "environment": environment}, config)
     root = absolute(run_dir or str(default_run_dir(environment, variant=settings.variant)))
     campaign = create_campaign(root, settings)
     chosen = ", ".join(
@@ -132,7 +82,7 @@ def resume(
     take_over: bool = typer.Option(
         False, "--take-over", help="take it from a machine that is gone, without waiting for a sign of life"
     ),
-    plain: bool = typer.Option(False, "--plain", help="one line per event instead of the live display"),
+    plain: bool = PLAIN,
 ) -> None:
     """Continue a campaign that was paused, stopped or killed: no trial is lost, none is run twice."""
     from flows.campaign.control import intervene, paused

@@ -166,7 +166,7 @@ def refusal(
 def seconds_left(settings: Settings, started: datetime, now: datetime, continued: datetime) -> float | None:
     """Seconds until the time allowed is over, None without such a limit."""
     ends = [started + timedelta(hours=settings.hours)] if settings.hours else []
-    window = end_of_window(settings.until, continued, settings.zone)
+    window = end_of_window(settings.until, continued, settings.timezone)
     if window is not None:
         ends.append(window)
     return min((end - now).total_seconds() for end in ends) if ends else None

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
-from evaluators.statistics.promotion import ConfirmPlan
+from evaluators.statistics.confirmation import ConfirmPlan
 from flows.engine.settings import Settings
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UsageError
 from lineage.ids import sha256
 from lineage.records import Record
-from lineage.spec import EnvironmentSpec, Role
 from lineage.store.objects import Store
 from lineage.store.results import get_result, put_result
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluators.judge.items import Items, unpack
-from evaluators.statistics.evidence import Read
-from evaluators.statistics.promotions import Book, book_of
+from evaluators.statistics.confirmation_book import Book, book_of
+from evaluators.statistics.confirmation_inputs import Read
 from flows.engine.config import CampaignConfig
 from lineage.queries import View
 from lineage.records import Measurement

@@ -71,7 +71,7 @@ def llm_proposer(
     from agents.llm.credentials import require_key
     from agents.llm.ledger import Cap, Caps, Ledger
     from agents.llm.openai_proposer import openai_proposer
-    from agents.llm.session import DEFAULT_MODEL, SessionSettings
+    from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 
     caps = Caps(
         campaign=Cap(usd=settings.usd, tokens=settings.tokens),
@@ -93,7 +93,7 @@ def llm_proposer(
 
 def replay_of(source: str, roles: Sequence[str]) -> Proposer:
     """The proposals of a recorded campaign again, as far as they are of these roles."""
-    from agents.llm.replay import ReplayProposer, records_of
+    from agents.llm.replay_proposer import ReplayProposer, records_of
 
     store, _, view = _record(source)
     mine = [record for record in records_of(view) if record.role in roles]
@@ -106,7 +106,7 @@ def replay_of(source: str, roles: Sequence[str]) -> Proposer:
 
 def replay_flags(source: str) -> dict[str, Any]:
     """What a replay takes over from its record unless the person says otherwise."""
-    from agents.llm.replay import records_of
+    from agents.llm.replay_proposer import records_of
 
     _, recorded, view = _record(source)
     return {
@@ -161,6 +161,6 @@ class Script:
         item = self._items[number - 1]
         blanks = {"role": request.role.name, "proposer": self.name, "parent": ""}
         if not item.parent:
-            leader = request.view.standing.leader()
+            leader = request.view.leaderboard.leader()
             blanks["parent"] = leader[0] if leader is not None else ""
         return item.model_copy(update={k: v for k, v in blanks.items() if not getattr(item, k)})

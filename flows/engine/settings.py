@@ -1,87 +1,124 @@
-"""Everything a person can set about a campaign, in one frozen object.
+"""The settings of a campaign, each declared once: name, type, default, bounds, group and description.
 
-Sources, later wins: defaults here, `campaign.toml`, the environment variable `BAKEOFF_<KEY>`, the
-command line. `sources()` tells which one gave each value; it is printed at the start of a campaign.
+Sources, later wins: the defaults here, `campaign.toml`, the environment variable `BAKEOFF_<NAME>`, the
+command line. The options of `bakeoff run`, `compare` and `fork` (`flows.commands.options`) and the
+parameters of the deployed campaign (`parameters`) are made from the model: a new setting is one line.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from lineage.errors import SpecInvalid
 
 ARMS = ("specialists", "generic", "single", "no_lineage", "random")
+SEARCH, LIMITS, MODELS, MACHINE, FAULTS = (
+    "The search",
+    "Limits",
+    "Language models",
+    "This machine",
+    "Faults and messages",
+)
+_RENAMED = {"zone": "timezone"}  # names in stores and files of earlier versions
+
+
+def _setting(default: Any, group: str, description: str, option: str = "", **bounds: Any) -> Any:
+    """A field of `Settings`. `option`: how the command line spells it, where that is not `--<name>`."""
+    return Field(
+        default, description=description, json_schema_extra={"group": group, "option": option}, **bounds
+    )
 
 
 class Settings(BaseModel):
-    """Settings of one campaign. Hours, tokens and dollars are caps; 0 or None means no cap."""
+    """Settings of one campaign. Hours, tokens and dollars are caps; None means no cap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    environment: str
-    variant: str = Field("", description="variant of the environment: other hardware, limits or data")
-    proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = "catalogue"
-    arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = "specialists"
-    roles: tuple[str, ...] = Field((), description="roster; empty means every role of the environment")
-    trials: int = Field(24, ge=1, description="trials besides the baseline")
-    hours: float | None = Field(None, gt=0)
-    until: str | None = Field(
-        None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="clock time HH:MM, local"
+    environment: str = Field(description="name of an environment, or a folder with an environment.toml")
+    variant: str = _setting("", SEARCH, "variant of the environment, as `bakeoff environments` lists them")
+    proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = _setting(
+        "catalogue", SEARCH, "who proposes, catalogue without a key"
     )
-    zone: str = Field("", description="time zone of `until`, such as Europe/Berlin; default this machine's")
-    tokens: int | None = Field(None, ge=1)
-    usd: float | None = Field(None, gt=0)
-    usd_per_role: float | None = Field(None, gt=0)
-    usd_per_trial: float | None = Field(None, gt=0)
-    prices: dict[str, dict[str, float]] = Field({}, description="changes to agents/prices.toml, by model")
-    free_models: tuple[str, ...] = Field((), description="models that cost nothing, such as local ones")
-    cpu_hours: float | None = Field(None, gt=0)
-    no_improvement: int | None = Field(None, ge=1, description="stop after this many trials without a keep")
-    slots: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="candidate processes at once on this machine; 0: 2, or as many as the GPUs allow",
+    arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = _setting(
+        "specialists", SEARCH, "what the proposers know"
     )
-    gpus: str = Field(
-        "", description="GPUs that may be used here, indices or UUIDs with commas; empty: all visible"
+    roles: tuple[str, ...] = _setting((), SEARCH, "only these roles; default all", option="--role")
+    seed: int = _setting(0, SEARCH, "seed of the proposers' choices")
+    confirm: bool = _setting(
+        True, SEARCH, "confirm leaders with fresh seeds", option="--confirm/--no-confirm"
     )
-    in_flight: int | None = Field(
-        None, ge=1, description="trials under way at once; default slots, +1 for an LLM"
+    steering: str = _setting("", SEARCH, "a note in every prompt", option="--steer")
+    script: str = _setting("", SEARCH, "proposals of the scripted proposer, or the record to replay")
+
+    trials: int = _setting(24, LIMITS, "trials besides the baseline", ge=1)
+    hours: float | None = _setting(None, LIMITS, "stop after this many hours", gt=0)
+    until: str | None = _setting(
+        None, LIMITS, "stop at this clock time, HH:MM", pattern=r"^([01]\d|2[0-3]):[0-5]\d$"
     )
-    seed: int = 0
-    confirm: bool = True
-    isolation: Literal["strong", "medium", "weak"] = "medium"
-    trust_weak: bool = False
-    model: str = ""
-    models: dict[str, str] = {}
-    steering: str = ""
-    script: str = Field("", description="file of proposals for the scripted proposer, or store for replay")
-    max_infra_faults: int = Field(5, ge=1, description="in a row, before the campaign pauses, thrice at most")
-    fault_pause_s: float = Field(
-        60.0, ge=0, description="first pause after them; each further one 5 times that"
+    timezone: str = _setting("", LIMITS, "time zone of until, such as Europe/Berlin; default this machine's")
+    tokens: int | None = _setting(None, LIMITS, "cap on tokens", ge=1)
+    usd: float | None = _setting(None, LIMITS, "cap on dollars", gt=0)
+    usd_per_role: float | None = _setting(None, LIMITS, "cap on dollars of each role", gt=0)
+    usd_per_trial: float | None = _setting(None, LIMITS, "cap on dollars of each trial", gt=0)
+    cpu_hours: float | None = _setting(None, LIMITS, "cap on CPU hours of candidates", gt=0)
+    no_improvement: int | None = _setting(None, LIMITS, "stop after this many trials without a keep", ge=1)
+
+    model: str = _setting("", MODELS, "model of the specialists; default: the one of `bakeoff ask`")
+    models: dict[str, str] = _setting({}, MODELS, "other models for some roles, as JSON by role")
+    prices: dict[str, dict[str, float]] = _setting(
+        {}, MODELS, "changes to agents/llm/prices.toml, as JSON by model"
     )
-    outage_first_s: float = Field(
-        5.0, gt=0, description="first wait when a model endpoint is away; doubles up to five minutes"
+    free_models: tuple[str, ...] = _setting(
+        (), MODELS, "models that cost nothing, such as local ones", option="--free-model"
     )
-    take_over_s: float = Field(
-        90.0,
-        gt=0,
-        description="silence of the owner on another machine after which a campaign may be taken over",
+    outage_first_s: float = _setting(
+        5.0, MODELS, "seconds before the first retry of an endpoint that fails; doubles up to 300", gt=0
     )
-    accelerator_wait_s: float = Field(
-        300.0, ge=0, description="how long a GPU that somebody else's process uses is waited for"
+
+    slots: int = _setting(
+        0, MACHINE, "candidate processes at once; 0: 2, or as many as the GPUs allow", ge=0, le=64
     )
-    webhook: str = Field(
-        "", description="URL that gets {text} by POST: end, stall, pause, new confirmed best"
+    in_flight: int | None = _setting(
+        None, MACHINE, "trials under way at once; default slots, one more with a language model", ge=1
     )
+    gpus: str = _setting(
+        "", MACHINE, "GPUs that may be used: indices as in nvidia-smi, or UUIDs, with commas; default all"
+    )
+    isolation: Literal["strong", "medium", "weak"] = _setting(
+        "medium", MACHINE, "weakest sandbox that is accepted"
+    )
+    trust_weak: bool = _setting(
+        False, MACHINE, "accept weak isolation for this run", option="--i-trust-this-code"
+    )
+    accelerator_wait_s: float = _setting(
+        300.0, MACHINE, "seconds to wait for a GPU that another program uses", ge=0
+    )
+
+    max_infra_faults: int = _setting(
+        5, FAULTS, "faults of the machine in a row before a pause; three pauses at most", ge=1
+    )
+    fault_pause_s: float = _setting(
+        60.0, FAULTS, "seconds of the first pause; each further one is 5 times longer", ge=0
+    )
+    take_over_s: float = _setting(
+        90.0, FAULTS, "seconds of silence after which another machine may take a campaign over", gt=0
+    )
+    webhook: str = _setting("", FAULTS, "URL that gets {text} by POST: end, stall, pause, new confirmed best")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, values: Any) -> Any:
+        return _renamed(values) if isinstance(values, dict) else values
 
     @field_validator("roles")
     @classmethod
@@ -90,7 +127,7 @@ class Settings(BaseModel):
             raise ValueError("the same role twice")
         return value
 
-    @field_validator("zone")
+    @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
         try:
@@ -106,33 +143,83 @@ class Settings(BaseModel):
 def load_settings(
     flags: Mapping[str, Any], file: Path | None = None, env: Mapping[str, str] | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """Merge the sources. Returns the settings and, per key, the name of the source that gave it.
+    """Merge the sources. Returns the settings and, per name, the source of its value.
 
-    Raises SpecInvalid naming the key, its value and its source.
+    Text stands for a list (with commas) or a table (JSON) where the setting is one.
+    Raises SpecInvalid naming the setting, its value and its source.
     """
     values: dict[str, Any] = {}
     source: dict[str, str] = {}
-    if file is not None:
-        for key, value in _read(file).items():
-            values[key], source[key] = value, str(file)
     environ = os.environ if env is None else env
-    for key in Settings.model_fields:
-        name = f"BAKEOFF_{key.upper()}"
-        if name in environ:
-            text = environ[name]
-            values[key] = text.split(",") if key == "roles" else text
-            source[key] = name
-    for key, value in flags.items():
-        if value is not None:
-            values[key], source[key] = value, "command line"
+    sources = {
+        str(file): _read(file) if file is not None else {},
+        "environment": {key: environ[name] for key, name in _variables().items() if name in environ},
+        "command line": {key: value for key, value in flags.items() if value is not None},
+    }
+    for where, given in sources.items():
+        for key, value in _renamed(given).items():
+            source[key] = _variables()[key] if where == "environment" else where
+            values[key] = _parsed(key, value, source[key])
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "(top level)"
-        given = source.get(key, "not given")
-        raise SpecInvalid(f"setting {key} = {first.get('input')!r} ({given}): {first['msg']}") from None
+        raise _invalid(key, first.get("input"), source.get(key, "not given"), first["msg"]) from None
     return settings, {key: source.get(key, "default") for key in Settings.model_fields}
+
+
+def _invalid(key: str, value: object, source: str, why: str) -> SpecInvalid:
+    return SpecInvalid(f"setting {key} = {value!r} ({source}): {why}")
+
+
+def _variables() -> dict[str, str]:
+    return {key: f"BAKEOFF_{key.upper()}" for key in (*Settings.model_fields, *_RENAMED)}
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def _parsed(key: str, value: Any, source: str) -> Any:
+    """A value that was given as text: a list with commas, a table as JSON."""
+    kind = get_origin(Settings.model_fields[key].annotation) if key in Settings.model_fields else None
+    if not isinstance(value, str) or kind not in (tuple, dict):
+        return value
+    if kind is tuple:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise _invalid(key, value, source, f"not valid JSON: {error}") from None
+
+
+def differences(stored: Settings, given: Settings) -> str:
+    """Each setting of a stored campaign that is given differently now, with both values; empty when none is.
+
+    >>> differences(Settings(environment="x", trials=8), Settings(environment="x", trials=12))
+    'trials = 8 (given: 12)'
+    """
+    old, new = stored.model_dump(), given.model_dump()
+    changed = [key for key in new if key != "environment" and old[key] != new[key]]
+    return ", ".join(f"{key} = {old[key]!r} (given: {new[key]!r})" for key in changed)
+
+
+def parameters() -> list[inspect.Parameter]:
+    """A keyword parameter for every setting, with its bounds and description: what a deployed flow takes."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else field.default,
+            annotation=_annotated(field),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _annotated(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata, Field(description=field.description))]
 
 
 def _read(file: Path) -> dict[str, Any]:

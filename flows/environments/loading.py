@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from agents.roles import build_roster
 from flows.environments.variants import Varied, varied, with_constants
 from flows.machine.home import REPO, data_root
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
-from lineage.spec import EnvironmentSpec, Role
 
 MAX_SOURCE_FILES = 64
 

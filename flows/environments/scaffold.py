@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.environments.loading import Environment, list_environments, own_folders, read_environment
 from flows.machine.home import REPO
+from lineage.environment_spec import Name
 from lineage.errors import UsageError
-from lineage.spec import Name
 
 TEMPLATE = REPO / "recipes" / "_template"
 EXAMPLE = "my_idea"  # the name that the template's README uses for the copy

@@ -32,8 +32,8 @@ from lineage.paper.analyses import audit
 from lineage.records import Status
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LEVEL = 0.95
 RESAMPLES = 9_999
@@ -137,7 +137,7 @@ def final_gain(view: View, spec: EnvironmentSpec) -> tuple[float, bool]:
         return 0.0, False
     if best is not None and best.trial != start.trial:
         return confirmed_gain(view, spec, best), True
-    leader = view.standing.leader()
+    leader = view.leaderboard.leader()
     return w.relative(spec, leader[1] if leader else None, start.score) or 0.0, False
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flows.experiments.arms import LEVEL, ArmResult, Estimate, Played, coverage, failed
 from flows.report import formatting as w
-from lineage.spec import EnvironmentSpec
+from lineage.environment_spec import EnvironmentSpec
 
 SOFT = "bright_black"
 SURE = 6  # repeats from which an interval over them can hold the truth 95 times in 100

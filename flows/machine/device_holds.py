@@ -27,9 +27,9 @@ from pathlib import Path
 from evaluators.judge import accelerators
 from flows.machine.home import home, run_key
 from flows.machine.slots import POLL_SECONDS, SlotCancelled, slot
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault, UsageError
 from lineage.records import Device, Number
-from lineage.spec import EnvironmentSpec
 
 Told = Callable[[str], None]
 MIB = 1 << 20

@@ -17,9 +17,9 @@ from evaluators.judge import accelerators, client
 from evaluators.judge.sandbox.prove import best
 from evaluators.judge.workspace import file_sha256
 from flows.machine.device_holds import hold
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import BakeoffError
 from lineage.records import Device
-from lineage.spec import EnvironmentSpec
 
 BUSY_S = 20.0
 GIVEN_BACK_BYTES = 64 << 20

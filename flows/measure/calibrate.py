@@ -4,7 +4,7 @@ Use: `calibrate(environment, ...)` measures the start with seeds that the judge'
 `BAKEOFF_HOME/calibrations/<environment>.json`, `matching` gives it to a campaign that starts on the same
 source, environment, judge, isolation and machine. The file holds the calibration and the sha256 of its
 canonical JSON, so that an altered one is refused. Its scores join the start's replicates in every
-confirmation (`evaluators.statistics.promotions`). Limits: one calibration per environment name and home; the newest wins.
+confirmation (`evaluators.statistics.confirmation_book`). Limits: one calibration per environment name and home; the newest wins.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pydantic import Field, ValidationError
 from evaluators.judge import client
 from evaluators.judge.client import Bench
 from evaluators.judge.items import Items
+from evaluators.statistics.confirmation import plan_for, power_statement
 from evaluators.statistics.item_tests import difference_sd, item_chance
 from evaluators.statistics.lawful import deterministic
-from evaluators.statistics.promotion import plan_for, power_statement
 from flows.engine.config import new_secret, now, seeds_from
 from flows.machine.home import bakeoff_version, home
 from flows.measure.standalone import Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256, tree_hash
 from lineage.records import Check, Finite, Record
-from lineage.spec import EnvironmentSpec
 
 
 class Calibration(Record):
@@ -248,7 +248,7 @@ def matching(
 
 def summary(calibration: Calibration) -> dict[str, Any]:
     """Figures for people and programs: noise floor with 95 % intervals, seeds, cost, gates."""
-    from evaluators.statistics.stats import noise_floor
+    from evaluators.statistics.noise import noise_floor
 
     return {
         **asdict(noise_floor(calibration.scores)),

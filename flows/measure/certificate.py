@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluators.judge.items import Items, unpack
-from evaluators.statistics.evidence import Read
-from evaluators.statistics.promotion import ConfirmPlan
-from evaluators.statistics.promotions import Book
+from evaluators.statistics.confirmation import ConfirmPlan
+from evaluators.statistics.confirmation_book import Book
+from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import recompute_items, recompute_promotions
 from flows.engine.config import commitment, seeds_from
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError, UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.records import Measurement, Row
-from lineage.spec import EnvironmentSpec
 
 FORMAT = "bakeoff certificate 1"
 LARGEST = 1 << 30

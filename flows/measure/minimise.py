@@ -30,18 +30,18 @@ from agents.edits.normal_form import ast_hash
 from agents.edits.search_replace import canonical_diff
 from evaluators.judge.client import Bench
 from evaluators.judge.information import source_bytes
+from evaluators.statistics.confirmation import gates_hold
 from evaluators.statistics.delta_debugging import Subset, minimise
 from evaluators.statistics.noise import Noise
-from evaluators.statistics.promotion import gates_hold
 from flows.engine.config import CampaignConfig, draw_seeds
 from flows.engine.promotions import book
 from flows.measure import standalone
 from flows.measure.hunks import Hunk, assemble, split
 from flows.measure.standalone import Told, beside_start, check_world
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import EditRefused, UsageError
 from lineage.queries import View
 from lineage.records import Row, SeedResult
-from lineage.spec import EnvironmentSpec
 from lineage.store.blobs import get_tree
 from lineage.store.objects import Store
 

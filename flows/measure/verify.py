@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evaluators.statistics.evidence import Read
+from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
 from flows.engine.config import CampaignConfig, campaigns, load_config
 from flows.engine.promotions import reader
 from flows.engine.records import BuildChecks, Trained
 from flows.measure.calibrate import Calibration
 from lineage.errors import StoreError
+from lineage.leaderboard import Leaderboard
 from lineage.queries import View
 from lineage.records import Measurement, Row
-from lineage.standing import Standing
 from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result, list_results
@@ -64,10 +64,12 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
     read = reader(store)
     for mismatch in recompute_promotions(rows, plan, measured, config.spec, read):
         yield Finding("differs", mismatch.trial, str(mismatch))
-    standing = Standing(plan.sign)  # a campaign that was killed at once has no event that says the direction
+    leaderboard = Leaderboard(
+        plan.sign
+    )  # a campaign that was killed at once has no event that says the direction
     for row in rows:
-        standing.read(row)
-    for number, trial in standing.unsealed:
+        leaderboard.read(row)
+    for number, trial in leaderboard.unsealed:
         text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
         yield Finding("unfinished", f"trial {trial}", text)
     yield from _items(rows, measured, read)

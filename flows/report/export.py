@@ -17,31 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.report.figures import loads
-from flows.report.formatting import plain, wall_seconds
+from flows.report.formatting import wall_seconds
 from lineage.errors import UsageError
 from lineage.records import Row, Status
+from lineage.safe_text import for_csv, for_terminal
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 FORMATS = ("csv", "tsv", "parquet", "mlflow")
 # statuses of the paper; ours that it does not have is told as the nearest of them
 PAPER_STATUS = {Status.REJECTED: "preflight_crash"}
-
-
-def cell(value: object) -> str:
-    """One text cell: no control characters, no line breaks, nothing that a spreadsheet runs.
-
-    >>> cell("=HYPERLINK(1)"), cell(-0.5), cell("a\\tb")
-    ("'=HYPERLINK(1)", '-0.5', 'a b')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float):
-        return str(value)
-    text = " ".join(plain(str(value)).split())
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
 
 
 def to_csv(view: View, path: str | Path) -> Path:
@@ -54,7 +41,7 @@ def to_csv(view: View, path: str | Path) -> Path:
         for row in view.trials():
             values = row.model_dump(mode="json")
             writer.writerow(
-                [json.dumps(values[n]) if isinstance(values[n], list) else cell(values[n]) for n in names]
+                [json.dumps(values[n]) if isinstance(values[n], list) else for_csv(values[n]) for n in names]
             )
     return target
 
@@ -156,7 +143,7 @@ def _tsv(path: Path, head: Sequence[str], lines: Iterable[Sequence[object]]) -> 
     with path.open("w", encoding="utf-8") as out:
         out.write("\t".join(head) + "\n")
         for line in lines:
-            out.write("\t".join(cell(value) for value in line) + "\n")
+            out.write("\t".join(for_csv(value) for value in line) + "\n")
 
 
 def to_mlflow(view: View, spec: EnvironmentSpec, uri: str) -> int:
@@ -223,7 +210,7 @@ def _mlflow_run(client: Any, experiment: str, row: Row, spec: EnvironmentSpec) -
         "bakeoff.cause": row.cause,
         "bakeoff.verdict": row.verdict,
         "bakeoff.source": row.source_sha256,
-        "mlflow.note.content": plain(row.hypothesis or "")[:4000],
+        "mlflow.note.content": for_terminal(row.hypothesis or "")[:4000],
     }
     run = client.create_run(experiment, start_time=start)
     client.log_batch(

@@ -21,10 +21,11 @@ from flows.report import formatting as w
 from flows.report.gains import confirmed_gain
 from flows.report.prune_checks import Prunes, prunes
 from lineage.records import Row, Status
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 DRIFT = 0.01  # from one point between the two gains on, the sentence tells both
 
@@ -177,8 +178,8 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         leader=view.row_of_leader(),
         champions=champions,
         fresh={row.trial or "": row for row in view.events("confirmation")},
-        means=dict(view.standing.fresh),
-        unsealed=tuple(trial for _, trial in view.standing.unsealed),
+        means=dict(view.leaderboard.fresh),
+        unsealed=tuple(trial for _, trial in view.leaderboard.unsealed),
         sealed={row.trial or "": row for row in view.events("sealed")},
         noise_sd=noise_sd,
         noise_runs=noise_runs,
@@ -325,7 +326,7 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
     ends = [at for row in [*campaign, *trials] if (at := row.t_finished or row.t_started)]
     last = campaign[-1] if campaign else None
     why = (last.notes or "") if last is not None and last.operator in ("end", "stop") else ""
-    return min(starts, default=None), max(ends, default=None), w.one_line(why)
+    return min(starts, default=None), max(ends, default=None), one_line(why)
 
 
 def _worked_s(campaign: Sequence[Row], trials: Sequence[Row]) -> float | None:
@@ -346,7 +347,7 @@ def _origin(events: Sequence[Row]) -> str:
     told = loads(events[0].detail_json).get("forked_from") if events else None
     if not isinstance(told, dict):
         return ""
-    return w.one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
+    return one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
 
 
 def _failures(trials: Sequence[Row]) -> tuple[Failure, ...]:

@@ -7,11 +7,10 @@ Limits: English, plain text, no colours; a missing number is always the same das
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import STAGES, Row, Status
-from lineage.spec import EnvironmentSpec
+from lineage.safe_text import one_line
 
 DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
@@ -25,30 +24,6 @@ NOT_CONFIRMED = {
     "incumbent_failed": "the program that it was run beside failed, not this one",
 }
 STAGE_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
-
-_ESCAPE = re.compile(
-    "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])"
-)  # CSI, OSC, two-byte
-# C0/C1 controls and the bidirectional overrides: candidate text must not move a cursor or reorder a line
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def plain(text: str) -> str:
-    """Candidate or model text made harmless for a terminal: no escape sequence, no text direction trick."""
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _ESCAPE.sub("", text.replace("\r\n", "\n")))
-
-
-def one_line(text: str, width: int = 0) -> str:
-    """`plain` on one line, cut with an ellipsis to `width` characters when it is given."""
-    line = " ".join(plain(text).split())
-    return line if not width or len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
-
-
-def display_width(text: str) -> int:
-    """Terminal cells of `text`: wide characters count two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
 
 
 def number(value: float | None, digits: int) -> str:

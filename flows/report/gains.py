@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from flows.report import formatting as w
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
     from lineage.records import Row
-    from lineage.spec import EnvironmentSpec
 
 
 def confirmed_gain(view: View, spec: EnvironmentSpec, champion: Row) -> float:

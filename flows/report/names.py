@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Row
-from lineage.spec import EnvironmentSpec
 
 
 def relative_delta(row: Row) -> float | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from flows.report import formatting as w
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 
 def gauge(view: View, spec: EnvironmentSpec) -> str:
@@ -22,10 +22,9 @@ def gauge(view: View, spec: EnvironmentSpec) -> str:
     if not rows:
         return ""
     # scipy takes half a second to import, and what prints a table must not wait for it
-    from evaluators.statistics.recompute import gauge_inputs
-    from evaluators.statistics.stats import sealed_gap
+    from evaluators.statistics.sealed_verdict import scored_on_both, sealed_gap
 
-    public, sealed = gauge_inputs(rows)
+    public, sealed = scored_on_both(rows)
     gap = sealed_gap(public, sealed, spec.sign)
     if gap is None:
         return ""

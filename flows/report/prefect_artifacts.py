@@ -77,9 +77,9 @@ def campaign_markdown(engine: Engine, view: View, why: str) -> str:
     """The campaign's table of trials, who leads, and how it ended."""
     spec = engine.config.spec
     lines = [f"# {engine.config.id}", "", f"Ended: {why}. Store: {engine.root}", ""]
-    standing = view.standing
-    leader = standing.leader()
-    lines += [f"Confirmed best: {standing.incumbent}. Leader: {leader[0] if leader else 'none'}.", ""]
+    leaderboard = view.leaderboard
+    leader = leaderboard.leader()
+    lines += [f"Confirmed best: {leaderboard.incumbent}. Leader: {leader[0] if leader else 'none'}.", ""]
     lines += [f"| trial | role | status | {spec.score.metric} | hypothesis |", "|---|---|---|---|---|"]
     for row in view.trials()[-TABLE_ROWS:]:
         quoted = view.quoted(row.trial or "")

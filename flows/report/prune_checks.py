@@ -40,7 +40,7 @@ def prunes(rows: Iterable[Row], sign: int) -> Prunes:
             false += row.delta_parent is not None and sign * row.delta_parent > 0
     if not checked:
         return Prunes(ended)
-    from evaluators.statistics.evidence import (
+    from evaluators.statistics.confirmation_inputs import (
         failure_rate,  # scipy, which a page without prunes does not need
     )
 

@@ -22,10 +22,11 @@ from flows.report.prune_checks import told
 from flows.report.terminal.panels import glyph
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
+from lineage.safe_text import for_terminal, one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 RECENT = 15
 SOFT = "bright_black"
@@ -151,7 +152,7 @@ def trials_table(rows: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> Table
         table.add_row(
             glyph(row),
             Text(row.trial or "", style="bold" if row.verdict == "confirmed" else ""),
-            Text(w.one_line(w.author(row), 18)),
+            Text(one_line(w.author(row), 18)),
             Text(w.outcome(row)),
             Text(w.score_text(spec, row.score, unit=False)),
             Text(
@@ -159,7 +160,7 @@ def trials_table(rows: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> Table
                 style="green" if gain is not None and gain > 0 and row.status == Status.KEEP else "",
             ),
             Text(row.parent or w.DASH, style=SOFT),
-            Text(w.one_line(row.hypothesis or "", 240), style=SOFT),
+            Text(one_line(row.hypothesis or "", 240), style=SOFT),
         )
     return table
 
@@ -179,7 +180,7 @@ def roles_table(d: Digest) -> Table:
         interval = f"{w.percent(g.hit_rate, 1, sign=False)} ({w.percent(g.hit_low, 0, sign=False)} to {w.percent(g.hit_high, 0, sign=False)})"
         cost = w.money(g.usd) if g.usd else w.DASH
         table.add_row(
-            Text(w.one_line(g.key, 24)),
+            Text(one_line(g.key, 24)),
             str(g.n),
             str(g.valid),
             str(g.keeps),
@@ -204,10 +205,10 @@ def failures_table(d: Digest) -> Table:
         )
         table.add_row(
             str(f.n),
-            Text(w.one_line(f.cause, 32)),
+            Text(one_line(f.cause, 32)),
             Text(f.status),
             Text(f.example.trial or ""),
-            Text(w.one_line(said, 160), style=SOFT),
+            Text(one_line(said, 160), style=SOFT),
         )
     return table
 
@@ -217,13 +218,13 @@ def trial_view(view: View, spec: EnvironmentSpec, row: Row, *, diff: str | None 
     again = next((r for r in reversed(view.events("confirmation")) if r.trial == row.trial), None)
     title = Text.assemble((row.trial or "", "bold"), f"  {w.author(row)}  ", glyph(row), f" {w.outcome(row)}")
     label = str(loads(row.detail_json).get("label") or "")
-    parts: list[RenderableType] = [title, Text(w.plain(row.hypothesis or "no hypothesis recorded"))]
+    parts: list[RenderableType] = [title, Text(for_terminal(row.hypothesis or "no hypothesis recorded"))]
     if label:
-        parts.append(Text(w.one_line(label), style="green" if row.status in w.VALID else "red"))
+        parts.append(Text(one_line(label), style="green" if row.status in w.VALID else "red"))
     parts += [_heading("Measured"), _pairs(_trial_numbers(spec, row, base, again))]
     parts += [_heading("Stages"), _stages(row)]
     if row.error_excerpt and row.status not in w.VALID:
-        parts += [_heading("Log (untrusted)"), Text(w.plain(row.error_excerpt).rstrip(), style=SOFT)]
+        parts += [_heading("Log (untrusted)"), Text(for_terminal(row.error_excerpt).rstrip(), style=SOFT)]
     parts += [_heading("Lineage"), _pairs(_trial_lineage(view, row))]
     parts += [_heading("Record"), _pairs(_trial_record(row))]
     if diff is not None:
@@ -245,7 +246,7 @@ def _trial_numbers(
     ]
     for source in (row.quantities_json, row.numbers_json):
         pairs += [
-            (w.one_line(str(k), 40), w.one_line(str(v), 120))
+            (one_line(str(k), 40), one_line(str(v), 120))
             for k, v in loads(source).items()
             if k != spec.score.metric
         ]
@@ -289,7 +290,7 @@ def _trial_lineage(view: View, row: Row) -> list[tuple[str, str | Text | None]]:
     children = [r.trial or "" for r in view.children(row.trial or "")]
     listed = ", ".join(children[:12]) + (f" and {len(children) - 12} more" if len(children) > 12 else "")
     written_on = loads(row.detail_json).get("rebased_from")
-    moved = f"{w.one_line(str(written_on), 40)}, overtaken before it could train" if written_on else None
+    moved = f"{one_line(str(written_on), 40)}, overtaken before it could train" if written_on else None
     return [("from", path), ("written on", moved), ("children", listed)]
 
 
@@ -336,7 +337,7 @@ def trial_diff(row: Row, blob: Callable[[str], bytes]) -> str:
 
 def diff_view(text: str) -> Text:
     out = Text()
-    for line in w.plain(text).splitlines():
+    for line in for_terminal(text).splitlines():
         style = next((style for start, style in DIFF_STYLES if line.startswith(start)), "")
         out.append(line + "\n", style=style)
     return out
@@ -368,7 +369,7 @@ def environments_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             str(len(row.get("roles", ()))),
             _hardware(row),
             Text("ready", style="green") if row.get("prepared") else Text("not prepared", style="yellow"),
-            Text(w.one_line(str(row.get("title", "")), 120), style=SOFT),
+            Text(one_line(str(row.get("title", "")), 120), style=SOFT),
         )
     missing = [str(row.get("called") or row["name"]) for row in rows if not row.get("prepared")]
     hint = Text(f"\nPrepare data with: bakeoff prepare {missing[0]}", style=SOFT) if missing else Text("")

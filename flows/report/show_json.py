@@ -13,8 +13,8 @@ from flows.report.figures import digest, headline, in_sds, loads
 from lineage.records import Row
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 
 def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:

@@ -8,8 +8,6 @@ are candidate text: they are cut, and their Markdown, links and mentions are mad
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,15 +16,15 @@ from flows.report import formatting as w
 from flows.report.figures import Digest, Failure, digest, headline, in_sds, loads
 from flows.report.overfitting import gauge
 from lineage.records import Row, Status
+from lineage.safe_text import for_markdown
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LISTED = 5
 ENOUGH_TRIALS = 8  # of a role before its silence means something
 DRY_SPELL = 20  # trials without a keep before a campaign is called dry
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,6 @@ class Links:
     diff: str = ""
     apply_command: str = ""
     anchor: str = ""
-
-
-def inert(text: str, width: int = 200) -> str:
-    """Candidate text for Markdown: nothing in it is a link, an image, a mention or markup.
-
-    >>> inert("see ![x](http://a.b) <b>@all</b>")
-    'see \\\\!\\\\[x\\\\](http:\\u200b//a.b) &lt;b&gt;@\\u200ball&lt;/b&gt;'
-    """
-    line = _MARKDOWN.sub(r"\\\1", html.escape(w.one_line(text, width), quote=False))
-    return line.replace("://", ":\u200b//").replace("@", "@\u200b").replace("www.", "www\u200b.")
 
 
 def morning_summary(view: View, spec: EnvironmentSpec, links: Links = Links(), why: str = "") -> str:
@@ -104,7 +92,7 @@ def won(spec: EnvironmentSpec, d: Digest) -> list[str]:
     lines = []
     for row in list(reversed(d.champions))[:LISTED]:
         lines.append(
-            f"**{row.trial}** ({row.role}): {_measured(spec, d, row, base)}. {inert(row.hypothesis or '')}"
+            f"**{row.trial}** ({row.role}): {_measured(spec, d, row, base)}. {for_markdown(row.hypothesis or '')}"
         )
     if len(d.champions) > LISTED:
         lines.append(f"{len(d.champions) - LISTED} earlier champions are in the report.")
@@ -112,7 +100,7 @@ def won(spec: EnvironmentSpec, d: Digest) -> list[str]:
         row = d.unconfirmed_leader
         text = _measured(spec, d, row, base)
         lines.append(
-            f"Measured once, not confirmed: **{row.trial}** ({row.role}), {text}. {inert(row.hypothesis or '')}"
+            f"Measured once, not confirmed: **{row.trial}** ({row.role}), {text}. {for_markdown(row.hypothesis or '')}"
         )
     return lines
 
@@ -156,8 +144,8 @@ def learnt(view: View, spec: EnvironmentSpec, d: Digest) -> list[str]:
         least = min(kinds, key=lambda rate: (rate.keeps / rate.n, rate.key))
         if best.key != least.key:
             lines.append(
-                f"Kind of edit that paid most: {inert(best.key)}, {best.keeps} of {best.n}; "
-                f"least: {inert(least.key)}, {least.keeps} of {least.n}."
+                f"Kind of edit that paid most: {for_markdown(best.key)}, {best.keeps} of {best.n}; "
+                f"least: {for_markdown(least.key)}, {least.keeps} of {least.n}."
             )
     f = d.forecasts
     if f.n >= ENOUGH_TRIALS:
@@ -184,7 +172,7 @@ def _failure(f: Failure, failed: int) -> str:
         or (f.example.error_excerpt or "").strip().rpartition("\n")[2]
     )
     text = f"**{f.cause}** ({f.status}): {f.n} of {failed}"
-    return text + (f"; last {f.example.trial}: {inert(said, 160)}" if said else "")
+    return text + (f"; last {f.example.trial}: {for_markdown(said, 160)}" if said else "")
 
 
 def cost(d: Digest) -> str:
@@ -209,7 +197,7 @@ def next_steps(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list[
         said = str(loads(row.detail_json).get("label") or "") or ", ".join(
             f"{key} {value}" for key, value in list(loads(row.numbers_json).items())[:4]
         )
-        broke = inert(row.cause or str(row.status)) + (f": {inert(said, 160)}" if said else "")
+        broke = for_markdown(row.cause or str(row.status)) + (f": {for_markdown(said, 160)}" if said else "")
         lines.append(f"Repair {row.trial} ({row.role}): {w.score_text(spec, row.score)} would lead; {broke}.")
     if d.failures and d.failures[0].n >= 5 and d.failures[0].n * 4 >= d.trials:
         lines.append(

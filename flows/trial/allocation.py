@@ -29,10 +29,10 @@ from prefect.context import FlowRunContext
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import Interrupted, UsageError
 from lineage.queries import View
 from lineage.records import Row
-from lineage.spec import EnvironmentSpec
 
 END_TIMES = ("BAKEOFF_END_TIME", "SLURM_JOB_END_TIME")
 PREEMPTED = (

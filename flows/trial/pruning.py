@@ -1,7 +1,7 @@
 """Ending a hopeless training early, against the parent's own training curve.
 
 Use: `rule = pruning_rule(engine, ref, purpose)`; `Watcher(rule)` is the `on_progress` of one training run and keeps its
-curve. The rule itself is `evaluators.statistics.pruning`; here is only where the parent's curves come from and when the
+curve. The rule itself is `evaluators.statistics.pruning_rule`; here is only where the parent's curves come from and when the
 rule may be used: the environment names the direction of the reported value (`evaluation.prune`) and the
 surfaces whose edits leave it comparable (`evaluation.prune_surfaces`), and a role that may edit anything else
 is never pruned. A parent's curve is bounded by what the judge measured of it, and one trial in five runs to its end
@@ -14,8 +14,8 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from evaluators.statistics.promotion import TIME_METRICS
-from evaluators.statistics.pruning import Pruner, ends_at, pruner
+from evaluators.statistics.confirmation import TIME_METRICS
+from evaluators.statistics.pruning_rule import Pruner, ends_at, pruner
 from flows.engine.config import BASELINE
 from flows.engine.engine import Engine
 from flows.engine.records import Curve, Patched, Pruning, Trained, TrialRef
@@ -100,7 +100,7 @@ def _judged_gain(engine: Engine, trial: str) -> float | None:
     scores = []
     for name in (BASELINE, trial):
         row = view.trial(name)
-        scores.append(view.standing.fresh.get(name, row.score if row is not None else None))
+        scores.append(view.leaderboard.fresh.get(name, row.score if row is not None else None))
     start, own = scores
     if start is None or own is None or start == 0:
         return None

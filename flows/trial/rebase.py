@@ -21,7 +21,7 @@ def base_of(engine: Engine, ref: TrialRef, proposal: Proposal) -> str:
     if engine.config.settings.proposer in FIXED:
         return proposal.parent
     view = engine.view()
-    led = view.leaders_since(ref.trial)
+    led = view.led_since(ref.trial)
     overtaken = proposal.parent in led[:-1] and view.ended_since(led[-1], ref.trial)
     return led[-1] if overtaken else proposal.parent
 

@@ -56,7 +56,7 @@ class Progress:
 
 def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple[str, float] | None]:
     """Label the trial against the leader as of now. Returns the label, the leader's id and standing score."""
-    leader = view.standing.leader()
+    leader = view.leaderboard.leader()
     if progress.infra is not None:
         return label_infra(progress.infra, progress.infra_text), leader
     if progress.refusal is not None:
@@ -127,7 +127,7 @@ def build_row(
         **_measurement_fields(measurement),
         **_cost_fields(progress),
         **device_columns(on_devices),
-        "incumbent": view.standing.incumbent,
+        "incumbent": view.leaderboard.incumbent,
         "status": decided.status,
         "cause": decided.cause,
         "numbers_json": json.dumps(decided.numbers, sort_keys=True),

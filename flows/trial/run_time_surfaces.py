@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agents.edits.surface import owns
+from agents.edits.role_surface import owns
 from evaluators.judge.effects import named
 from flows.engine.config import BASELINE
 from flows.engine.engine import Engine

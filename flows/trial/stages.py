@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, canonical_diff
-from agents.edits.surface import check_surface
 from agents.protocol import ProposalRequest
 from evaluators.judge import client
 from evaluators.judge.information import source_bytes
@@ -32,10 +32,10 @@ from flows.trial.rebase import base_of, moved
 from flows.trial.run_time_surfaces import guard_of
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
+from lineage.python_ast import parse as parse_source
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.store.blobs import put_tree
 from lineage.store.results import first_result, get_result, list_results, put_result
-from lineage.syntax import parse as parse_source
 
 CONFIRMING = ".confirm"
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0

@@ -196,7 +196,7 @@ def fences(table: Any) -> dict[int, FenceRow]:
     return found
 
 
-def standing(known: Mapping[int, FenceRow]) -> dict[int, Heads]:
+def valid_fences(known: Mapping[int, FenceRow]) -> dict[int, Heads]:
     """epoch -> heads, without fence rows that came from an owner which had been replaced itself."""
     kept: dict[int, Heads] = {}
     for epoch in sorted(known, reverse=True):
@@ -216,7 +216,7 @@ def superseded(table: Any, known: Mapping[int, FenceRow]) -> set[str]:
     """Ids of the events in a table that had been superseded when they were written."""
     if not known or not table.num_rows:
         return set()
-    epochs, told = table["epoch"].to_numpy(), standing(known)
+    epochs, told = table["epoch"].to_numpy(), valid_fences(known)
     at = np.flatnonzero((epochs > 0) & (epochs < max(told)))
     if not len(at):
         return set()

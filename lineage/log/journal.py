@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 
 from lineage.errors import ObjectExists, StoreCorrupt, UsageError
 from lineage.ids import check_campaign, check_segment, sha256, uuid7
-from lineage.log.anchors import write_anchor
-from lineage.log.parts import (
+from lineage.log.parquet_files import (
     Footer,
     decode_log,
     decode_part,
@@ -30,8 +29,9 @@ from lineage.log.parts import (
     part_key,
     part_number,
 )
+from lineage.log.part_anchors import write_anchor
 from lineage.records import Row
-from lineage.schema import Record, seal
+from lineage.schema import StoredRow, seal
 from lineage.store.objects import Store
 
 ABOUT_TRIALS = ("submitted", "trial", "confirmation", "sealed")
@@ -52,7 +52,7 @@ class Journal:
         self._seq = 0
         self._prev: str | None = None
         self._newest = ""
-        self._pending: tuple[Row, Record, str, bytes] | None = None
+        self._pending: tuple[Row, StoredRow, str, bytes] | None = None
 
     def append(self, row: Row, after: str = "") -> str:
         """Make a row durable and return its event id; see the module text for what a failure means.
@@ -123,7 +123,7 @@ def load(store: Store, campaign: str, writer: str, rows: Sequence[Row]) -> None:
     """Write rows as the first part of a new campaign: one commit, all of them or none. For imports."""
     name = f"{check_segment('writer', writer)}-{uuid.uuid4().hex[:8]}"
     now = datetime.now(UTC)
-    records: list[Record] = []
+    records: list[StoredRow] = []
     prev: str | None = None
     for seq, row in enumerate(rows):
         if row.campaign != campaign:
@@ -141,10 +141,3 @@ def load(store: Store, campaign: str, writer: str, rows: Sequence[Row]) -> None:
             f"campaign {campaign!r} in {store.root} was begun a moment ago by another process"
         ) from None
     write_anchor(store, campaign, 1, sha256(data), len(records))
-
-
-def compact(store: Store, campaign: str, min_new: int = 256) -> int:
-    """Compact once from scratch; a process that lives on uses `Lineage.compact`, which remembers what it read."""
-    from lineage.log.table import Lineage  # writers that only append need not load pandas
-
-    return Lineage(store, campaign).compact(min_new)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from lineage.errors import StoreCorrupt
 from lineage.ids import canonical_json, check_campaign, sha256
-from lineage.log.parts import read_parquet, write_parquet
+from lineage.log.parquet_files import read_parquet, write_parquet
 from lineage.schema import conform
 
 PACK_NAME = re.compile(r"pack-([0-9]{12})-([0-9]{12})-([0-9a-f]{16})\.parquet")

@@ -18,10 +18,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lineage.columns import Block, Frame
 from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt, StoreUnavailable
+from lineage.event_blocks import Block, Frame
 from lineage.ids import check_campaign, sha256
-from lineage.log.anchors import write_anchor
 from lineage.log.epochs import FenceRow, fences, heads, superseded, without
 from lineage.log.packs import (
     SIZES,
@@ -33,7 +32,7 @@ from lineage.log.packs import (
     pack_range,
     wanted,
 )
-from lineage.log.parts import (
+from lineage.log.parquet_files import (
     Footer,
     decode_log,
     decode_part,
@@ -45,8 +44,9 @@ from lineage.log.parts import (
     part_number,
     read_footer,
 )
+from lineage.log.part_anchors import write_anchor
 from lineage.queries import Shared, View
-from lineage.schema import SCHEMA, Record, to_table
+from lineage.schema import SCHEMA, StoredRow, to_table
 from lineage.store.objects import Store
 
 Direction = Literal["min", "max"]
@@ -68,7 +68,7 @@ class Lineage:
         self._base: Any = SCHEMA.empty_table()
         self._settled: Block | None = None  # of the parts, without superseded events
         self._newest = ""  # largest event id in the parts
-        self._tail: dict[str, Record] = {}
+        self._tail: dict[str, StoredRow] = {}
         self._tail_table: Any = SCHEMA.empty_table()
         self._covered: set[str] = set()
         self._deletable: set[str] = set()
@@ -273,7 +273,7 @@ class Lineage:
         return {key for key, event in old.items() if event in hits}
 
     def _take_in(self, keys: list[str], found: list[bytes]) -> bool:
-        fresh: list[Record] = []
+        fresh: list[StoredRow] = []
         have = {str(record["event_id"]) for record in self._tail.values()}
         for key, data in zip(keys, found, strict=True):
             try:

@@ -15,25 +15,24 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lineage.errors import UsageError
 from lineage.ids import check_segment
 from lineage.log.journal import load
-from lineage.log.table import Lineage
+from lineage.log.table import Direction, Lineage
 from lineage.paper.released_tsv import ReleasedRow, ReleasedRun, read_run
 from lineage.records import Row, Status
 from lineage.store.blobs import put_blob
 from lineage.store.objects import Store
 
-Direction = Literal["min", "max"]
 # score column -> environment and direction, as the paper defines them
 ENVIRONMENTS: dict[str, tuple[str, Direction]] = {
     "val_bpb": ("parameter_golf", "min"),
     "core_metric": ("nanochat_d12", "max"),
     "train_s": ("airbench96", "min"),
 }
-CAUSES = {
+CAUSE_OF_STATUS = {
     "crash": "crash",
     "size_blocked": "oversize",
     "train_budget_overrun": "wall_cap",
@@ -84,7 +83,7 @@ def import_released(folder: str | Path, store: Store, campaign: str) -> ImportRe
         )
         added = len(run.rows)
     view = Lineage(store, campaign).refresh()
-    best = view.standing.leader()
+    best = view.leaderboard.leader()
     return ImportReport(
         campaign=campaign,
         environment=environment,
@@ -216,7 +215,7 @@ def to_row(
 def _cause(status: Status, text: dict[str, str]) -> str | None:
     if status is Status.PREFLIGHT_CRASH:
         return "infra:sync" if "infrastructure" in text.get("notes", "") else "smoke"
-    return CAUSES.get(status.value)
+    return CAUSE_OF_STATUS.get(status.value)
 
 
 def _numbers(status: Status, text: dict[str, str], environment: str) -> dict[str, float]:

@@ -13,14 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 from lineage.errors import StoreCorrupt
+from lineage.event_blocks import ABOUT_OUTCOMES
 from lineage.ids import HEX64
-from lineage.log.epochs import FenceRow, heads_of, is_superseded, standing
-from lineage.log.parts import Footer, decode_log, log_event
+from lineage.log.epochs import FenceRow, heads_of, is_superseded, valid_fences
+from lineage.log.parquet_files import Footer, decode_log, log_event
 from lineage.records import Row
-from lineage.schema import Record, row_hash, strip, to_row
+from lineage.schema import StoredRow, row_hash, strip, to_row
 from lineage.verify.findings import Finding
 
-LATER = ("confirmation", "sealed")
 TREES = ("source_sha256", "parent_sha256")
 BLOBS = ("diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256", *TREES)
 # A link of a writer's chain: number, event id, previous hash, own hash.
@@ -81,7 +81,7 @@ class RowCheck:
             return  # compacted, not vacuumed yet
         self._row(key, record)
 
-    def _row(self, where: str, record: Record) -> None:
+    def _row(self, where: str, record: StoredRow) -> None:
         event, sha = str(record.get("event_id")), str(record.get("row_sha256"))
         if row_hash(record) != sha:
             self._found(
@@ -110,11 +110,11 @@ class RowCheck:
             self._stops.append((event, record.get("operator") == "end"))
         if record.get("event") == "trial":
             self._ends.append((event, where, to_row(record, self.campaign)))
-        elif record.get("event") in LATER:
+        elif record.get("event") in ABOUT_OUTCOMES:
             with contextlib.suppress(ValueError):  # reported above: its hash does not match
                 self._afterwards.append((event, to_row(record, self.campaign)))
 
-    def _stamp(self, where: str, record: Record) -> None:
+    def _stamp(self, where: str, record: StoredRow) -> None:
         epoch, writer, seq = int(record["epoch"]), str(record["writer"]), int(record["writer_seq"])
         self._stamped.append((str(record["event_id"]), where, epoch, writer, seq))
         told = heads_of(record.get("detail_json", "{}")) if record.get("event") == "campaign" else None
@@ -123,7 +123,7 @@ class RowCheck:
 
     def _superseded(self) -> set[str]:
         """Events that an owner wrote after another had taken over: listed, and left out of what follows."""
-        told, dead = standing(self._fences), set()
+        told, dead = valid_fences(self._fences), set()
         for event, where, epoch, writer, seq in self._stamped:
             if is_superseded(epoch, writer, seq, told):
                 dead.add(event)
@@ -153,10 +153,10 @@ class RowCheck:
             return
         if said.get("trial", trial) not in (trial, None):
             self._found("swapped", key, f"holds a result of trial {said['trial']}")
-        if (name == "label" and said.get("event") == "trial") or said.get("event") in LATER:
+        if (name == "label" and said.get("event") == "trial") or said.get("event") in ABOUT_OUTCOMES:
             try:
                 row = Row.model_validate(said)
-                if row.event in LATER:
+                if row.event in ABOUT_OUTCOMES:
                     self._decided.append((key, row))
                 else:
                     self._labels[trial] = (key, row)

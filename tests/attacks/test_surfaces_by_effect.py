@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from agents.edits.surface import check_surface, owns
+from agents.edits.role_surface import check_surface, owns
 from evaluators.judge import client
 from evaluators.judge.client import Bench
 from evaluators.judge.sandbox.prove import best

@@ -27,11 +27,11 @@ from typing import Any
 
 from lineage.ids import sha256, uuid7
 from lineage.log.journal import Journal
-from lineage.log.parts import Footer, encode_part, part_key
+from lineage.log.parquet_files import Footer, encode_part, part_key
 from lineage.log.table import COMPACT_AT, Lineage
 from lineage.queries import View
 from lineage.records import Row
-from lineage.schema import Record, seal
+from lineage.schema import StoredRow, seal
 from lineage.store.objects import Store, open_store
 
 C = "c-bench"
@@ -85,7 +85,7 @@ def build(store: Store, total: int, baselines: Path | None = None) -> None:
     rng = random.Random(1)
     prev: str | None = None
     part_sha: str | None = None
-    records: list[Record] = []
+    records: list[StoredRow] = []
     number = rows_before = 0
     for at in range(total):
         row = make_row(at, rng, total)

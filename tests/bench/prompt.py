@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agents.llm.prompt import render, size_limit
 from agents.llm.trial_text import trial_line
-from lineage.spec import Role
+from lineage.environment_spec import Role
 from tests.fakes import lab
 
 LENGTHS = (100, 1_000, 10_000, 100_000)

@@ -30,7 +30,7 @@ from evaluators.judge.questions import Questions, Sitting
 from evaluators.judge.sandbox import box, packages, prove, session
 from evaluators.judge.sandbox.layers import CLEAN_ENV, program
 from evaluators.judge.workspace import stage, workplace
-from lineage.spec import EnvironmentSpec
+from lineage.environment_spec import EnvironmentSpec
 
 NOOP = "def train(data, out, seed):\n    (out / 'x').write_bytes(b'1')\n"
 COPYING = """

@@ -38,7 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue.proposer import ARMS
+from agents.catalogue.proposer import SEARCH_ARMS
 from flows.environments.loading import Environment, load_environment
 from lineage.records import Status
 from tests.bench.search_play import ROOT, gain, play
@@ -148,7 +148,7 @@ def summarise(lines: Sequence[dict[str, Any]]) -> None:
     if not lines:
         print("no finished campaign to compare")
     rng = random.Random(1)
-    by_arm = {arm: [x for x in lines if x["arm"] == arm] for arm in ARMS}
+    by_arm = {arm: [x for x in lines if x["arm"] == arm] for arm in SEARCH_ARMS}
     base = by_arm["lineage"]
     for arm, played in by_arm.items():
         if not played:
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("environment")
     parser.add_argument("--data", type=Path, help="folder written by the recipe's prepare.py")
-    parser.add_argument("--arm", action="append", choices=ARMS)
+    parser.add_argument("--arm", action="append", choices=SEARCH_ARMS)
     parser.add_argument("--campaigns", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--trials", type=int, default=40)
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     lines = [x for x in lines if x["environment"] == environment.spec.name]
     done = {(x["arm"], x["seed"]) for x in lines}
-    arms = options.arm or [arm for arm in ARMS if arm in ENGINE_ARMS or not options.engine]
+    arms = options.arm or [arm for arm in SEARCH_ARMS if arm in ENGINE_ARMS or not options.engine]
     seeds = range(options.first_seed, options.first_seed + options.campaigns)
     todo = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
 

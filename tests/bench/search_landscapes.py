@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.catalogue import constants
-from agents.catalogue.memory import State
+from agents.catalogue.memory import EditState
 from agents.catalogue.technique import Catalogue, Range
 from tests.bench.search_play import REFERENCE_S
 
@@ -33,7 +33,7 @@ class World:
     optima: dict[str, tuple[float, float]]
     broken: frozenset[str]
     scale: float
-    now: State = field(default_factory=State)
+    now: EditState = field(default_factory=EditState)
 
     @classmethod
     def drawn(cls, catalogue: Catalogue, start: Mapping[str, float], seed: int, scale: float) -> World:
@@ -60,7 +60,7 @@ class World:
         broken = frozenset(name for name in names if rng.random() < BREAKS)
         return cls(dict(start), catalogue.ranges, effects, trades, optima, broken, scale)
 
-    def truth(self, state: State) -> tuple[float, float]:
+    def truth(self, state: EditState) -> tuple[float, float]:
         """(gain, room), room 1 at the start."""
         gain, room = 0.0, 1.0
         for name in state.techniques:
@@ -145,9 +145,9 @@ class NoisyWorld(World):
         trades = {key: (1.0, rng.uniform(*gain), rng.uniform(*cost)) for key, (gain, cost) in TRADES.items()}
         optima = {k: (rng.gauss(0.0, 0.15), rng.uniform(0.2, 1.5)) for k in start if k not in trades}
         broken = frozenset(t.name for t in names if rng.random() < BREAKS)
-        return cls(dict(start), catalogue.ranges, effects, trades, optima, broken, scale, State(), costs)
+        return cls(dict(start), catalogue.ranges, effects, trades, optima, broken, scale, EditState(), costs)
 
-    def truth(self, state: State) -> tuple[float, float]:
+    def truth(self, state: EditState) -> tuple[float, float]:
         """(gain in units of the start's score, room of the CPU cap, 1 at the start)."""
         gain = sum(self.techniques.get(name, (0.0, 0.0))[0] for name in state.techniques)
         cost = sum(self.costs.get(name, 0.0) for name in state.techniques)

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.catalogue import constants
-from agents.catalogue.memory import State, parse_delta
-from agents.catalogue.proposer import ARMS, CatalogueProposer
+from agents.catalogue.memory import EditState, parse_delta
+from agents.catalogue.proposer import SEARCH_ARMS, CatalogueProposer
 from agents.catalogue.technique import load_catalogue
 from flows.environments.loading import Environment, load_environment
 from lineage.records import Measurement, Row, Status
@@ -43,12 +43,12 @@ RUNS = {"airbench_mini": 5, "nanochat_mini": 1}  # per measurement, as in the fi
 class Played(Campaign):
     """A campaign whose measurements come from the world of `worker`."""
 
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, EditState] = field(default_factory=dict)
     true: list[float] = field(default_factory=list)
 
     def measure(self, trial: str, files: Files, more: dict[str, Any]) -> Row:
-        before = self.states.get(more.get("parent", ""), State())
-        self.states[trial] = before.plus(parse_delta(more["notes"]), trial) if more else State()
+        before = self.states.get(more.get("parent", ""), EditState())
+        self.states[trial] = before.plus(parse_delta(more["notes"]), trial) if more else EditState()
         self._world.now = self.states[trial]
         return super().measure(trial, files, more)
 
@@ -107,13 +107,13 @@ def main() -> int:
     parser.add_argument("--worlds", type=int, default=20)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--arm", action="append", choices=ARMS)
+    parser.add_argument("--arm", action="append", choices=SEARCH_ARMS)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     rng, first = random.Random(1), dict[str, list[float]]()
-    arms = options.arm or list(ARMS)
+    arms = options.arm or list(SEARCH_ARMS)
     with ProcessPoolExecutor(options.jobs) as pool:
         for arm in arms:
             seeds = range(options.first, options.first + options.worlds)

@@ -5,13 +5,13 @@ rule of arXiv 2605.05724 (one seed, strictly better is the new best). Both draw 
 campaign: a start with known noise and `trials` trials in a row, each with a true gain over the program
 it starts from (the incumbent); all but `gains` of them have none. Everything is in sd of one run.
 
-Decisions are those of `evaluators.statistics.promotion`, called on arrays with one entry per campaign, so thousands of
+Decisions are those of `evaluators.statistics.confirmation`, called on arrays with one entry per campaign, so thousands of
 campaigns take a second; `tests/unit/test_simulation_promotion.py` replays single campaigns through
 `next_step` and compares. Seeds are fixed: the same call gives the same figures.
 
 Test items: with `item_sd` every program has luck of its own on the public split, which no number of runs takes away,
 and other luck on the sealed one. A champion is false when its true gain is none, whatever the public split says; it
-`generalises` by the sealed gain over the start, at the level of that look (`evaluators.statistics.sealed.level_of`). Worst case for the
+`generalises` by the sealed gain over the start, at the level of that look (`evaluators.statistics.sealed_verdict.level_of`). Worst case for the
 sealed split: a run's luck with its seed is the same on both splits.
 
 Limits: one trial at a time; trials whose true effect is negative are left out, because they can only
@@ -28,8 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr
 
-from evaluators.statistics.item_tests import combined
-from evaluators.statistics.promotion import (
+from evaluators.statistics.confirmation import (
     INCUMBENT_RATE,
     ConfirmPlan,
     alpha_for,
@@ -39,7 +38,8 @@ from evaluators.statistics.promotion import (
     screening_bar,
     standard_error,
 )
-from evaluators.statistics.sealed import level_of
+from evaluators.statistics.item_tests import combined
+from evaluators.statistics.sealed_verdict import level_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -277,7 +277,7 @@ def _confirm(
     most = plan.looks[-1]
     here = (state.truth + state.drift)[at, None]
     ours = here + (gain + state.items.public)[at, None] + sd[at, None] * noise.draw(len(at), most)
-    theirs = here + noise.draw(len(at), plan.incumbent_runs(0, most))
+    theirs = here + noise.draw(len(at), plan.runs_of_incumbent(0, most))
     by_items = state.items.variance(len(at)) if plan.has_items else np.zeros(len(at))
     attempts = _Attempts(at, gain[at], level[at], ours, theirs, state.count[at], by_items, share[at], runs)
     fixed = noise.sd == 0 and plan.rules >= 2
@@ -296,10 +296,10 @@ def _confirm(
 
 
 def new_runs(plan: ConfirmPlan, pool: Floats, n: Any) -> Any:
-    """`ConfirmPlan.incumbent_runs` for arrays; a test compares the two."""
+    """`ConfirmPlan.runs_of_incumbent` for arrays; a test compares the two."""
     if plan.is_paired:
         return np.broadcast_to(np.asarray(n), pool.shape)
-    wanted = np.minimum(np.maximum(0, plan.incumbent_target - pool), INCUMBENT_RATE * np.asarray(n))
+    wanted = np.minimum(np.maximum(0, plan.target_of_incumbent - pool), INCUMBENT_RATE * np.asarray(n))
     return wanted if plan.rules < 2 else np.maximum(wanted, np.minimum(n, plan.looks[0]))
 
 

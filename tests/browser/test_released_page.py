@@ -10,10 +10,10 @@ import pytest
 from synthetic_campaign import SPEC
 
 from flows.report.html.build import build_report
+from lineage.environment_spec import Score
 from lineage.log.table import Lineage
 from lineage.paper.released import import_released
 from lineage.queries import View
-from lineage.spec import Score
 from lineage.store.objects import open_store
 
 pytestmark = pytest.mark.browser

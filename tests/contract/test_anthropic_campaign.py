@@ -15,18 +15,17 @@ from typing import Any
 import pytest
 
 from agents.edits.normal_form import ast_hash
-from agents.edits.search_replace import apply_edits
-from agents.edits.surface import check_surface
+from agents.edits.role_surface import check_surface
+from agents.edits.search_replace import Files, apply_edits
 from agents.llm.anthropic_proposer import anthropic_proposer
-from agents.llm.calls import RetryPolicy
 from agents.llm.ledger import Cap, Caps, Ledger, all_tokens
-from agents.llm.replay import ReplayProposer, records_of
-from agents.llm.session import SessionSettings
-from agents.protocol import Files
+from agents.llm.model_call import RetryPolicy
+from agents.llm.proposing_session import SessionSettings
+from agents.llm.replay_proposer import ReplayProposer, records_of
+from lineage.environment_spec import Role
 from lineage.errors import EditRefused, ProposerOutage, ProposerRefused, ProposerUnusable
 from lineage.ids import sha256, tree_hash
 from lineage.records import Proposal, Row, Status, Usage
-from lineage.spec import Role
 from tests.fakes import lab
 from tests.fakes.brain import prompt_of, team
 from tests.fakes.messages_server import FakeMessages

@@ -21,7 +21,7 @@ from environment_stand_ins import RECIPES, load_prepare
 
 from agents.roles import load_role
 from flows.environments.scaffold import new_environment
-from lineage.spec import EnvironmentSpec
+from lineage.environment_spec import EnvironmentSpec
 
 CHILD = Path(__file__).resolve().parents[1] / "environment_child.py"
 ENTRY_POINTS = ("train.py", "predict.py", "fixed.py")

@@ -19,7 +19,7 @@ from environment_stand_ins import RECIPES
 
 from evaluators.judge.language import language
 from evaluators.judge.questions import ordinary
-from lineage.spec import EnvironmentSpec
+from lineage.environment_spec import EnvironmentSpec
 
 TABLE = np.random.default_rng(5).normal(0, 2, (256, 256)).astype(np.float32)
 

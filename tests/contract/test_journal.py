@@ -14,13 +14,14 @@ import pytest
 from journal_rows import C, numbers, row
 
 from lineage.errors import UsageError
-from lineage.log.anchors import anchor, anchor_folder
-from lineage.log.journal import Journal, compact
-from lineage.log.parts import log_folder, part_folder, read_footer
+from lineage.log.journal import Journal
+from lineage.log.parquet_files import log_folder, part_folder, read_footer
+from lineage.log.part_anchors import anchor, anchor_folder
 from lineage.log.table import Lineage
 from lineage.records import Row, Status
 from lineage.schema import SCHEMA
 from lineage.store.objects import open_store
+from tests.store_campaign import compact
 
 
 def test_journal_rows_come_back_as_written(store_root: str) -> None:

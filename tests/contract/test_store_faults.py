@@ -14,11 +14,12 @@ import pytest
 from s3server import BUCKET, S3Server, weed_binary
 
 from lineage.errors import ObjectExists, StoreDenied, StoreUnavailable
-from lineage.log.journal import Journal, compact
+from lineage.log.journal import Journal
 from lineage.log.table import Lineage
 from lineage.records import Row
 from lineage.store.objects import LocalStore, Store, open_store
 from lineage.store.s3 import S3Store
+from tests.store_campaign import compact
 
 REPO = Path(__file__).resolve().parents[2]
 C = "c-faults"

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from agents.catalogue.apply import Applied, apply_technique, draw
+from agents.catalogue.apply_technique import Applied, apply_technique, draw
 from agents.catalogue.constants import numbers
 from agents.catalogue.technique import Technique, load_catalogue
 from agents.catalogue.transform import NotApplicable
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, edits_between
-from agents.edits.surface import check_surface
 from flows.environments.loading import Environment, list_environments, load_environment
-from lineage.spec import Role
+from lineage.environment_spec import Role
 
 LEAST = 20  # techniques that an environment with a catalogue has
 ENVIRONMENTS = {

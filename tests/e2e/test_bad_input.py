@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import quick
 
-from lineage.errors import BakeoffError
+from lineage.errors import BakeoffError, UsageError
 
 # arguments, exit code, words of the sentence: what, where, which value, what next
 WRONG: list[tuple[str, int, tuple[str, ...]]] = [
@@ -75,6 +78,43 @@ def test_one_sentence_and_nothing_written(
     assert len(said) < 700, said
     left = [p for p in sorted(folder.rglob("*")) if p not in before and "home" not in p.parts]
     assert [p for p in left if "__pycache__" not in p.parts] == []
+
+
+def test_a_campaign_that_exists_is_not_given_other_settings(place: tuple[Path, dict[str, str]]) -> None:
+    """`run` on it, and the deployed flow that would continue it, name each setting with both values."""
+    from flows.campaign.deployed import campaign
+    from flows.campaign.embedded import create_campaign
+    from flows.engine.settings import load_settings
+
+    folder, env = place
+    root = folder / "begun"
+    with mock.patch.dict(os.environ, env):
+        settings, _ = load_settings({"environment": "quick", "trials": 5, "slots": 1}, env={})
+        begun = create_campaign(str(root), settings)
+        before = sorted(root.rglob("*"))
+        done = quick.call(
+            "run",
+            "quick",
+            "--run",
+            str(root),
+            "--trials",
+            "9",
+            "--slots",
+            "1",
+            "--usd",
+            "2",
+            env=env,
+            cwd=folder,
+        )
+        with pytest.raises(UsageError) as refused:
+            asyncio.run(campaign.fn(environment="quick", store=str(root), trials=9, usd=2.0))
+    assert done.returncode == 2, done.stderr
+    for said in (done.stderr, str(refused.value)):
+        assert "trials = 5 (given: 9), usd = None (given: 2.0)" in said, said
+        assert begun.id in said and "slots" not in said, said
+    assert "bakeoff resume" in done.stderr and "--run DIR" in done.stderr and "bakeoff fork" in done.stderr
+    assert "another tag" in str(refused.value)
+    assert sorted(root.rglob("*")) == before
 
 
 def test_every_error_of_the_tree_has_an_exit_code() -> None:

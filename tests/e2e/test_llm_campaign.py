@@ -12,7 +12,7 @@ import pytest
 import quick
 from llm_run import KEY, Done, labels, opened, prepared, run
 
-from agents.llm.replay import records_of
+from agents.llm.replay_proposer import records_of
 from lineage.store.blobs import get_blob
 from tests.fakes.brain import Line, prompt_of, team
 from tests.fakes.repairs import costly, edit, from_start, repair, submit

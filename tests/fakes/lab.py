@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agents.protocol import Files, ProposalRequest
+from agents.edits.search_replace import Files
+from agents.protocol import ProposalRequest
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.queries import View
 from lineage.records import Row, Status
-from lineage.spec import EnvironmentSpec, Role
 
 SPEC = EnvironmentSpec.model_validate(
     {

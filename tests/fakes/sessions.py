@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from agents.llm.anthropic_proposer import anthropic_proposer
-from agents.llm.calls import RetryPolicy
 from agents.llm.ledger import Ledger
-from agents.llm.session import SessionSettings
+from agents.llm.model_call import RetryPolicy
+from agents.llm.proposing_session import SessionSettings
 from agents.llm.session_proposer import SessionProposer
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import units
 from agents.edits.search_replace import apply_edits, canonical_diff, edits_between, from_unified_diff
-from agents.edits.surface import units
 from lineage.errors import EditRefused
 from lineage.records import Edit
 

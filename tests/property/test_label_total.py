@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.statistics.label import STATUS_OF_CAUSE, label, label_infra, label_refusal
+from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 from lineage.records import (
     CAUSES,
     Artifact,
@@ -19,7 +20,6 @@ from lineage.records import (
     Status,
     TrainRun,
 )
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 
 SPEC = EnvironmentSpec(
     name="toy",

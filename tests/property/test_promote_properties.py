@@ -7,8 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.statistics.noise import Noise
-from evaluators.statistics.promotion import (
+from evaluators.statistics.confirmation import (
     Attempt,
     ConfirmPlan,
     Continue,
@@ -17,7 +16,8 @@ from evaluators.statistics.promotion import (
     next_step,
     plan_for,
 )
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Score, Surface, Task
+from evaluators.statistics.noise import Noise
+from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Score, Surface, Task
 
 scores = st.floats(-1e6, 1e6, allow_nan=False)
 plans = st.builds(

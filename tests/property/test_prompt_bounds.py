@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from agents.llm.prompt import render, size_limit
 from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS, clipped, listed
 from agents.llm.prompt_sections import SECTIONS
+from lineage.environment_spec import Role
 from lineage.records import CAUSES, Row, Status
-from lineage.spec import Role
 from tests.fakes import lab
 
 NASTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=400) | st.text(

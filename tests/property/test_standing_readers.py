@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from agents.catalogue.memory import Memory
 from agents.llm.prompt_sections import Scene, now, parent_choice
 from agents.llm.trial_text import changes_text, trial_facts
-from evaluators.statistics.promotion import ConfirmPlan
-from evaluators.statistics.promotions import book_of
+from evaluators.statistics.confirmation import ConfirmPlan
+from evaluators.statistics.confirmation_book import book_of
 from flows.campaign.control import status
 from flows.campaign.outputs import end_of_run
 from flows.engine.config import CampaignConfig, load_config, save_config
@@ -140,7 +140,7 @@ def test_every_reader_of_a_view_names_the_same(steps: list[tuple[str, Any]]) -> 
     name = leader[0] if leader else None
     book = book_of(rows, PLAN)
     assert (book.leader(), book.incumbent) == (pytest_close(leader), incumbent)
-    assert (view.standing.leader(), view.standing.incumbent) == (pytest_close(leader), incumbent)
+    assert (view.leaderboard.leader(), view.leaderboard.incumbent) == (pytest_close(leader), incumbent)
     assert book.candidate() in (None, name)
     ref = TrialRef(store="s", campaign="c", trial="t9999", role="opt")
     progress = Progress(ref=ref, started=datetime.now(UTC), infra="disk", infra_text="full")
@@ -186,8 +186,8 @@ def test_a_prompt_quotes_a_trial_by_one_figure(steps: list[tuple[str, Any]]) -> 
             figure = 0.0 if told is None else float(told[2]) * (1 if told[1] == "better" else -1)
             if view.quoted(row.parent) is not None:
                 assert figure == pytest.approx(gap, abs=0.0006)
-        if row.trial in view.standing.champions:
-            assert f"score: {view.standing.fresh[row.trial]:.3f} CPU-s on fresh seeds" in trial_facts(
+        if row.trial in view.leaderboard.champions:
+            assert f"score: {view.leaderboard.fresh[row.trial]:.3f} CPU-s on fresh seeds" in trial_facts(
                 spec, row, view.quoted
             )
 

@@ -8,7 +8,7 @@ import pytest
 
 from agents.llm.anthropic_proposer import anthropic_proposer, ask_once
 from agents.llm.prices import load_prices
-from agents.llm.session import SessionSettings
+from agents.llm.proposing_session import SessionSettings
 from lineage.errors import ProposerOutage, UnknownName, UsageError
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages

@@ -9,14 +9,15 @@ import pytest
 
 from agents.edits.search_replace import apply_edits, canonical_diff
 from agents.llm.anthropic_proposer import anthropic_proposer
-from agents.llm.replay import ReplayProposer, records_of, rerun
-from agents.llm.session import SessionSettings
-from agents.llm.transcript import read_exchange, recorded_replies
+from agents.llm.proposing_session import SessionSettings
+from agents.llm.replay_proposer import ReplayProposer, records_of
+from agents.llm.transcript import read_exchange
 from lineage.errors import NothingLeft, ProposerOutage, ProposerRefused, ProposerUnusable, StoreCorrupt
 from lineage.ids import sha256
 from lineage.records import Proposal, Row, Status
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages
+from tests.fakes.rerun import recorded_replies, rerun
 from tests.fakes.script import Script, refusal, thinking_then, tool_use, tool_uses
 
 EDIT = ("replace", {"path": "optim.py", "search": "LR = 0.04", "replace": "LR = 0.06"})

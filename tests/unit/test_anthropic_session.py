@@ -13,7 +13,7 @@ from agents.edits.normal_form import ast_hash
 from agents.edits.search_replace import apply_edits
 from agents.llm.anthropic_proposer import anthropic_proposer
 from agents.llm.ledger import Cap, Caps, Ledger
-from agents.llm.session import SessionSettings
+from agents.llm.proposing_session import SessionSettings
 from lineage.errors import (
     BudgetSpent,
     NothingLeft,

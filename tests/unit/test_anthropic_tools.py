@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.edits.normal_form import ast_hash
-from agents.edits.search_replace import apply_edits
+from agents.edits.search_replace import Files, apply_edits
 from agents.llm.tools import RESULT_LIMIT, Scratch, open_scratch, tool_names, tool_specs, use
-from agents.protocol import Files
 from lineage.records import Check, Status
 from tests.fakes import lab
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agents.llm.calls import CallFault, Reply
 from agents.llm.messages_stream import Assembly, reply_from
+from agents.llm.model_call import CallFault, Reply
 
 START = {
     "type": "message_start",

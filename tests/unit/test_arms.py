@@ -14,9 +14,9 @@ from synthetic_campaign import SPEC
 
 from flows.experiments.arms import Played, coverage, estimate, figures, final_gain, results
 from flows.experiments.arms_table import Told, comparison_json, comparison_view, reading
+from lineage.environment_spec import EnvironmentSpec
 from lineage.queries import View
 from lineage.records import Row
-from lineage.spec import EnvironmentSpec
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 HIGHER = SPEC.model_copy(update={"score": SPEC.score.model_copy(update={"direction": "max"})})

@@ -14,15 +14,15 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from agents.catalogue import candidates, surrogate, tpe
-from agents.catalogue.apply import apply_technique, draw
+from agents.catalogue.apply_technique import apply_technique, draw
 from agents.catalogue.candidates import Parent, Setting
 from agents.catalogue.memory import Delta, Memory, parse_delta
 from agents.catalogue.proposer import CatalogueProposer
 from agents.catalogue.surrogate import Surrogate
 from agents.catalogue.transform import NotApplicable
 from agents.edits.normal_form import ast_hash
+from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, edits_between
-from agents.edits.surface import check_surface
 from agents.protocol import ProposalRequest
 from lineage.errors import NothingLeft
 from lineage.records import Proposal, Row, Status

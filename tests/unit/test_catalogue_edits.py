@@ -18,8 +18,8 @@ from agents.catalogue.constants import (
     step,
     unit,
 )
-from agents.catalogue.merge import merge_files
 from agents.catalogue.technique import Change, Pattern, Range, load_catalogue
+from agents.catalogue.three_way_merge import merge_files
 from agents.catalogue.transform import NotApplicable, apply_change, found
 from lineage.errors import SpecInvalid
 

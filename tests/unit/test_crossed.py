@@ -102,10 +102,10 @@ def test_older_records_keep_their_bytes_and_their_rule() -> None:
     """What was stored before items were kept is written as it was, and its plan asks for nothing that it has not."""
     from pydantic import TypeAdapter
 
-    from evaluators.statistics.promotion import ConfirmPlan
+    from evaluators.statistics.confirmation import ConfirmPlan
 
     old = '{"seed":1,"quantities":{"accuracy":0.9},"cause":null,"numbers":{},"facts":null}'
     assert SeedResult.model_validate_json(old).model_dump_json() == old
     plan = TypeAdapter(ConfirmPlan).validate_json('{"sign": 1, "is_paired": false, "gate_looks": 3}')
     assert (plan.rules, plan.has_items) == (1, False)
-    assert plan.incumbent_runs(1000, 5) == 0
+    assert plan.runs_of_incumbent(1000, 5) == 0

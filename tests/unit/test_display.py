@@ -8,17 +8,18 @@ import time
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from synthetic_campaign import SPEC, campaign_rows
 
 from flows.engine.settings import Settings
-from flows.report.formatting import display_width, one_line, plain
 from flows.report.terminal.display import Display
 from flows.report.terminal.panels import Screen
 from flows.report.terminal.state import budget_lines
 from flows.report.terminal.watch import Follower, watch
 from lineage.queries import View
 from lineage.records import Row
+from lineage.safe_text import for_terminal, one_line
 
 SETTINGS = Settings(environment="airbench_mini", trials=60, hours=2.0, usd=5.0)
 
@@ -73,7 +74,7 @@ def test_the_state_follows_verdicts() -> None:
     best, leader = view.row_of_incumbent(), view.row_of_leader()
     assert state.best is not None and best is not None and state.best.trial == best.trial
     assert state.ahead is not None and leader is not None and state.ahead.trial == leader.trial
-    assert state.standing.champions == [row.trial for row in view.rows_of_champions()]
+    assert state.leaderboard.champions == [row.trial for row in view.rows_of_champions()]
     assert sum(state.failures.values()) == sum(view.failure_counts().values())
 
 
@@ -93,7 +94,7 @@ def test_the_live_view_fits_its_terminal(width: int, height: int, ascii_only: bo
     text = drawn(display, width, height, ascii_only=ascii_only)
     lines = text.splitlines()
     assert len(lines) <= height, text
-    assert max(map(display_width, lines)) <= width
+    assert max(map(cell_len, lines)) <= width
     assert "t1001" in text and "train 1/3" in text and "39 of 60" in text
     assert "\x1b" not in text
 
@@ -224,7 +225,6 @@ def test_watch_says_once_that_nobody_runs_the_campaign(capsys: pytest.CaptureFix
 
 
 def test_text_is_made_harmless_for_a_terminal() -> None:
-    assert plain("a\x1b[31mred\x1b[0m\x1b]0;title\x07\x07\x9b") == "ared\ufffd\ufffd"
-    assert plain("left\u202eright") == "left\ufffdright"
+    assert for_terminal("a\x1b[31mred\x1b[0m\x1b]0;title\x07\x07\x9b") == "ared"
+    assert for_terminal("left\u202eright") == "leftright"
     assert one_line("a\n b\tc", 4) == "a b…"
-    assert display_width("日本") == 4

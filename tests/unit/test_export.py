@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from synthetic_campaign import SPEC, campaign_rows
 
-from flows.report.export import cell, to_csv, to_mlflow, to_paper_tsv, to_parquet
+from flows.report.export import to_csv, to_mlflow, to_paper_tsv, to_parquet
 from lineage.errors import UsageError
 from lineage.queries import View
+from lineage.safe_text import for_csv
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_the_released_runs_have_the_same_columns(view: View, tmp_path: Path, rel
 
 
 def test_cells() -> None:
-    assert [cell(x) for x in ("@a", "+1", "-x", "=1", "a=1", -1.5, None, True)] == [
+    assert [for_csv(x) for x in ("@a", "+1", "-x", "=1", "a=1", -1.5, None, True)] == [
         "'@a",
         "'+1",
         "'-x",

@@ -20,8 +20,8 @@ from evaluators.judge.gates import bound_against, judge_gate
 from evaluators.judge.language import read_items, score_items, windows
 from evaluators.judge.questions import ordinary
 from evaluators.judge.tasks import questions
+from lineage.environment_spec import Gate
 from lineage.errors import DataMissing
-from lineage.spec import Gate
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 

@@ -9,8 +9,8 @@ import pytest
 from evaluators.judge.gates import judge_gate
 from evaluators.statistics import label as rules
 from evaluators.statistics.label import STATUS_OF_CAUSE, label, label_infra, label_refusal, status_of
+from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 from lineage.records import CAUSES, Artifact, Check, Measurement, RunFacts, SeedResult, Status, TrainRun
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 
 
 def make_spec(**changes: object) -> EnvironmentSpec:

@@ -10,7 +10,7 @@ import pytest
 
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.ids import uuid7
-from lineage.log.parts import Footer, decode_part, encode_log, encode_part, part_key, write_parquet
+from lineage.log.parquet_files import Footer, decode_part, encode_log, encode_part, part_key, write_parquet
 from lineage.records import Row
 from lineage.schema import SCHEMA, SCHEMA_VERSION, row_hash, seal, strip, to_row
 

@@ -9,9 +9,9 @@ import pytest
 
 from evaluators.statistics.noise import Noise
 from flows.measure.minimise import Files, Reduced, Rule, Seen, minimise_trial
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.records import SeedResult
-from lineage.spec import EnvironmentSpec
 
 START = {"fit.py": b"LR = 1\n# one\nBATCH = 1\n# two\nSTEPS = 1\n"}
 WHOLE = {"fit.py": b"LR = 2\n# one\nBATCH = 2\n# two\nSTEPS = 2\n"}

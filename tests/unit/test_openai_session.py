@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from agents.edits.search_replace import apply_edits
-from agents.llm.calls import RetryPolicy
+from agents.llm.model_call import RetryPolicy
 from agents.llm.openai_client import OpenAIChat
 from agents.llm.openai_proposer import openai_proposer
-from agents.llm.session import SessionSettings
+from agents.llm.proposing_session import SessionSettings
 from lineage.errors import ProposerFault, ProposerOutage, ProposerRefused, ProposerUnusable, UsageError
 from lineage.records import Proposal
 from tests.fakes import lab

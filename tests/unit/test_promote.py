@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluators.statistics.noise import Noise
-from evaluators.statistics.promotion import (
+from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,
     ConfirmPlan,
@@ -23,9 +22,10 @@ from evaluators.statistics.promotion import (
     power_statement,
     worth_confirming,
 )
-from evaluators.statistics.promotions import Book, book_of, row_fields
+from evaluators.statistics.confirmation_book import Book, book_of, row_fields
+from evaluators.statistics.noise import Noise
+from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 from lineage.records import Row, SeedResult, Status
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 
 PLAN = ConfirmPlan(sign=-1, is_paired=False)
 POOL = (10.0, 10.2, 9.8, 10.1, 9.9, 10.05, 9.95, 10.15, 9.85, 10.0, 10.1, 9.9)

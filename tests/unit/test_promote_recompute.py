@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from evaluators.statistics.promotion import ConfirmPlan, next_step
-from evaluators.statistics.promotions import Book, row_fields
-from evaluators.statistics.recompute import Evidence, gauge_inputs, recompute_labels, recompute_promotions
+from evaluators.statistics.confirmation import ConfirmPlan, next_step
+from evaluators.statistics.confirmation_book import Book, row_fields
+from evaluators.statistics.recompute import Evidence, recompute_labels, recompute_promotions
+from evaluators.statistics.sealed_verdict import scored_on_both
+from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 from lineage.ids import sha256
 from lineage.records import Artifact, Check, Measurement, Row, RunFacts, SeedResult, Status, TrainRun
-from lineage.spec import Budget, EnvironmentSpec, Evaluation, Gate, Score, Surface, Task
 
 PLAN = ConfirmPlan(sign=-1, is_paired=False, horizon=50)
 POOL = [10.0, 10.2, 9.8, 10.1, 9.9, 10.05, 9.95, 10.15, 9.85, 10.0, 10.1, 9.9]
@@ -233,9 +234,9 @@ def test_a_score_without_evidence_is_found_and_an_infra_fault_is_not(record: Rec
     assert recompute_labels([*record.rows, ours], PLAN, SPEC, lambda row: facts.get(row.trial or "")) == []
 
 
-def test_gauge_inputs_are_the_sealed_events(record: Record) -> None:
+def test_the_gap_is_taken_over_the_sealed_events(record: Record) -> None:
     sealed = Row(event="sealed", campaign="c", trial="t1", public_score=9.45, sealed_score=9.6)
-    assert gauge_inputs([*record.rows, sealed]) == ([9.45], [9.6])
+    assert scored_on_both([*record.rows, sealed]) == ([9.45], [9.6])
 
 
 def submitted(record: Record, name: str) -> None:

@@ -14,6 +14,7 @@ from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS
 from agents.llm.prompt_sections import SECTIONS
 from agents.roles import generalist
 from evaluators.statistics.label import label
+from lineage.environment_spec import Role
 from lineage.records import (
     Artifact,
     Check,
@@ -25,7 +26,6 @@ from lineage.records import (
     Status,
     TrainRun,
 )
-from lineage.spec import Role
 from tests.fakes import lab
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from evaluators.statistics.pruning import Pruner, ends_at, hopeless, pruner
+from evaluators.statistics.pruning_rule import Curve, Pruner, ends_at, pruner
 
 STEPS = np.arange(1, 61)
+
+
+def hopeless(rival: Pruner, curve: Curve) -> bool:
+    return ends_at(rival, curve) is not None
 
 
 def curves(

@@ -76,7 +76,7 @@ def test_unknown_arm_and_unknown_role() -> None:
 def test_every_brief_shipped_with_the_recipes_loads() -> None:
     import tomllib
 
-    from lineage.spec import EnvironmentSpec
+    from lineage.environment_spec import EnvironmentSpec
 
     found = 0
     for toml in sorted(Path(__file__).parents[2].glob("recipes/*/environment.toml")):

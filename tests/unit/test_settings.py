@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.exceptions import ParameterTypeError
+from typer.main import get_command
 
-from flows.engine.settings import load_settings
+from flows.cli import app
+from flows.engine.settings import Settings, load_settings
 from lineage.errors import SpecInvalid
 
 
@@ -54,3 +58,42 @@ def test_trials_at_once_leaves_room_for_a_slow_proposer() -> None:
     assert load_settings(base, None, {})[0].trials_at_once(2) == 2
     assert load_settings({**base, "proposer": "anthropic"}, None, {})[0].trials_at_once(2) == 3
     assert load_settings({**base, "in_flight": 5}, None, {})[0].trials_at_once(2) == 5
+
+
+def test_every_setting_is_an_option_of_run_and_a_parameter_of_the_deployed_campaign() -> None:
+    """A setting is declared once; what a person can give on the command line, a schedule can give, too."""
+    from flows.campaign.deployed import campaign
+
+    names = set(Settings.model_fields)
+    command: Any = get_command(app)
+    of_run = {param.name for param in command.commands["run"].params}
+    assert names <= of_run, names - of_run
+    assert names - {"arm", "script"} <= {param.name for param in command.commands["compare"].params}
+    assert names - {"environment", "variant", "script"} <= {p.name for p in command.commands["fork"].params}
+    schema = campaign.parameters
+    assert set(schema.properties) == names | {"store", "tag", "take_over"}
+    assert schema.required == ["environment"]
+    assert schema.properties["trials"]["minimum"] == 1
+    assert "CPU hours" in schema.properties["cpu_hours"]["description"]
+    checked = campaign.validate_parameters({"environment": "x", "usd": "2.5", "roles": ["a"]})
+    assert (checked["usd"], tuple(checked["roles"]), checked["trials"]) == (2.5, ("a",), 24)
+    with pytest.raises(ParameterTypeError, match="trials"):
+        campaign.validate_parameters({"environment": "x", "trials": 0})
+
+
+def test_lists_and_tables_can_be_given_as_text() -> None:
+    env = {"BAKEOFF_FREE_MODELS": "one, two", "BAKEOFF_MODELS": '{"opt": "big"}'}
+    settings, _ = load_settings({"environment": "x"}, None, env)
+    assert settings.free_models == ("one", "two")
+    assert settings.models == {"opt": "big"}
+    with pytest.raises(SpecInvalid, match=r"prices = 'cheap' \(command line\): not valid JSON"):
+        load_settings({"environment": "x", "prices": "cheap"}, None, {})
+
+
+def test_the_old_name_of_the_time_zone_is_read(tmp_path: Path) -> None:
+    old = '{"environment": "x", "zone": "Europe/Berlin"}'
+    assert Settings.model_validate_json(old).timezone == "Europe/Berlin"
+    file = tmp_path / "campaign.toml"
+    file.write_text('environment = "x"\nzone = "Europe/Berlin"\n')
+    settings, source = load_settings({"timezone": "Asia/Tokyo"}, file, {})
+    assert (settings.timezone, source["timezone"]) == ("Asia/Tokyo", "command line")

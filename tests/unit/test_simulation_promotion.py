@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from evaluators.statistics.promotion import Confirmed, ConfirmPlan, Continue, alpha_for, next_step
-from evaluators.statistics.promotions import Book, row_fields
+from evaluators.statistics.confirmation import Confirmed, ConfirmPlan, Continue, alpha_for, next_step
+from evaluators.statistics.confirmation_book import Book, row_fields
 from evaluators.statistics.recompute import recompute_promotions
 from lineage.records import Row, Status
 from tests.bench.simulate import Outcome, Scenario, _Noise, _places, new_runs, simulate, single_seed
@@ -85,7 +85,7 @@ def test_array_and_scalar_incumbent_runs_agree() -> None:
     pools = np.arange(0, 60, dtype=float)
     for plan in (PLAN, PAIRS):
         for n in range(1, 9):
-            want = [plan.incumbent_runs(int(pool), n) for pool in pools]
+            want = [plan.runs_of_incumbent(int(pool), n) for pool in pools]
             assert new_runs(plan, pools, n).tolist() == want
 
 
@@ -130,7 +130,7 @@ def one_campaign(plan: ConfirmPlan, scenario: Scenario) -> list[Row]:
         if not keep or book.candidate() != name:
             continue
         ours = truth + gain + noise.draw(1, plan.looks[-1])[0]
-        theirs = truth + noise.draw(1, plan.incumbent_runs(0, plan.looks[-1]))[0]
+        theirs = truth + noise.draw(1, plan.runs_of_incumbent(0, plan.looks[-1]))[0]
         row = confirm(book, name, ours, theirs)
         truth += gain if row.verdict == "confirmed" else 0.0
         add(row)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from agents.edits.surface import check_surface, units
+from agents.edits.role_surface import check_surface, units
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import EditRefused
-from lineage.spec import EnvironmentSpec, Role
 
 OLD = """import torch
 import torch.nn as nn

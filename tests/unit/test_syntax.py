@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage.syntax import parse
+from lineage.python_ast import parse
 
 SOURCE = Path(ast.__file__).read_text("utf-8")
 

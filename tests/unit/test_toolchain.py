@@ -12,7 +12,7 @@ from evaluators.judge import accelerators
 from evaluators.judge.client import train
 from evaluators.judge.sandbox import layers, prove, toolchain
 from evaluators.judge.sandbox.layers import Layers
-from lineage.spec import Budget
+from lineage.environment_spec import Budget
 
 BUILDS = """
 import ctypes, os, pathlib, subprocess, sysconfig, tempfile

@@ -21,8 +21,8 @@ from typing import Any
 from evaluators.judge.sandbox import kernel, packages, toolchain
 from evaluators.judge.sandbox.entry import FIELD
 from evaluators.judge.sandbox.layers import HERE, Layers
+from lineage.environment_spec import Budget
 from lineage.records import Device, Record
-from lineage.spec import Budget
 
 MIB = 1 << 20
 # beside busy neighbours an import took 18 times its CPU time; it is a fiftieth of the usual start cap

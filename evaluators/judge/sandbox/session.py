@@ -8,42 +8,28 @@ ends the supervisor's stdin, and with it the whole tree.
 from __future__ import annotations
 
 import os
-import re
 import select
 import subprocess
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluators.judge.sandbox import wire
 from evaluators.judge.sandbox.layers import CLEAN_ENV, program
 from lineage.errors import InfraFault
+from lineage.safe_text import for_terminal
 
 SLICE_S = 0.05
 GRACE_S = 15.0
 
 Progress = Callable[[int, float], object]
-_ESCAPES = re.compile("\x1b\\[[0-9;?]*[ -/]*[@-~]")
 
 
 def clean(raw: bytes | str, limit: int) -> str:
-    """The last `limit` characters of candidate text, without what is not seen when it is shown.
-
-    Dropped: terminal escapes, control, format (bidi, zero-width, tags), private and unassigned
-    characters, line and paragraph separators, variation selectors. New lines and tabs stay.
-    """
+    """The last `limit` characters of what a reader sees of candidate text."""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    return "".join(filter(_is_seen, _ESCAPES.sub("", text)))[-limit:]
-
-
-def _is_seen(char: str) -> bool:
-    if char in "\n\t" or " " <= char <= "~":
-        return True
-    category = unicodedata.category(char)
-    selector = 0xFE00 <= ord(char) <= 0xFE0F or 0xE0100 <= ord(char) <= 0xE01EF
-    return category[0] != "C" and category not in ("Zl", "Zp") and not selector
+    return for_terminal(text)[-limit:]
 
 
 class Session:

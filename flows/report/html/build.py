@@ -13,7 +13,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -30,10 +30,11 @@ from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, sq
 from flows.report.overfitting import gauge
 from flows.report.prune_checks import told
 from lineage.records import Row
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 LIMIT_BYTES = 1_900_000
 SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main")
@@ -172,7 +173,7 @@ def _event(row: Row) -> dict[str, object]:
         "t": at.timestamp() if at else None,
         "trial": row.trial,
         "what": row.operator or "",
-        "why": w.one_line(row.notes or "", 300),
+        "why": one_line(row.notes or "", 300),
     }
 
 
@@ -229,7 +230,7 @@ def _champion(spec: EnvironmentSpec, d: Digest, row: Row) -> dict[str, str]:
         "step": step,
         "p": w.DASH if row.p_value is None else f"{row.p_value:.2g}",
         "sealed": w.score_text(spec, row.sealed_score, unit=False),
-        "hypothesis": w.one_line(row.hypothesis or "", 240),
+        "hypothesis": one_line(row.hypothesis or "", 240),
     }
 
 
@@ -268,12 +269,3 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def payload_sizes(text: str) -> Mapping[str, int]:
-    """Bytes of each part of a rendered page, for the bench and for the curious."""
-    parts: dict[str, int] = {"page": len(text.encode())}
-    for chunk in text.split('<script type="application/x-')[1:]:
-        name, _, rest = chunk.partition('"')
-        parts[name] = parts.get(name, 0) + len(rest.partition("</script>")[0])
-    return parts

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from flows.report.device_facts import throttle_text
 from flows.report.figures import loads
-from flows.report.formatting import plain
 from lineage.errors import StoreError
 from lineage.records import STAGES, Row
+from lineage.safe_text import for_terminal
 
 NUMBERS = [
     "score",
@@ -197,7 +197,7 @@ def diff_order(rows: Sequence[Row], first: Sequence[str | None]) -> list[tuple[i
 
 def _read(blob: Callable[[str], bytes], sha: str) -> str | None:
     try:
-        text = plain(blob(sha).decode("utf-8", "replace"))
+        text = for_terminal(blob(sha).decode("utf-8", "replace"))
     except (StoreError, OSError):
         return None  # the page says that the diff is not in the store, which is what happened
     return (
@@ -210,10 +210,10 @@ def _cut(text: str, chars: int) -> str:
 
 
 _TEXTS: tuple[Callable[[Row], str], ...] = (
-    lambda row: plain(row.hypothesis or ""),
-    lambda row: plain(row.notes or ""),
-    lambda row: plain(row.error_excerpt or ""),
-    lambda row: plain(str(loads(row.detail_json).get("label") or "")),
+    lambda row: for_terminal(row.hypothesis or ""),
+    lambda row: for_terminal(row.notes or ""),
+    lambda row: for_terminal(row.error_excerpt or ""),
+    lambda row: for_terminal(str(loads(row.detail_json).get("label") or "")),
 )
 
 
@@ -226,7 +226,7 @@ def _checks(row: Row) -> list[list[object]] | None:
         for check in listed if isinstance(listed, list) else []:
             if isinstance(check, dict):
                 took = check.get("seconds") if kind == "checks" else None
-                name = plain(str(check.get("name", "")))[:60]
+                name = for_terminal(str(check.get("name", "")))[:60]
                 found.append(
                     [name, bool(check.get("passed")), tidy(took) if isinstance(took, float) else None]
                 )

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from flows.report import formatting as w
 from flows.report.figures import detail
 from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_lines
+from lineage.leaderboard import Leaderboard
 from lineage.records import Row, Status
-from lineage.standing import Standing
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
     from flows.engine.settings import Settings
-    from lineage.spec import EnvironmentSpec
+    from lineage.environment_spec import EnvironmentSpec
 
 FOOTER = "Ctrl-C stops cleanly; bakeoff resume continues."
 BUDGET_LINE_EVERY_S = 300.0  # of a plain log
@@ -53,7 +54,7 @@ class Display:
         self.spec = spec
         self.settings = settings
         self.state = State(
-            title=title or spec.name, started=clock(), standing=Standing(spec.sign), footer=footer
+            title=title or spec.name, started=clock(), leaderboard=Leaderboard(spec.sign), footer=footer
         )
         self.fault: BaseException | None = None
         self.clock = clock
@@ -126,7 +127,7 @@ class Display:
         if kind == "budget":
             return self._budget(event)
         if kind == "note":
-            text = w.one_line(str(event.get("text", "")))
+            text = one_line(str(event.get("text", "")))
             self.state.notes.append(text)
             return text
         if kind == "confirm":
@@ -163,19 +164,19 @@ class Display:
         elif row.event == "confirmation":
             return self._verdict(row)
         elif row.event == "sealed":
-            state.standing.read(row)
+            state.leaderboard.read(row)
             if row.sealed_score is not None:
                 told = w.sealed_gain(row)
                 score = w.score_text(self.spec, row.sealed_score)
                 return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
-            state.standing.read(row)
-            return f"a person: {w.one_line(' '.join(filter(None, (row.operator, row.notes))))}"
+            state.leaderboard.read(row)
+            return f"a person: {one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
     def _count(self, row: Row) -> None:
         state = self.state
-        state.standing.read(row)
+        state.leaderboard.read(row)
         if row.status == Status.KEEP:
             state.keeps += 1
         elif row.status not in w.VALID:
@@ -188,7 +189,7 @@ class Display:
         if known is not None:
             known = state.rows[trial] = known.model_copy(update={"verdict": row.verdict})
             state.recent = deque((state.rows.get(r.trial or "", r) for r in state.recent), RECENT_KEPT)
-        state.standing.read(row)
+        state.leaderboard.read(row)
         text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
         text += f": {w.score_text(self.spec, row.score)}" if row.score is not None else ""
         told = [w.p_text(row.p_value)] if row.p_value is not None else []
@@ -227,7 +228,7 @@ class Display:
             text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
         why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
         if row.status not in w.VALID and why:
-            text += f" ({w.one_line(why, 140)})"
+            text += f" ({one_line(why, 140)})"
         return text
 
 

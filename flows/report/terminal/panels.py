@@ -19,10 +19,11 @@ from rich.text import Text
 from flows.report import formatting as w
 from flows.report.terminal.state import BudgetLine, Running, State, budget_lines
 from lineage.records import STAGES, Row, Status
+from lineage.safe_text import one_line
 
 if TYPE_CHECKING:
     from flows.engine.settings import Settings
-    from lineage.spec import EnvironmentSpec
+    from lineage.environment_spec import EnvironmentSpec
 
 # status -> (glyph, ASCII glyph, colour); the same shapes as on the report page
 GLYPHS = {
@@ -102,7 +103,7 @@ class Screen:
             parts += [*gap, self._recent(recent, width, ascii_only)]
         if side:
             parts += [*gap, self._budget_and_failures(lines, failures, ascii_only)]
-        parts += [Text(w.one_line(note, width), style="yellow", no_wrap=True) for note in notes]
+        parts += [Text(one_line(note, width), style="yellow", no_wrap=True) for note in notes]
         parts.append(Text(state.footer, style="bright_black", no_wrap=True))
         return Group(*parts)
 
@@ -112,7 +113,7 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(state.title, style="bold")
         text.append(
-            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.standing.champions)} confirmed,"
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.leaderboard.champions)} confirmed,"
             f" {w.seconds(self.clock() - state.started)}"
         )
         return text
@@ -148,7 +149,7 @@ class Screen:
             now = self.clock()
             cells = [
                 Text(row.trial, style="bold"),
-                Text(w.one_line(row.role, 16)),
+                Text(one_line(row.role, 16)),
                 Text(dots, style="cyan"),
                 Text(f"{doing}{seeds}", style="cyan"),
                 Text(w.seconds(now - (row.stage_since or row.since)), style="bright_black"),
@@ -169,8 +170,8 @@ class Screen:
                 Text(row.trial or "", style="bold" if row.status == Status.KEEP else ""),
                 Text(w.outcome(row)),
                 Text(w.percent(gain) if gain is not None else "", style=colour, justify="right"),
-                Text(w.one_line(w.author(row), 14), style="bright_black") if width >= 80 else Text(""),
-                Text(w.one_line(row.hypothesis or "", 200), style="bright_black"),
+                Text(one_line(w.author(row), 14), style="bright_black") if width >= 80 else Text(""),
+                Text(one_line(row.hypothesis or "", 200), style="bright_black"),
             )
         return table
 
@@ -185,7 +186,7 @@ class Screen:
             budget.add_row(Text(name, style="bright_black"), bar, Text(text))
         causes = Table.grid(padding=(0, 1))
         for cause, n in failures:
-            causes.add_row(Text(str(n), justify="right"), Text(w.one_line(cause, 32)))
+            causes.add_row(Text(str(n), justify="right"), Text(one_line(cause, 32)))
         both = Table.grid(padding=(0, 4))
         both.add_row(budget, causes)
         return both

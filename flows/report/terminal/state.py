@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lineage.leaderboard import Leaderboard
 from lineage.records import Row
-from lineage.standing import Standing
 
 BudgetLine = tuple[str, float | None, str]
 NOTES_KEPT = 3
@@ -33,7 +33,7 @@ class State:
 
     title: str
     started: float
-    standing: Standing
+    leaderboard: Leaderboard
     footer: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
@@ -45,21 +45,21 @@ class State:
 
     @property
     def baseline(self) -> Row | None:
-        return self.rows.get(self.standing.start or "")
+        return self.rows.get(self.leaderboard.start or "")
 
     @property
     def best(self) -> Row | None:
         """The incumbent's row."""
-        return self.rows.get(self.standing.incumbent or "")
+        return self.rows.get(self.leaderboard.incumbent or "")
 
     @property
     def ahead(self) -> Row | None:
         """The leader's row, which need not be confirmed."""
-        leader = self.standing.leader()
+        leader = self.leaderboard.leader()
         return self.rows.get(leader[0]) if leader is not None else None
 
     def score_of(self, row: Row) -> float | None:
-        return self.standing.fresh.get(row.trial or "", row.score)
+        return self.leaderboard.fresh.get(row.trial or "", row.score)
 
     @property
     def noise_sd(self) -> float | None:

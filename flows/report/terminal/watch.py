@@ -19,8 +19,8 @@ from lineage.records import STAGES, Row
 
 if TYPE_CHECKING:
     from flows.engine.settings import Settings
+    from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
-    from lineage.spec import EnvironmentSpec
 
 FOLLOWED = ("submitted", "trial", "confirmation", "sealed", "intervention")
 NOBODY = "no process on this machine runs this campaign; if none does elsewhere, Ctrl-C and continue it with `bakeoff resume`"

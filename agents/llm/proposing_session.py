@@ -24,14 +24,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agents.edits.text_protocol import TextAnswer, parse_answer
-from agents.llm.calls import STOPPED, Block, CallFault, Chat, ModelCall, Reply, RetryPolicy, ask
 from agents.llm.ledger import Ledger, TrialCapReached
 from agents.llm.messages_stream import chars_in
+from agents.llm.model_call import (
+    STOPPED_BY_CAMPAIGN,
+    CallFault,
+    Chat,
+    ContentBlock,
+    ModelCall,
+    Reply,
+    RetryPolicy,
+    ask,
+)
 from agents.llm.prices import Prices
 from agents.llm.prompt import Prompt
 from agents.llm.tools import (
     Scratch,
-    Submission,
+    SubmittedEdit,
     ToolError,
     faults,
     hand_in,
@@ -41,7 +50,6 @@ from agents.llm.tools import (
     use,
 )
 from agents.llm.transcript import Turn, exchange_json
-from agents.llm.untrusted_text import quoted, redact, stripped
 from agents.protocol import ProposalRequest
 from agents.roles import GENERALIST, is_generalist
 from lineage.errors import (
@@ -53,6 +61,7 @@ from lineage.errors import (
     ProposerUnusable,
 )
 from lineage.records import Proposal, Usage
+from lineage.safe_text import for_prompt, for_terminal, redact
 
 DEFAULT_MODEL = "claude-opus-5-5"
 MAX_NUDGES, MAX_CUT_REPLIES = 2, 2
@@ -83,7 +92,7 @@ class SessionSettings:
 
 
 @dataclass
-class Session:
+class ProposingSession:
     """The state of one conversation. Used by one thread; `run` once."""
 
     chat: Chat
@@ -104,7 +113,7 @@ class Session:
     def __post_init__(self) -> None:
         self.model = self.settings.model_for(self.request.role.name)
         self.scratch: Scratch = open_scratch(self.request, self.prompt.parent)
-        self.messages: list[Block] = [
+        self.messages: list[ContentBlock] = [
             {"role": "user", "content": [{"type": "text", "text": self.prompt.user}]}
         ]
         end = time.monotonic() + self.settings.seconds
@@ -115,7 +124,7 @@ class Session:
     def run(self) -> Proposal:
         for number in range(self.settings.max_turns):
             if self.cancel.is_set():
-                raise self._fault(ProposerOutage, STOPPED)
+                raise self._fault(ProposerOutage, STOPPED_BY_CAMPAIGN)
             if time.monotonic() >= self.deadline:
                 return self._finish(f"the session's time is over after {number} replies")
             try:
@@ -200,7 +209,7 @@ class Session:
 
     # ---- answering a reply ---------------------------------------------------------------------
 
-    def _answer(self, reply: Reply, turns_left: int) -> list[Block] | None:
+    def _answer(self, reply: Reply, turns_left: int) -> list[ContentBlock] | None:
         """Content of the next user message; [] to let the model go on; None when it is hopeless."""
         if reply.stop_reason == "pause_turn":
             return []
@@ -216,8 +225,8 @@ class Session:
             )
         return sent
 
-    def _run_tools(self, reply: Reply) -> list[Block]:
-        results: list[Block] = []
+    def _run_tools(self, reply: Reply) -> list[ContentBlock]:
+        results: list[ContentBlock] = []
         for use_ in reply.tool_uses:
             if self.scratch.submission is not None:
                 text, failed = "not run: the edit was handed in already", True
@@ -228,7 +237,7 @@ class Session:
             results.append(_result(use_, text, failed))
         return results
 
-    def _read_text(self, reply: Reply) -> list[Block] | None:
+    def _read_text(self, reply: Reply) -> list[ContentBlock] | None:
         """A reply without tool calls: edits or calls written as text, else a reminder."""
         answer = parse_answer(reply.text, sorted(self.scratch.now), tool_names(self.scratch.lineage))
         said: list[str] = []
@@ -261,7 +270,7 @@ class Session:
                 part = {key: value.removesuffix("\n") for key, value in edit.model_dump().items()}
                 _, failed = use(self.scratch, "replace", part)
             if failed:
-                problems.append(f"edit of {quoted(edit.path, 80)} failed: {told}")
+                problems.append(f"edit of {for_prompt(edit.path, 80)} failed: {told}")
         if problems:
             self.scratch.now = kept
             return "", [*problems, "None of the blocks was applied; send all of them again."]
@@ -272,7 +281,7 @@ class Session:
 
     # ---- endings -------------------------------------------------------------------------------
 
-    def _proposal(self, handed: Submission) -> Proposal:
+    def _proposal(self, handed: SubmittedEdit) -> Proposal:
         proposal = Proposal(
             role=self.request.role.name,
             proposer=self.chat.name,
@@ -308,7 +317,7 @@ class Session:
         """What a failed call means: later in a session some faults are the conversation's own."""
         begun = any(turn.reply is not None for turn in self.turns)
         if self.cancel.is_set():
-            raise self._fault(ProposerOutage, STOPPED) from fault
+            raise self._fault(ProposerOutage, STOPPED_BY_CAMPAIGN) from fault
         if begun and (fault.kind in ("rejected", "too_long") or time.monotonic() >= self.deadline):
             return self._finish(str(fault))
         hint = "; the prompt does not fit this model, choose another" if fault.kind == "too_long" else ""
@@ -335,16 +344,14 @@ class Session:
         )
 
 
-def _result(use_: Block, text: str, failed: bool) -> Block:
-    block: Block = {"type": "tool_result", "tool_use_id": use_["id"], "content": text}
+def _result(use_: ContentBlock, text: str, failed: bool) -> ContentBlock:
+    block: ContentBlock = {"type": "tool_result", "tool_use_id": use_["id"], "content": text}
     return {**block, "is_error": True} if failed else block
 
 
 def _details(reply: Reply) -> str:
     category = reply.stop_details.get("category") or "no category given"
-    return (
-        f"{stripped(str(category))[:60]} {quoted(reply.stop_details.get('explanation') or reply.text, 300)}"
-    )
+    return f"{for_terminal(str(category))[:60]} {for_prompt(reply.stop_details.get('explanation') or reply.text, 300)}"
 
 
 def _first_sentence(text: str) -> str:
@@ -365,6 +372,6 @@ def run_session(
     """The whole session; see the module docstring for how it ends. `cancel` ends it as an outage at once."""
     stop = cancel or threading.Event()
     try:
-        return Session(chat, request, prompt, settings, ledger, prices, key, stop).run()
+        return ProposingSession(chat, request, prompt, settings, ledger, prices, key, stop).run()
     finally:
         ledger.forget_session(key)

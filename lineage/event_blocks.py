@@ -21,7 +21,7 @@ from lineage.schema import SCHEMA
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-LATER = ("confirmation", "sealed")
+ABOUT_OUTCOMES = ("confirmation", "sealed")
 
 
 def encode(column: Any) -> tuple[Ints, list[str]]:
@@ -84,7 +84,7 @@ class Block:
     @cached_property
     def later(self) -> Ints:
         """Positions of the events that add facts to a trial row."""
-        return self.positions_of(*LATER)
+        return self.positions_of(*ABOUT_OUTCOMES)
 
     def array(self, name: str) -> Any:
         """A column of the trial rows, contiguous."""

@@ -9,7 +9,7 @@ confirmations. Where the score is a mean over items, programs are paired over th
 logarithm of the ratio of neighbouring runs; steps from champion to champion are added up back to the start, so that a
 machine which has become slower since does not count.
 
-Verdict, at the level of this look:
+SealedVerdict, at the level of this look:
 
 - `reversed`: shown to be worse than the start or than the program that it replaced, or a sealed measurement is not
   lawful, or misses a hard rule out of reach that the replaced program does not miss. It loses its title.
@@ -37,10 +37,11 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from evaluators.judge.items import Items
+from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.item_tests import ItemChance, compare, item_chance
-from evaluators.statistics.promotion import ConfirmPlan
+from lineage.records import Row
 
-Verdict = Literal["generalises", "not shown", "reversed"]
+SealedVerdict = Literal["generalises", "not shown", "reversed"]
 SMALLEST = 1e-9  # seconds; a run of no time has no ratio
 
 
@@ -149,7 +150,7 @@ def contradicted(public: Gain, sealed: Gain) -> bool:
     return public.relative_low > sealed.relative_high
 
 
-def verdict_of(over_start: Gain, over_replaced: Gain, level: float, fault: str) -> Verdict:
+def verdict_of(over_start: Gain, over_replaced: Gain, level: float, fault: str) -> SealedVerdict:
     if fault or over_start.p_worse <= level or over_replaced.p_worse <= level:
         return "reversed"
     return "generalises" if over_start.p_better <= level else "not shown"
@@ -211,3 +212,44 @@ def _mean(side: Side) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Overfitting gauge: how much better the champions look on the public split than on the sealed one."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def scored_on_both(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Public and sealed scores of the champions, in order, for `sealed_gap`."""
+    pairs = [
+        (row.public_score, row.sealed_score)
+        for row in rows
+        if row.event == "sealed" and row.public_score is not None and row.sealed_score is not None
+    ]
+    return [public for public, _ in pairs], [sealed for _, sealed in pairs]
+
+
+def sealed_gap(
+    public: Sequence[float], sealed: Sequence[float], sign: int, confidence: float = 0.95
+) -> Gap | None:
+    """Mean of public minus sealed over champions, positive when the public figure flatters; None without any.
+
+    Give figures in the same unit and with the start's own gap taken off both sides if the two splits
+    differ in difficulty; one champion has a mean and no interval.
+    """
+    if len(public) != len(sealed):
+        raise ValueError(f"one sealed figure per public one is needed, got {len(public)} and {len(sealed)}")
+    if not public:
+        return None
+    from statsmodels.stats.weightstats import DescrStatsW  # half a second to import
+
+    gaps = DescrStatsW(sign * (np.asarray(public, dtype=float) - np.asarray(sealed, dtype=float)))
+    if len(public) < 2:
+        return Gap(1, float(gaps.mean), None, None)
+    low, high = gaps.tconfint_mean(1 - confidence)
+    return Gap(len(public), float(gaps.mean), float(low), float(high))

@@ -16,13 +16,13 @@ from typing import Any
 from scipy.special import betaincinv
 
 from evaluators.judge.items import Items, stacked
+from evaluators.statistics.confirmation import ConfirmPlan, gates_out_of_reach
 from evaluators.statistics.item_tests import ItemChance, item_chance
 from evaluators.statistics.lawful import deterministic, fault_of
-from evaluators.statistics.promotion import ConfirmPlan, gates_out_of_reach
-from evaluators.statistics.sealed import Looked, Pair, Side, Step, sealed_fields
+from evaluators.statistics.sealed_verdict import Looked, Pair, Side, Step, sealed_fields
+from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt
 from lineage.records import Measurement, Row, SeedResult
-from lineage.spec import EnvironmentSpec
 
 Read = Callable[[Measurement], Mapping[str, Items] | None]
 

@@ -2,7 +2,7 @@
 
 Git merges lines, so two neighbouring constants that changed on different branches are a conflict
 to it although they have nothing to do with each other, and git may be absent on the machine. Here
-a file is cut into the units of `agents.edits.surface`; a unit that changed on one side only is taken from
+a file is cut into the units of `agents.edits.role_surface`; a unit that changed on one side only is taken from
 there, and one that changed on both sides is merged by line. Nothing is guessed: None means conflict.
 """
 
@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 
-from agents.edits.search_replace import lines_of
-from agents.edits.surface import CODE, IMPORTS, TAIL, units
-
-Files = dict[str, bytes]
+from agents.edits.role_surface import CODE, IMPORTS, TAIL, units
+from agents.edits.search_replace import Files, lines_of
 
 
 def _anchors(base: list[str], side: list[str]) -> dict[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lineage.errors import StoreError, UsageError
 from lineage.ids import canonical_json, check_campaign, sha256
-from lineage.log.parts import part_folder, part_number, read_footer
+from lineage.log.parquet_files import part_folder, part_number, read_footer
 from lineage.store.objects import Store
 
 

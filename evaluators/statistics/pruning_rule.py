@@ -1,7 +1,7 @@
 """May a run be ended early because its own curve is hopelessly behind its parent's? Pure.
 
 Use: `pruner(parents, direction, start, gain)` with the parent's recorded curves (one per seed), then
-`hopeless(pruner, curve)` each time the candidate reports; the caller ends the run when it says True.
+`ends_at(pruner, curve)` each time the candidate reports; the caller ends the run at the step that it gives.
 The curve comes from the candidate through `report(step, value)`, so it is advice: it can end its own
 run, with status `discard` and cause `pruned`, and never raises a score.
 
@@ -85,11 +85,6 @@ def pruner(
         mean, least = np.minimum(mean, most), np.minimum(least, most)
     bar = np.minimum(mean - reach, least)
     return Pruner(tuple(grid), tuple(mean), tuple(bar), sign, True)
-
-
-def hopeless(rival: Pruner, curve: Curve) -> bool:
-    """True when the curve so far can be given up."""
-    return ends_at(rival, curve) is not None
 
 
 def ends_at(rival: Pruner, curve: Curve) -> float | None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.ids import canonical_json, check_campaign, sha256
-from lineage.schema import FIELDS, SCHEMA, SCHEMA_VERSION, Record, conform, row_hash, strip, to_table
+from lineage.schema import FIELDS, SCHEMA, SCHEMA_VERSION, StoredRow, conform, row_hash, strip, to_table
 
 LOG_NAME = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})-([0-9a-f]{16})\.parquet"
@@ -94,7 +94,7 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def encode_log(record: Record, campaign: str) -> tuple[str, bytes]:
+def encode_log(record: StoredRow, campaign: str) -> tuple[str, bytes]:
     """Key and bytes of one event."""
     columns = [name for name in SCHEMA.names if name in record]
     values = {name: [record[name]] for name in columns}
@@ -108,7 +108,7 @@ def encode_log(record: Record, campaign: str) -> tuple[str, bytes]:
     return f"{log_folder(campaign)}/{record['event_id']}-{sha256(data)[:16]}.parquet", data
 
 
-def decode_log(key: str, data: bytes, campaign: str) -> Record:
+def decode_log(key: str, data: bytes, campaign: str) -> StoredRow:
     """The record in a log object; StoreCorrupt when bytes, name, place or row hash disagree."""
     match = LOG_NAME.fullmatch(key.rsplit("/", 1)[-1])
     if match is None or sha256(data)[:16] != match[2]:
@@ -130,7 +130,7 @@ def decode_log(key: str, data: bytes, campaign: str) -> Record:
     return record
 
 
-def encode_part(records: Sequence[Record], footer: Footer) -> bytes:
+def encode_part(records: Sequence[StoredRow], footer: Footer) -> bytes:
     meta = {
         "part": footer.part,
         "prev_sha256": footer.prev_sha256,

@@ -1,4 +1,4 @@
-"""The promotions of a campaign: who stands where (`lineage.standing`), and what a confirmation needs besides.
+"""The promotions of a campaign: who stands where (`lineage.leaderboard`), and what a confirmation needs besides.
 
 Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should
 be confirmed now, `book.open()` its attempt, `row_fields(attempt, step, trials)` what the confirmation event
@@ -20,8 +20,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from evaluators.statistics.noise import Noise, consecutive, pooled
-from evaluators.statistics.promotion import (
+from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,
     ConfirmPlan,
@@ -32,11 +31,12 @@ from evaluators.statistics.promotion import (
     expected_share,
     worth_confirming,
 )
+from evaluators.statistics.noise import Noise, consecutive, pooled
+from lineage.leaderboard import UNLAWFUL, Leaderboard
 from lineage.records import Row, Status
-from lineage.standing import UNLAWFUL, Standing
 
 
-class Book(Standing):
+class Book(Leaderboard):
     """The running state; read rows in order, ask at any time."""
 
     def __init__(self, plan: ConfirmPlan) -> None:

@@ -5,25 +5,16 @@ the recorded sessions ended in: a Proposal with the same edits, or the same faul
 bytes behind a hash. A row without an exchange (a catalogue's) is rebuilt from its stored diff. The
 parent is found again by its id, or by its source hash when ids differ in the new campaign.
 
-`rerun(record, request)` goes further: it feeds the recorded replies through the session loop and its
-tools, and so shows that the edits follow from what the model said. Limits: what `check` answered then
-is not replayed; every role of the record must be at work, or a role waits for a parent that never comes.
+Limits: every role of the record must take part, or a role waits for a parent that never comes.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from agents.edits.search_replace import from_unified_diff
-from agents.llm.calls import CallFault, ModelCall, Reply
-from agents.llm.ledger import Ledger
-from agents.llm.prices import FREE, Prices
-from agents.llm.prompt import render
-from agents.llm.session import SessionSettings, run_session
-from agents.llm.transcript import read_exchange, recorded_replies
+from agents.llm.transcript import read_exchange
 from agents.protocol import ProposalRequest
 from lineage import errors
 from lineage.errors import NothingLeft, ProposerFault, ProposerOutage, ProposerUnusable
@@ -140,27 +131,3 @@ def _parent(record: Recorded, recorded: str, view: View) -> str | None:
         return recorded
     twins = [row.trial for row in view.trials() if wanted is not None and row.source_sha256 == wanted]
     return twins[0] if twins else None
-
-
-# ---- the conversation again --------------------------------------------------------------------
-
-
-class RecordedChat:
-    """A chat that answers with recorded replies in order, whatever it is asked."""
-
-    def __init__(self, name: str, host: str, replies: Sequence[Reply]) -> None:
-        self.name, self.host = name, host
-        self._replies = list(replies)
-
-    def send(self, call: ModelCall, seconds: float, stop: threading.Event) -> Reply:
-        if not self._replies:
-            raise CallFault("blocked", "the recording ends here")
-        return self._replies.pop(0)
-
-
-def rerun(record: dict[str, Any], request: ProposalRequest) -> Proposal:
-    """The Proposal that the recorded replies lead to when they go through the tools again."""
-    chat = RecordedChat(record["proposer"], record["host"], recorded_replies(record))
-    prices = Prices("replay", "recorded", {record["model"]: FREE})
-    settings = SessionSettings(model=record["model"], max_turns=max(1, len(record["turns"])))
-    return run_session(chat, request, render(request), settings, Ledger(), prices, "rerun")

@@ -38,7 +38,7 @@ Levels:
   a hard rule clearly (`gates_out_of_reach`). It is not counted on for validity.
 
 Limits: confirmations of one campaign run one at a time. After a promotion the champion's replicates carry
-the luck that promoted it until `incumbent_target` replicates dilute it; this makes the next promotion
+the luck that promoted it until `target_of_incumbent` replicates dilute it; this makes the next promotion
 harder, not easier. `gain` of an attempt stopped early is biased upwards; the sealed score is not.
 """
 
@@ -55,8 +55,8 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats and statsmo
 from evaluators.judge.gates import judge_gate, out_of_reach
 from evaluators.statistics.item_tests import ItemChance, compare, items_needed, shown_gain
 from evaluators.statistics.noise import Noise
+from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import SeedResult
-from lineage.spec import EnvironmentSpec, Gate
 
 TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
 SHARES = {1: (1.0,), 2: (0.1, 0.9), 3: (0.01, 0.09, 0.9)}
@@ -90,10 +90,10 @@ class ConfirmPlan:
     quality: str = ""  # quantity whose items are tested; empty for time scores
 
     @property
-    def incumbent_target(self) -> int:
+    def target_of_incumbent(self) -> int:
         return INCUMBENT_FACTOR * self.looks[-1]
 
-    def incumbent_runs(self, pool: int, candidate: int) -> int:
+    def runs_of_incumbent(self, pool: int, candidate: int) -> int:
         """New incumbent runs that belong to the first `candidate` runs of an attempt begun with `pool`.
 
         With `rules` 2 at least as many as the candidate has at the first look: their artifacts are scored on the
@@ -101,7 +101,7 @@ class ConfirmPlan:
         """
         if self.is_paired:
             return candidate
-        wanted = min(max(0, self.incumbent_target - pool), INCUMBENT_RATE * candidate)
+        wanted = min(max(0, self.target_of_incumbent - pool), INCUMBENT_RATE * candidate)
         return wanted if self.rules < 2 else max(wanted, min(candidate, self.looks[0]))
 
     @property
@@ -267,7 +267,7 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
     """The test at look `index`, from the replicates that belong to it and no later one."""
     n = plan.looks[index]
     ours = plan.sign * np.asarray(attempt.candidate[:n])
-    new = attempt.incumbent[: plan.incumbent_runs(len(attempt.pool), n)]
+    new = attempt.incumbent[: plan.runs_of_incumbent(len(attempt.pool), n)]
     if plan.is_paired:
         values, incumbent_n = ours - plan.sign * np.asarray(new), math.inf
         gain = float(values.mean())
@@ -309,7 +309,7 @@ def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
     """
     looks: list[Look] = []
     for index, n in enumerate(plan.looks):
-        wanted = plan.incumbent_runs(len(attempt.pool), n)
+        wanted = plan.runs_of_incumbent(len(attempt.pool), n)
         if len(attempt.candidate) < n or len(attempt.incumbent) < wanted:
             more, others = n - len(attempt.candidate), wanted - len(attempt.incumbent)
             return Continue(max(0, more), max(0, others))
@@ -364,17 +364,32 @@ def power_statement(
     spread at one test item of the difference of two programs, also what `items` items show there however many runs
     there are (`items_gain`), and how many a gain of the plan's `min_gain` of `score` would need (`items_needed`).
     """
-    from evaluators.statistics.stats import detectable_gain
-
     half = plan.horizon // 2
     attempts = half * float(ndtr(-plan.screen_z))
     left = plan.alpha / 2
     level = float(alpha_for(plan, left, attempts, half)) * plan.shares[-1]
     n = plan.looks[-1]
-    gain_sd = detectable_gain(n, plan.incumbent_target, level, is_paired=plan.is_paired)
+    gain_sd = detectable_gain(n, plan.target_of_incumbent, level, is_paired=plan.is_paired)
     stated = {"level": level, "replicates": n, "gain_sd": gain_sd, "gain": gain_sd * noise_sd}
     if item_sd > 0 and items > 1:
         least = max(plan.min_gain * abs(score), plan.min_units)
         stated |= {"items": items, "items_gain": shown_gain(item_sd, items, plan.alpha)}
         stated |= {"items_needed": items_needed(item_sd, least, plan.alpha)} if least > 0 else {}
     return stated
+
+
+def detectable_gain(
+    candidate: int, incumbent: int, alpha: float, *, wanted: float = 0.8, is_paired: bool = False
+) -> float:
+    """Smallest gain, in standard deviations, that a fixed-size one-sided test at `alpha` shows with chance `wanted`.
+
+    With `is_paired` the standard deviation is that of one pair's difference, and `incumbent` is ignored.
+    """
+    from statsmodels.stats.power import TTestIndPower, TTestPower  # a second to import
+
+    if is_paired:
+        solved = TTestPower().solve_power(None, candidate, alpha, wanted, alternative="larger")
+    else:
+        ratio = incumbent / candidate
+        solved = TTestIndPower().solve_power(None, candidate, alpha, wanted, ratio, alternative="larger")
+    return float(np.asarray(solved).reshape(-1)[0])

@@ -27,8 +27,8 @@ from typing import Any, Literal, Protocol
 
 from lineage.records import Usage
 
-Block = dict[str, Any]
-STOPPED = "stopped by the campaign"
+ContentBlock = dict[str, Any]
+STOPPED_BY_CAMPAIGN = "stopped by the campaign"
 FaultKind = Literal["transient", "blocked", "rejected", "too_long"]
 STOP_REASONS = frozenset(
     {
@@ -61,7 +61,7 @@ class ModelCall:
 class Reply:
     """A whole answer: `stop_reason` is always one of STOP_REASONS. `usage` has no dollars yet."""
 
-    content: tuple[Block, ...]
+    content: tuple[ContentBlock, ...]
     stop_reason: str
     usage: Usage
     model: str = ""
@@ -75,7 +75,7 @@ class Reply:
         return "\n".join(str(b.get("text", "")) for b in self.content if b.get("type") == "text").strip()
 
     @property
-    def tool_uses(self) -> list[Block]:
+    def tool_uses(self) -> list[ContentBlock]:
         return [b for b in self.content if b.get("type") == "tool_use"]
 
 
@@ -159,7 +159,7 @@ def within(
     if not box:
         stop.set()
         if cancel and cancel.is_set():
-            raise CallFault("transient", STOPPED)
+            raise CallFault("transient", STOPPED_BY_CAMPAIGN)
         raise CallFault("transient", f"{what} gave no whole answer within {seconds:.1f} s")
     if isinstance(box[0], BaseException):
         raise box[0]

@@ -7,7 +7,7 @@ the tail. `check_surface` compares the units that the role does not own byte for
 or an import, new files outside the allowed patterns, and edits larger than the role's radius.
 
 Forms that plainly reach into other files, or past the imports that the surface lists, are refused too
-(`agents.edits.reach`). Inside a unit that it owns an edit can still do much at run time: there the definitions of
+(`agents.edits.forbidden_forms`). Inside a unit that it owns an edit can still do much at run time: there the definitions of
 other files are compared (`evaluators.judge.effects`), the sandbox is the boundary for the rest, and `agents.edits.lint`
 flags the suspicious forms as advice for reviewers and agents.
 """
@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from agents.edits.forbidden_forms import new_reaches
 from agents.edits.lint import new_flags
 from agents.edits.normal_form import normal_form, parse
-from agents.edits.reach import new_reaches
 from agents.edits.search_replace import lines_of, visible_text
+from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import EditRefused
-from lineage.spec import EnvironmentSpec, Role
 
 IMPORTS, CODE, TAIL = "<imports>", "<module code>", "<tail>"
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

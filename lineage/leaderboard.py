@@ -1,7 +1,7 @@
 """Who leads, who is confirmed, who is out: the one fold over lineage rows that every reader asks.
 
-Use: `standing = Standing(sign)`, `standing.read(row)` for every row in the order recorded; then `leader()`,
-`incumbent`, `champions`. `View.standing` is this fold over a whole campaign, `evaluators.statistics.promotions.Book` adds
+Use: `leaderboard = Leaderboard(sign)`, `leaderboard.read(row)` for every row in the order recorded; then `leader()`,
+`incumbent`, `champions`. `View.leaderboard` is this fold over a whole campaign, `evaluators.statistics.confirmation_book.Book` adds
 noise, levels and the next candidate. Nothing else in the project ranks trials.
 
 Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score is the
@@ -24,7 +24,7 @@ from lineage.records import Row, Status
 UNLAWFUL, INCUMBENT_FAILED = "unlawful", "incumbent_failed"  # reasons of a confirmation that ended so
 
 
-class Standing:
+class Leaderboard:
     """The running state; read rows in order, ask at any time. `sign` is +1 when a higher score is better.
 
     `fresh`: mean of the fresh replicates of each trial that was tested on fresh seeds, confirmed or not.

@@ -26,9 +26,9 @@ from agents.catalogue.constants import (
 from agents.catalogue.technique import Constant, Range, Technique, Value
 from agents.catalogue.transform import NotApplicable, apply_change, found
 from agents.edits.normal_form import normal_form
+from agents.edits.search_replace import Files
 from lineage.errors import EditRefused
 
-Files = dict[str, bytes]
 Bounds = Mapping[str, tuple[float, float]]
 
 
