@@ -153,6 +153,8 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
         assert any(blob_key(items) in line for line in problems(engine))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_path: Path) -> None:
     from flows.engine.promotions import book
 
@@ -173,6 +175,8 @@ def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_p
         assert problems(engine) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_on(tmp_path: Path) -> None:
     fragile: Texts = [
         (

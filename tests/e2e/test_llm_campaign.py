@@ -184,6 +184,7 @@ def test_what_a_valid_trial_left_unused_is_in_the_next_prompt(team_run: Done) ->
     assert "train_cpu_to_spare_s=" in team_run.blob(rows[1].prompt_sha256).decode()
 
 
+@pytest.mark.slow
 def test_a_replay_without_key_or_server_gives_the_same_programs(team_run: Done) -> None:
     folder, env = team_run.folder, team_run.env
     assert not any("ANTHROPIC" in name for name in env)

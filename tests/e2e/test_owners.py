@@ -106,6 +106,7 @@ def test_a_second_machine_is_refused_while_the_owner_lives(
     assert owners_after(open_store(root), campaign, 0) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_owner_that_was_stopped_for_longer_than_the_wait_ends_with_the_new_owners_name(
     machines: tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]],
@@ -126,3 +127,22 @@ def test_an_owner_that_was_stopped_for_longer_than_the_wait_ends_with_the_new_ow
     check_record(root, b, 4)
     rows = view_of(root).rows()
     assert {row.epoch for row in rows if row.epoch} == {1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_take_over_skips_the_wait(
+    machines: tuple[Machine, Machine, str, list[subprocess.Popen[bytes]]],
+) -> None:
+    """The owner was killed, so its sign of life is still fresh: `--take-over` continues at once, without it a wait."""
+    a, b, root, running = machines
+    first = a.start("run", "quick", "--run", root, "--trials", "2", "--no-confirm", "--seed", "7")
+    running.append(first)
+    a.wait_for("t0000: baseline", first)
+    first.kill()
+    first.wait()
+    b.env["BAKEOFF_TAKE_OVER_S"] = "600"
+    done = quick.bakeoff("resume", root, "--plain", "--take-over", env=b.env, cwd=b.place)
+    assert "waiting" not in done.stdout + done.stderr, done.stderr
+    assert owners_after(open_store(root), only_campaign(root).id, 0) == [1, 2]
+    check_record(root, b, 2)

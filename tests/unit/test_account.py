@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+import yaml
+from prefect.server.schemas.schedules import CronSchedule
 
 from agents.llm.ledger import Ledger, TrialCapReached
 from flows.engine.budget import Spent, allowance, end_of_window
@@ -15,6 +20,7 @@ from lineage.errors import BudgetSpent
 from lineage.records import Allowance, Usage
 
 BERLIN = ZoneInfo("Europe/Berlin")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,20 @@ def test_until_is_right_when_the_clocks_change(
         end = end_of_window(until, given, "Europe/Berlin")
         assert end is not None and f"{end:%Z}" == zone
         assert (end.astimezone(UTC) - given.astimezone(UTC)).total_seconds() == pytest.approx(hours * 3600)
+
+
+@pytest.mark.parametrize("start", [datetime(2026, 10, 23, tzinfo=UTC), datetime(2027, 3, 26, tzinfo=UTC)])
+def test_every_night_of_the_schedule_begins_at_ten_when_the_clocks_change(start: datetime) -> None:
+    """The schedules of prefect.yaml through Prefect's own arithmetic: four nights, the clock change among them."""
+    config = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
+    asked = [schedule for entry in config["deployments"] for schedule in entry.get("schedules", ())]
+    assert asked
+    for schedule in asked:
+        cron = CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        nights = [at.astimezone(BERLIN) for at in asyncio.run(cron.get_dates(4, start))]
+        assert [f"{night:%H:%M}" for night in nights] == ["22:00"] * 4
+        assert [(b.date() - a.date()).days for a, b in pairwise(nights)] == [1, 1, 1]
+        assert len({night.utcoffset() for night in nights}) == 2
 
 
 @pytest.mark.parametrize("seed", range(30))
