@@ -46,7 +46,9 @@ def bench_of(name: str, path: str, folder: Path) -> Bench:
 
 
 def measured_work(found: Measurement) -> float:
-    return sum(one.quantities["train_cpu_seconds"] + one.quantities["predict_cpu_seconds"] for one in found.per_seed)
+    return sum(
+        one.quantities["train_cpu_seconds"] + one.quantities["predict_cpu_seconds"] for one in found.per_seed
+    )
 
 
 def trial(name: str, path: str, runs: int, folder: Path) -> tuple[float, float]:
@@ -62,7 +64,9 @@ def trial(name: str, path: str, runs: int, folder: Path) -> tuple[float, float]:
     work = measured_work(done.measurement)
     training = sum(run.facts.cpu_s + run.facts.start_cpu_s for run in done.runs)
     sittings = 2 if bench.spec.audits else 1
-    answers = sittings * sum(s.facts.cpu_s + s.facts.start_cpu_s for s in done.measurement.per_seed if s.facts)
+    answers = sittings * sum(
+        s.facts.cpu_s + s.facts.start_cpu_s for s in done.measurement.per_seed if s.facts
+    )
     spent = training + answers + float(check.numbers["cpu_s"])
     imports = f", import {server.cpu_s:.1f} CPU-s once" if server else ""
     print(

@@ -17,10 +17,18 @@ import workbench as wb
 from evaluators.judge import billing, client
 from evaluators.judge.sandbox import fork_server, prepared, prove
 from evaluators.judge.sandbox.layers import HERE, Layers
+from lineage.environment_spec import Budget
 from lineage.records import RunFacts
-from lineage.spec import Budget
 
-FORKED = pytest.mark.skipif(not wb.best().prepared, reason=f"runs are not forked: {wb.best().prepared_fault}")
+
+@pytest.fixture
+def forked() -> prove.Isolation:
+    """This machine's isolation; skips where runs are not forked."""
+    found = wb.best()
+    if not found.prepared:
+        pytest.skip(f"runs are not forked here: {found.prepared_fault}")
+    return found
+
 
 # What a process is to the kernel and to its own code; written as JSON.
 LOOK = r"""
@@ -72,7 +80,7 @@ def trained(bench: client.Bench, folder: Path, files: dict[str, str], seed: int 
     return client.train(bench, source, seed, folder / "artifact"), folder / "artifact"
 
 
-@FORKED
+@pytest.mark.usefixtures("forked")
 def test_a_forked_run_is_what_a_started_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for name, isolation in (("forked", wb.best()), ("again", wb.best()), ("started", started(monkeypatch))):
@@ -144,7 +152,7 @@ def train(data, out, seed):
 """
 
 
-@FORKED
+@pytest.mark.usefixtures("forked")
 def test_a_run_finds_nothing_of_the_run_before(tmp_path: Path) -> None:
     bench = wb.classification(tmp_path / "bench")
     for seed in (1, 2):
@@ -155,7 +163,7 @@ def test_a_run_finds_nothing_of_the_run_before(tmp_path: Path) -> None:
         assert not any(found.values()), found
 
 
-@FORKED
+@pytest.mark.usefixtures("forked")
 def test_a_file_of_the_recipe_goes_before_a_module_that_was_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +184,7 @@ def children(word: str) -> list[psutil.Process]:
     return [child for child in found if word in " ".join(child.cmdline())]
 
 
-@FORKED
+@pytest.mark.usefixtures("forked")
 def test_a_server_that_dies_ends_no_run_and_is_replaced(tmp_path: Path) -> None:
     slow = "import time\ndef train(data, out, seed, report):\n    report(1, 1.0)\n    time.sleep(1)\n    (out / 'x').write_bytes(b'1')\n"
     bench = wb.classification(tmp_path / "bench")
