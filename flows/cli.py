@@ -23,7 +23,7 @@ from flows.commands import (
     running,
     steering,
 )
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from lineage.errors import BakeoffError
 
 app = typer.Typer(

@@ -119,8 +119,8 @@ def engine(folder: Path, **settings: object) -> Iterator[Engine]:
     from flows.campaign.embedded import create_campaign
     from flows.engine.engine import close_engine, engine_for
     from flows.engine.settings import load_settings
-    from flows.environments.data import prepare
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import prepare
 
     make(folder / "recipes")
     with mock.patch.dict(os.environ, environ(folder / "home", folder / "recipes")):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from flows.engine.config import HOLDER
 from flows.engine.engine import Engine
-from flows.engine.promotions import book
+from flows.engine.promotion_book import book
 from flows.engine.records import Trained
 from flows.trial import stages
 from lineage.errors import UsageError

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.campaign.attempts import OFFSET
 from flows.engine.config import CampaignConfig, commitment
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.measure.certificate import FORMAT, UNKNOWN, blob, claims_of, named_measurements, sealed, stored
 from lineage.errors import StoreError, UsageError
 from lineage.ids import canonical_json, sha256
@@ -96,11 +96,13 @@ def _subject(config: CampaignConfig, row: Row) -> dict[str, Any]:
 
 def _seeds(config: CampaignConfig, rows: list[Row], trial: str, reveal: bool) -> dict[str, Any]:
     attempts = [row for row in rows if row.event == "confirmation" and row.trial == trial]
-    told = any("seed_commitment" in json.loads(row.detail_json) for row in rows if row.event == "campaign")
+    committed = any(
+        "seed_commitment" in json.loads(row.detail_json) for row in rows if row.event == "campaign"
+    )
     failed = len(json.loads(attempts[-1].detail_json).get("failures", [])) if attempts else 0
     return {
         "commitment": commitment(config.secret),
-        "in_record": told,
+        "in_record": committed,
         "policy": POLICY,
         "secret": config.secret if reveal else None,
         "drawn": len(attempts[-1].scores) + failed if attempts else 0,

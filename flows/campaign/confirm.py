@@ -43,12 +43,12 @@ from evaluators.statistics.lawful import Fault, deterministic, fault_of
 from evaluators.statistics.margins import run_cause, run_numbers, stated
 from flows.campaign import attempts
 from flows.campaign.attempts import Opening
-from flows.campaign.control_run import control_run
+from flows.campaign.champion_control_run import control_run
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine, engine_of_worker
-from flows.engine.promotions import book, reader
+from flows.engine.promotion_book import book, reader
 from flows.engine.records import Patched, Trained, TrialRef
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
 from flows.trial import stages
 from flows.trial.allocation import check_time, handed_back, preemptible

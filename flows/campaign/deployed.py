@@ -1,9 +1,9 @@
 """The campaign as a deployment: trials are deployments too, run by workers on this or other machines.
 
 `prefect deploy --all` registers what `prefect.yaml` lists; `prefect deployment run
-'campaign/airbench-mini' --param store=...` starts one. The campaign flow holds no work: it hands each
+'campaign/airbench-mini' --param store=...` starts one. The campaign flow does no work itself: it sends each
 trial to the `trials` work pool and reads the outcome from the store, so that a dead worker, server
-or campaign loses nothing. Two work pools, because campaigns waiting in a bounded pool would hold the
+or campaign loses nothing. There are two work pools, because campaigns in a bounded pool would occupy the
 places that their own trials wait for.
 """
 
@@ -32,9 +32,9 @@ from flows.engine.config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
 from flows.engine.records import TrialRef
 from flows.engine.settings import Settings, differences, load_settings, parameters
-from flows.environments.data import check_data, prepare
 from flows.environments.loading import load_environment
-from flows.machine.home import home
+from flows.environments.prepared_data import check_data, prepare
+from flows.machine.folders import home
 from flows.trial.allocation import NO_TIME, PREEMPTED
 from flows.trial.recording import Progress, record
 from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded, UsageError
@@ -51,7 +51,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = (
     60.0,
 )  # before a run is offered again to workers that had too little time
 POLL_SECONDS = 1.0
-SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that went away
+SERVER_AWAY_S = 1800.0  # how long a campaign waits for a Prefect server that does not answer
 
 
 def _with_settings(flow_function: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
@@ -60,8 +60,10 @@ def _with_settings(flow_function: Callable[..., Awaitable[str]]) -> Callable[...
     mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     signature = own.replace(parameters=[*(p.replace(kind=p.KEYWORD_ONLY) for p in mine), *parameters()])
     flow_function.__signature__ = signature  # type: ignore[attr-defined]
-    told = "".join(f"\n    {name}: {field.description}" for name, field in Settings.model_fields.items())
-    flow_function.__doc__ = inspect.cleandoc(flow_function.__doc__ or "") + told
+    parameters_help = "".join(
+        f"\n    {name}: {field.description}" for name, field in Settings.model_fields.items()
+    )
+    flow_function.__doc__ = inspect.cleandoc(flow_function.__doc__ or "") + parameters_help
     return flow_function
 
 
@@ -75,15 +77,15 @@ async def campaign(store: str = "", tag: str = "", take_over: bool = False, **se
 
     Args:
         store: folder or s3://bucket/prefix that every worker reaches; default a folder under BAKEOFF_HOME.
-        tag: tells campaigns of one environment and arm apart; default today's date.
-        take_over: continue a campaign of another machine without waiting for a sign of life.
+        tag: distinguishes campaigns of one environment and arm; default the date and time.
+        take_over: take a campaign over from another machine without waiting for its owner's beacon.
     """
     environment = str(settings["environment"])
     flags = {name: value for name, value in settings.items() if value not in ("", (), {}, None)}
     root = store or str(home() / "runs" / environment)
     identifier = await asyncio.to_thread(_open_or_create, root, flags, tag)
     holding = owned(root, identifier, take_over=take_over, server=server_name())
-    ownership = await asyncio.to_thread(holding.__enter__)  # it may wait for a sign of life
+    ownership = await asyncio.to_thread(holding.__enter__)  # it may wait for the old owner's beacon
     why = "ended by a fault"
     try:
         engine = await asyncio.to_thread(engine_for, root, identifier, ownership.fence)
@@ -115,7 +117,7 @@ def _tell_window(engine: Engine) -> None:
 
 
 def _open_or_create(root: str, flags: dict[str, object], tag: str) -> str:
-    """The unfinished campaign of exactly this environment and arm (and tag, where one is given), else a new one."""
+    """Find the unfinished campaign of exactly this environment and arm (and tag, if given), or create one; return its id."""
     environment = load_environment(str(flags["environment"]), str(flags.get("variant") or ""))
     if not flags.get("slots") and not environment.spec.budget.gpus:
         flags = {**flags, "slots": 1}
@@ -148,10 +150,10 @@ def epoch_of(engine: Engine) -> int:
 
 
 async def run_deployed(ref: TrialRef) -> Row:
-    """Hand the trial to the work pool and wait for its row in the store.
+    """Send the trial to the work pool and wait for its row in the store.
 
-    The idempotency key holds the number of the run: a campaign that is restarted finds the run it had started,
-    and a run whose worker died is dispatched again. After `DISPATCHES` dead runs the trial ends as
+    The idempotency key contains the number of the run: a restarted campaign finds the run that it had started,
+    and a run whose worker died is sent again. After `DISPATCHES` dead runs the trial ends as
     a fault of the machine.
     """
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
@@ -180,7 +182,7 @@ def _said(end: State[Any]) -> str:
 async def _sent(
     engine: Engine, key: str, deployments: dict[str, str], parameters: dict[str, object]
 ) -> AsyncIterator[State[Any]]:
-    """Send the same run again and again, each with its own key; the state in which each ended.
+    """Send the same run until one gives a result, each with its own key; yield the state in which each ended.
 
     Ends after `DISPATCHES` runs that died. A run that was preempted is sent again at once and is no failure; one that
     found too little time left on its worker is sent again with growing pauses, until a worker with enough takes it.
@@ -198,7 +200,7 @@ async def _sent(
 
 
 async def _pause(engine: Engine, ended: State[Any], seconds: float) -> None:
-    """Wait so long after the end of that run; a campaign that was restarted finds old runs and does not wait again."""
+    """Wait until `seconds` after the end of that run; a restarted campaign does not wait again for old runs."""
     until = ended.timestamp.timestamp() + seconds
     while now().timestamp() < until:
         engine.raise_if_cancelled()
@@ -206,7 +208,7 @@ async def _pause(engine: Engine, ended: State[Any], seconds: float) -> None:
 
 
 async def confirm_deployed(ref: TrialRef) -> Row:
-    """Hand a confirmation to the work pool. Raises InfraFault when it ended without a verdict or sealed score."""
+    """Send a confirmation to the work pool and wait for its verdict. Raises InfraFault when it ended without a verdict or sealed score."""
     engine = await asyncio.to_thread(engine_for, ref.store, ref.campaign)
     begun = await asyncio.to_thread(open_attempt, engine, ref.trial)
     parameters = {key: value for key, value in ref.model_dump().items() if key != "role"}
@@ -226,7 +228,7 @@ async def confirm_deployed(ref: TrialRef) -> Row:
 
 
 async def _dispatch(deployment: str, parameters: dict[str, object], key: str) -> State[Any]:
-    """Run it and wait for its end. While the server is away, ask again: the key finds the run that was started."""
+    """Run it and wait for its end. While the server does not answer, try again: the key finds the run already started."""
     wait, give_up = 1.0, time.monotonic() + SERVER_AWAY_S
     while True:
         try:

@@ -7,11 +7,9 @@ subflows, and stops the server again. `flows.campaign.deployed` does the same th
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ from evaluators.judge import client
 from evaluators.judge.accelerators import describe
 from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
+from flows.campaign.stop_signals import stop_on_signals
 from flows.engine.budget import end_of_window
 from flows.engine.config import (
     CampaignConfig,
-    Comparison,
+    ComparisonCell,
     Origin,
     campaign_id,
     campaigns,
@@ -32,15 +31,15 @@ from flows.engine.config import (
     now,
     save_config,
 )
-from flows.engine.engine import Engine, close_engine, engine_for
+from flows.engine.engine import close_engine, engine_for
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
-from flows.environments.data import check_data
 from flows.environments.loading import Environment, load_environment
+from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import require
-from flows.machine.home import bakeoff_version
-from flows.machine.isolation import proven
+from flows.machine.folders import bakeoff_version
 from flows.machine.prefect_server import embedded_server, save_template
+from flows.machine.sandbox_level import proven
 from flows.measure.calibrate import matching
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
@@ -54,7 +53,7 @@ class Start:
 
     files: Mapping[str, bytes] | None = None
     forked_from: Origin | None = None
-    comparison: Comparison | None = None
+    comparison: ComparisonCell | None = None
     secret: str = ""
 
 
@@ -161,7 +160,7 @@ def run_campaign(
             engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
         engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
         try:
-            with _stop_on_signals(engine):
+            with stop_on_signals(engine):
                 return _beside(lambda: asyncio.run(_run(root, campaign)))
         finally:
             close_engine(root, campaign, compact=True)
@@ -196,32 +195,6 @@ async def _run(root: str, campaign: str) -> str:
         return why
     finally:
         await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
-
-
-def _heard() -> list[signal.Signals]:
-    """INT, TERM, and HUP unless it is ignored, as under nohup."""
-    hup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGINT, signal.SIGTERM, *hup]
-
-
-@contextmanager
-def _stop_on_signals(engine: Engine) -> Iterator[None]:
-    """First signal: stop cleanly. Second: the default action, for a stop that itself hangs."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _frame: object) -> None:
-        engine.cancel.set()
-        engine.emit({"kind": "note", "text": "stopping: ending candidates, keeping the record"})
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    saved = {number: signal.signal(number, stop) for number in _heard()}
-    try:
-        yield
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
 
 
 def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:

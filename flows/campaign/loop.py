@@ -19,11 +19,11 @@ from functools import partial
 from prefect import flow
 
 from flows.campaign.attempts import due, sweep
+from flows.campaign.campaign_rows import first_start, log_calibration, log_campaign
 from flows.campaign.confirm import confirm
-from flows.campaign.control import paused
-from flows.campaign.events import first_start, log_calibration, log_campaign
-from flows.campaign.faults import LaneFaults, report_fault
-from flows.campaign.watchdog import Watch, patiently, tell, watching
+from flows.campaign.interventions import paused
+from flows.campaign.unexpected_faults import LaneFaults, report_fault
+from flows.campaign.watchdog import Watchdog, patiently, tell, watching
 from flows.engine.budget import allowance, refusal, seconds_left, spent
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
@@ -51,7 +51,7 @@ class Campaign:
     confirm_one: Callable[[TrialRef], Awaitable[Row]]
     started: datetime
     turns: asyncio.Semaphore
-    watch: Watch
+    watch: Watchdog
     continued: datetime
     under_way: set[str] = field(default_factory=set)
     faults_in_a_row: int = 0

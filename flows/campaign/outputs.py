@@ -1,6 +1,6 @@
-"""What a campaign leaves for a person: report page, winner's diff, summary; and where they are.
+"""The files that a campaign writes for a person: report page, winner's diff, summary; and where they are.
 
-For a local run these lie in the run directory; for a store on S3 in a folder under BAKEOFF_HOME.
+For a local run they are in the run directory; for a store on S3 in a folder under BAKEOFF_HOME.
 Everything here is derived from lineage and can be made again with `bakeoff report`.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.campaign.certify import certify
 from flows.engine.config import CampaignConfig, load_config
-from flows.machine.home import bakeoff_version, home, run_key
+from flows.machine.folders import bakeoff_version, home, run_key
 from flows.machine.webhook import flush, post
 from flows.report.html.build import Meta, build_report
 from flows.report.summary import Links, end_text, morning_summary
@@ -22,18 +22,18 @@ from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
 
 
-def leavings(root: str, campaign: str) -> Path:
+def reports_folder(root: str, campaign: str) -> Path:
     """Folder for what is made from a run; several campaigns of one store do not share names."""
     base = home() / "reports" / run_key(root) if "://" in root else Path(root)
     return base / "reports" / campaign
 
 
 def certificate_path(root: str, campaign: str, trial: str) -> Path:
-    return leavings(root, campaign) / f"certificate-{trial}.json"
+    return reports_folder(root, campaign) / f"certificate-{trial}.json"
 
 
 def links_for(root: str, config: CampaignConfig, view: View) -> Links:
-    folder = leavings(root, config.id)
+    folder = reports_folder(root, config.id)
     best = view.row_of_incumbent()
     changed = best is not None and best.parent is not None
     anchor = _anchor(root, config.id)
@@ -47,7 +47,7 @@ def links_for(root: str, config: CampaignConfig, view: View) -> Links:
 
 
 def _anchor(root: str, campaign: str) -> str:
-    """Hash of the newest lineage part: kept outside the store, it shows a rolled-back record."""
+    """Hash of the newest lineage part; kept outside the store, it shows whether the record was rolled back."""
     try:
         return str(anchor(open_store(root), campaign))
     except StoreError:  # nothing compacted yet
@@ -55,7 +55,7 @@ def _anchor(root: str, campaign: str) -> str:
 
 
 def write_report(root: str, campaign: str, out: Path | None = None, reload_s: int = 0) -> Path:
-    """The report page of a campaign as of now; returns its path."""
+    """Write the report page of a campaign as of now; returns its path."""
     store = open_store(root)
     config = load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
@@ -76,7 +76,7 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
 
 
 def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
-    """The command that makes the champion's certificate, and the file's name where it lies beside the page."""
+    """The command that makes the champion's certificate, and the file's name where it is beside the page."""
     trial = view.leaderboard.incumbent
     if trial is None or trial not in view.leaderboard.champions:
         return "", ""
@@ -85,12 +85,12 @@ def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
 
 
 def end_of_run(root: str, campaign: str, why: str) -> str:
-    """Write report, winner's diff and summary; tell the webhook; return the lines for the terminal."""
+    """Write report, winner's diff and summary, and post the webhook; returns the lines for the terminal."""
     store = open_store(root)
     config = load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
     links = links_for(root, config, view)
-    folder = leavings(root, campaign)
+    folder = reports_folder(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
     champion = view.leaderboard.incumbent
     if champion is not None and champion in view.leaderboard.champions:
@@ -102,13 +102,13 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
         Path(links.diff).write_text(whole_diff(store, config, best.source_sha256 or ""), "utf-8")
     summary = morning_summary(view, config.spec, links, why)
     (folder / "summary.md").write_text(summary, "utf-8")
-    flush()  # in order: what was told before comes first
-    told = post(config.settings.webhook, summary) if config.settings.webhook else ""
-    return end_text(view, config.spec, links, why) + (f"\n{told}" if told else "")
+    flush()  # in order, after the messages before
+    failed = post(config.settings.webhook, summary) if config.settings.webhook else ""
+    return end_text(view, config.spec, links, why) + (f"\n{failed}" if failed else "")
 
 
 def whole_diff(store: Store, config: CampaignConfig, source_sha256: str) -> str:
-    """The accumulated diff from the campaign's start to a program: what a person merges."""
+    """The diff from the campaign's start to a program: what a person merges."""
     from agents.edits.search_replace import canonical_diff
     from lineage.store.blobs import get_tree
 

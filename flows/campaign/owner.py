@@ -1,7 +1,7 @@
 """One owner of a campaign, on one machine or many: a lock here, an epoch and a beacon in the store.
 
-`owned(root, campaign)` holds the campaign while its block runs. On this machine the lock of `flows.machine.run_lock` decides: it
-ends with its holder, so after a `kill -9` a resume goes on at once. Across machines the newest epoch in the store
+`owned(root, campaign)` owns the campaign while its block runs. On this machine the lock of `flows.machine.run_lock` decides:
+the kernel releases it when its process ends, so after a `kill -9` a resume continues at once. Across machines the newest epoch in the store
 decides (`lineage.log.epochs`). Its owner rewrites its beacon every sixth of `take_over_s`; a newcomer on another machine
 watches the beacon for a full `take_over_s` of its own monotonic clock and takes the campaign over only when nothing
 changed meanwhile. An owner that was only slow or stopped finds the later epoch at its next write, and ends with a
@@ -23,13 +23,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flows.engine.config import load_config
-from flows.machine.home import home
+from flows.machine.folders import home
 from flows.machine.run_lock import campaign_lease
 from lineage.errors import BakeoffError, ObjectExists, RunBusy, StoreError, Superseded
 from lineage.log.epochs import Fence, Owner, beacon_key, beacons, claim_epoch, newest_owner
 from lineage.store.objects import Store, check_store, open_store
 
-BEATS = 6  # in a take-over wait: five may be lost to a slow store before a live owner is taken for dead
+BEATS = 6  # per take-over wait: a slow store may lose five before a live owner counts as dead
 
 
 @dataclass
@@ -68,8 +68,8 @@ def owned(
 ) -> Iterator[Ownership]:
     """Own the campaign while the block runs.
 
-    `server` names what trials are dispatched through, empty when they run in this process. Raises RunBusy when a live
-    owner has it; `take_over` asks no beacon of another machine.
+    `server` is the address that trials are dispatched through, empty when they run in this process. Raises RunBusy when
+    a live owner has the campaign; with `take_over` the beacon of another machine is not awaited.
     """
     say = tell or (lambda text: print(text, file=sys.stderr, flush=True))
     with campaign_lease(root, campaign):
@@ -105,12 +105,12 @@ def owned(
 def _wait_for_silence(
     store: Store, root: str, campaign: str, last: Owner, wait_s: float, say: Callable[[str], None]
 ) -> None:
-    """Return when the owner has left, or has given no sign of life for `wait_s`. Raises RunBusy when it has."""
+    """Return when the owner has ended, or its beacon has not changed for `wait_s` seconds. Raises RunBusy when it changes."""
     first = beacons(store, campaign, last.epoch)
     if not first:
-        return  # it left in order, or never got as far as its first beat
+        return  # it ended normally, or before its first beat
     say(
-        f"{campaign}: was run by {last}; waiting {wait_s:.0f} s for a sign of life before taking it over "
+        f"{campaign}: was run by {last}; waiting {wait_s:.0f} s for its beacon to change before taking it over "
         "(--take-over skips this)"
     )
     until = time.monotonic() + wait_s
@@ -124,7 +124,7 @@ def _wait_for_silence(
             return
         if seen != first:
             raise _busy(root, campaign, last)
-    say(f"{campaign}: no sign of life from {last} for {wait_s:.0f} s; taking it over")
+    say(f"{campaign}: no beacon from {last} for {wait_s:.0f} s; taking it over")
 
 
 def _busy(root: str, campaign: str, holder: Owner | None) -> RunBusy:
@@ -149,14 +149,14 @@ class _Beacon:
         self._thread.start()
 
     def end(self) -> None:
-        """No beacon is left: whoever comes next need not wait."""
+        """Delete the beacon, so that the next owner need not wait."""
         self._over.set()
         self._thread.join(2 * self._every_s)
         epoch = self._ownership.epoch
         try:
             self._store.delete(beacons(self._store, self._campaign, epoch))
         except StoreError:
-            pass  # a store that is away: the next owner waits for silence instead
+            pass  # no answer from the store: the next owner waits for the beacon to stop instead
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
@@ -168,7 +168,7 @@ class _Beacon:
                     call()
                 return
             except BakeoffError:
-                continue  # the store is away; the next beat tries again
+                continue  # no answer from the store; the next beat tries again
 
     def _write(self) -> None:
         epoch, owner = self._ownership.epoch, self._ownership.owner

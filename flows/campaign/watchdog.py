@@ -1,11 +1,10 @@
-"""The night watch of a campaign: a heartbeat file, events for Prefect, a webhook, and patience with the machine.
+"""Watches a campaign: heartbeat file, events for Prefect, webhook messages, and retries while a service is unavailable.
 
 Use: `async with watching(engine, started) as watch:` around a campaign; `watch.progress()` when a trial ends;
-`await patiently(engine, "the store", call, ...)` for what may fail for a while. A person who is asleep learns of a
-stall, a pause, a new confirmed best and the end through the webhook (`webhook = URL` in campaign.toml or
-BAKEOFF_WEBHOOK), a monitor by the age of the file, a Prefect server by events.
-Limits: a webhook that is away is told to nobody but the log; the process that hangs as a whole is noticed by the
-file's age and by Prefect's automation only.
+`await patiently(watch, call, ...)` retries what may fail for a while. The webhook (setting `webhook`) reports a stall,
+a pause, a new confirmed best and the end; a monitor can check the age of the heartbeat file; a Prefect server gets events.
+Limits: webhook failures are only logged; a process that hangs as a whole shows only in the file's age and by
+Prefect's automation.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from prefect.events import emit_event
 
 from flows.engine.config import now
 from flows.engine.engine import Engine
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from flows.machine.webhook import post_later
 from lineage.errors import BakeoffError, StoreUnavailable
 
@@ -37,20 +36,20 @@ STALL = "bakeoff.campaign.stalled"
 BEAT_S = 20.0
 STALLED_S = 3600.0  # without an ended trial; a longer typical trial stretches it
 STALLED_TRIALS = 5.0
-# Waits for a store that is away or a disk that is full: 5 s doubling to 5 min, two hours in all.
+# Waits for an unavailable store or a full disk: 5 s doubling to 5 min, two hours in all.
 FIRST_WAIT_S, LONGEST_WAIT_S, GIVE_UP_S = 5.0, 300.0, 2 * 3600.0
 
 OVERLOADED = (408, 429, 500, 502, 503, 504)  # SQLite answers 503 when eight trials write at once
 
 
 def heartbeat_file(root: str, campaign: str) -> Path:
-    """Where the running campaign of this machine writes that it lives; its age is at most `BEAT_S` seconds or so."""
+    """The file that the running campaign rewrites every `BEAT_S` seconds."""
     return home() / "heartbeats" / f"{run_key(root)}-{campaign}.json"
 
 
 @dataclass
-class Watch:
-    """What the watch knows of a running campaign."""
+class Watchdog:
+    """The state of a running campaign: when a trial last ended, and what it waits for."""
 
     engine: Engine
     began: float = field(default_factory=time.monotonic)
@@ -58,11 +57,11 @@ class Watch:
     typical_s: float = 0.0
     ended: int = 0
     waiting_for: str = ""
-    told_stall: bool = False
+    stall_reported: bool = False
 
     def progress(self, trial_s: float | None = None) -> None:
-        """A trial has come to its row."""
-        self.last, self.told_stall = time.monotonic(), False
+        """Note that a trial has ended."""
+        self.last, self.stall_reported = time.monotonic(), False
         self.ended += 1
         if trial_s is not None:
             self.typical_s = max(self.typical_s, trial_s)
@@ -73,10 +72,10 @@ class Watch:
         return max(STALLED_S, STALLED_TRIALS * self.typical_s)
 
     def beat(self) -> None:
-        """Write the heartbeat file; say once that nothing ends any more."""
+        """Write the heartbeat file; report a stall once."""
         silent = time.monotonic() - self.last
         stalled = silent > self.stalled_after_s
-        told = {
+        facts = {
             "campaign": self.engine.config.id,
             "run": self.engine.root,
             "at": now().isoformat(),
@@ -91,20 +90,20 @@ class Watch:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             staging = path.with_suffix(f".{os.getpid()}")
-            staging.write_text(json.dumps(told) + "\n", "utf-8")
+            staging.write_text(json.dumps(facts) + "\n", "utf-8")
             staging.replace(path)
         except OSError as error:  # a full disk must not end the campaign that waits for it
             self.engine.emit({"kind": "note", "text": f"heartbeat: {path} was not written ({error})"})
-        if stalled and not self.told_stall:
-            self.told_stall = True
+        if stalled and not self.stall_reported:
+            self.stall_reported = True
             event(self.engine, STALL)
             tell(self.engine, f"stalled: no trial has ended for {silent / 60:.0f} min")
 
 
 @asynccontextmanager
-async def watching(engine: Engine) -> AsyncIterator[Watch]:
-    """Beat while the block runs; the file goes when the campaign ends, so one that stays and ages is a death."""
-    watch = Watch(engine)
+async def watching(engine: Engine) -> AsyncIterator[Watchdog]:
+    """Write the heartbeat while the block runs; the file is deleted at the end, so a file that ages means a dead process."""
+    watch = Watchdog(engine)
     event(engine, STARTED)
     beating = asyncio.create_task(_beats(watch))
     try:
@@ -115,21 +114,21 @@ async def watching(engine: Engine) -> AsyncIterator[Watch]:
         heartbeat_file(engine.root, engine.config.id).unlink(missing_ok=True)
 
 
-async def _beats(watch: Watch) -> None:
+async def _beats(watch: Watchdog) -> None:
     while True:
         await asyncio.to_thread(watch.beat)
         await asyncio.sleep(BEAT_S)
 
 
 async def patiently(
-    watch: Watch,
+    watch: Watchdog,
     work: Callable[[], Awaitable[T]],
     *,
     first_s: float = FIRST_WAIT_S,
     give_up_s: float = GIVE_UP_S,
     after_stop: bool = False,
 ) -> T:
-    """Do it again while the store or the Prefect server is away, or the disk full; the fault goes on after `give_up_s`.
+    """Retry `work` while the store or the Prefect server is unavailable or the disk is full; raises the fault after `give_up_s`.
 
     Everything that a campaign does is resumed from the store, so doing it again repeats nothing.
     """
@@ -156,7 +155,7 @@ async def patiently(
 
 
 def _away(fault: BaseException) -> str:
-    """What is away for a while, in words; empty for every other fault.
+    """What is temporarily unavailable, in words; empty for every other fault.
 
     Prefect's client gives up at once on a connection refused to a client that had none before, and wraps it; on a
     server that is overloaded after five tries.
@@ -174,7 +173,7 @@ def _away(fault: BaseException) -> str:
 
 
 def tell(engine: Engine, text: str) -> None:
-    """A note on the display, and to the webhook if there is one; never a fault."""
+    """Show a note on the display, and post it to the webhook if there is one. Never raises."""
     engine.emit({"kind": "note", "text": text})
     url = engine.config.settings.webhook
     if url:
@@ -184,11 +183,11 @@ def tell(engine: Engine, text: str) -> None:
 
 
 def event(engine: Engine, name: str) -> None:
-    """Tell the Prefect server, for its automations; fire and forget."""
+    """Send an event to the Prefect server, for its automations. Never raises."""
     campaign = engine.config.id
     try:
         emit_event(
             name, resource={"prefect.resource.id": f"{RESOURCE}.{campaign}", "bakeoff.run": engine.root}
         )
-    except Exception as error:  # display and alarms only: the store has everything
+    except Exception as error:  # for display and alarms only; the store has the record
         engine.emit({"kind": "note", "text": f"Prefect event {name} was not sent: {error!r}"[:300]})

@@ -1,11 +1,11 @@
-"""A Prefect worker under a scheduler that ends its allocation: its trials are handed over before it goes.
+"""A Prefect worker under a cluster scheduler: when its allocation ends, its trials are handed back first.
 
-Prefect's worker answers SIGTERM by killing its flow runs with SIGKILL, which leaves them running in Prefect's eyes until
-an automation misses their heartbeat, and no word in the record. Here the worker is a child of its own session, which
+Prefect's worker answers SIGTERM by killing its flow runs with SIGKILL, which leaves them in state running until
+an automation misses their heartbeat, and nothing in the record. Here the worker is a child of its own session, which
 the scheduler's signal does not reach: on SIGTERM it is stopped, so that it takes nothing more, each flow run gets the
 SIGTERM that `flows.trial.allocation` answers, and the worker is ended when they have. Everything else is Prefect's.
 
-Limits: Linux; a flow run gets the signal as soon as it listens for it, `GRACE_S` at most are waited.
+Limits: Linux; a flow run gets the signal once it handles it; the wait is at most `GRACE_S` seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`prefect worker start` with these arguments, to its end or to a signal; its exit code, 0 after a signal."""
+    """Run `prefect worker start` with these arguments until it ends or a signal comes; returns its exit code, 0 after a signal."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):  # handled, so not ignored by the child either
         signal.signal(number, lambda given, _frame: asked.append(given))
@@ -38,24 +38,26 @@ def run(arguments: Sequence[str]) -> int:
     if not asked:
         return int(worker.returncode)
     ended = hand_over(worker.pid)
-    print(f"{signal.Signals(asked[0]).name}: {ended} flow runs were told to end", file=sys.stderr, flush=True)
+    print(
+        f"{signal.Signals(asked[0]).name}: {ended} flow runs were asked to end", file=sys.stderr, flush=True
+    )
     worker.kill()
     worker.wait()
     return 0
 
 
 def hand_over(worker: int, grace_s: float = GRACE_S) -> int:
-    """Stop a worker and end its flow runs, each by one SIGTERM once it listens; how many there were."""
+    """Stop a worker and end its flow runs, each by one SIGTERM once it handles it; returns how many there were."""
     os.kill(worker, signal.SIGSTOP)
-    told: set[int] = set()
+    signalled: set[int] = set()
     until = time.monotonic() + grace_s
     while (running := _flow_runs(worker)) and time.monotonic() < until:
-        for pid in running - told:
+        for pid in running - signalled:
             if _listens(pid):
-                told.add(pid)
+                signalled.add(pid)
                 os.kill(pid, signal.SIGTERM)
         time.sleep(POLL_S)
-    return len(told)
+    return len(signalled)
 
 
 def _flow_runs(worker: int) -> set[int]:
@@ -68,7 +70,7 @@ def _flow_runs(worker: int) -> set[int]:
 
 
 def _listens(pid: int) -> bool:
-    """Does it handle SIGTERM? In its first seconds, while it imports, the signal would end it without a word."""
+    """True once the process handles SIGTERM; in its first seconds, while it imports, the signal would just kill it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Commands about environments: list them, prepare their data, start one of one's own."""
+"""Commands about environments: list them, prepare their data, create one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, VARIANT, print_json
+from flows.commands.options import AS_JSON, VARIANT, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +62,7 @@ def environments(as_json: bool = AS_JSON) -> None:
 
 
 def _gpus_here() -> int:
-    """GPUs that campaigns may use on this machine; a driver that is not there or fails shows none."""
+    """GPUs that campaigns may use on this machine; none when the driver is missing or fails."""
     from evaluators.judge.accelerators import DriverFault, usable
 
     try:
@@ -80,9 +80,9 @@ def prepare(
     force: bool = typer.Option(False, "--force", help="prepare again although the data is there and whole"),
 ) -> None:
     """Prepare an environment's data on this machine; arguments after -- go to its prepare.py."""
-    from flows.environments.data import check_data
-    from flows.environments.data import prepare as run_prepare
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import check_data
+    from flows.environments.prepared_data import prepare as run_prepare
     from lineage.errors import DataMissing
 
     chosen = load_environment(environment, variant or "")
@@ -101,7 +101,7 @@ def new_environment(
         None, "--at", help="folder that gets it; default the first in BAKEOFF_RECIPES, else ./recipes"
     ),
 ) -> None:
-    """Start an environment of one's own: a copy of the template under a new name, which runs at once."""
+    """Create an environment: a copy of the template under a new name, ready to run."""
     from flows.environments.scaffold import new_environment as copy_template
     from flows.environments.scaffold import next_commands
 

@@ -8,21 +8,18 @@ from typing import Any
 
 import typer
 
-from flows.commands._shared import (
+from flows.commands.chosen_run import absolute, open_view, run_root, split_trial
+from flows.commands.options import (
     AS_JSON,
     CAMPAIGN,
     CONFIG,
     NO_SETTINGS,
     PLAIN,
     RUN,
-    absolute,
-    open_view,
     print_json,
-    run_root,
-    run_with_display,
-    split_trial,
+    setting_options,
 )
-from flows.commands.options import setting_options
+from flows.commands.running import run_with_display
 
 EXAMPLE_COMPARE = """Examples:
 
@@ -84,14 +81,14 @@ def compare(
     return _show(read_comparison(root), as_json)
 
 
-def _show(told: Any, as_json: bool) -> None:
+def _show(comparison: Any, as_json: bool) -> None:
     from rich.console import Console
 
     from flows.experiments.arms_table import comparison_json, comparison_view
 
     if as_json:
-        return print_json(comparison_json(told))
-    return Console().print(comparison_view(told))
+        return print_json(comparison_json(comparison))
+    return Console().print(comparison_view(comparison))
 
 
 @setting_options("variant", "script")

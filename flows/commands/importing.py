@@ -1,4 +1,4 @@
-"""Commands about records that came from elsewhere, and the paper's analyses of any record."""
+"""Commands that import records, and the paper's analyses of any record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, absolute, print_json, run_root
+from flows.commands.chosen_run import absolute, run_root
+from flows.commands.options import AS_JSON, CAMPAIGN, print_json
 
 importing = typer.Typer(help="Read records of other systems into a store.", no_args_is_help=True)
 
@@ -36,7 +37,7 @@ def released_run(
 
     root = absolute(store)
     identifier = campaign or campaign_id(folder.resolve().name, "released")
-    read_run(folder)  # a wrong folder is told before a store is made for it
+    read_run(folder)  # before a store is created: a wrong folder raises
     report = import_released(folder, open_store(root, create=True), identifier)
     if as_json:
         return print_json(asdict(report))
@@ -61,7 +62,7 @@ def audit(
     from dataclasses import asdict
 
     from flows.engine.config import campaigns, load_config
-    from flows.report.prune_checks import prunes, told
+    from flows.report.prune_checks import prunes, prunes_text
     from lineage.errors import UsageError
     from lineage.log.table import Lineage, list_campaigns
     from lineage.paper.analyses import audit as analyse
@@ -73,7 +74,7 @@ def audit(
     known = list_campaigns(opened)
     if campaign is None and len(known) != 1:
         listed = ", ".join(known) or "none"
-        raise UsageError(f"{root}: name a campaign with --campaign; this store holds: {listed}")
+        raise UsageError(f"{root}: name a campaign with --campaign; this store contains: {listed}")
     identifier = campaign or known[0]
     view = Lineage(opened, identifier).refresh()
     found = analyse(view)
@@ -83,6 +84,6 @@ def audit(
     if as_json:
         return print_json(found)
     print(*lines(found), sep="\n")
-    if "pruning" in found and (text := told(ended)):
+    if "pruning" in found and (text := prunes_text(ended)):
         print(f"pruning: {text}")
     return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, GPUS, RUN, print_json, run_root
+from flows.commands.chosen_run import run_root
+from flows.commands.options import AS_JSON, GPUS, RUN, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
-    """Prove what the sandbox holds on this machine and what its accelerators do inside; and how to get better."""
+    """Prove what the sandbox isolates on this machine, how its GPUs behave inside, and what would improve it."""
     from evaluators.judge.sandbox.prove import doctor_report
     from flows.machine.doctor import accelerator_reports, lines
 
@@ -52,16 +53,16 @@ def setup_server() -> None:
             "setup-server: PREFECT_API_URL is not set; start a server with `prefect server start` and set it, "
             "e.g. PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    from flows.campaign.automations import setup_server as run
+    from flows.campaign.server_setup import setup_server as run
 
     for line in asyncio.run(run()):
         print(line)
 
 
 def worker(context: typer.Context) -> None:
-    """Start `prefect worker start` with the same options, and hand its trials over when SIGTERM comes.
+    """Run `prefect worker start` with the same options, and hand its trials back on SIGTERM.
 
-    For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Anywhere else Prefect's own command does as well.
+    For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Elsewhere Prefect's own command is enough.
     """
     from flows.campaign.worker import run
 

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.commands._shared import (
-    AS_JSON,
-    CAMPAIGN,
-    RUN,
-    VARIANT,
-    open_view,
-    print_json,
-    run_root,
-    split_trial,
-)
+from flows.commands.chosen_run import open_view, run_root, split_trial
+from flows.commands.options import AS_JSON, CAMPAIGN, RUN, VARIANT, print_json
 
 if TYPE_CHECKING:
     from flows.measure.calibrate import Calibration

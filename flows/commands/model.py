@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, print_json, run_root
+from flows.commands.chosen_run import run_root
+from flows.commands.options import AS_JSON, CAMPAIGN, print_json
 
 _ADDRESS = {"anthropic": "ANTHROPIC_BASE_URL", "openai": "OPENAI_BASE_URL"}
 
@@ -34,7 +35,7 @@ def propose(
 ) -> None:
     """Print the prompt that a specialist would get now, and how large each section of it is."""
     from agents.llm.prompt import render_dry_run
-    from flows.campaign.preview import preview_request
+    from flows.campaign.prompt_preview import preview_request
     from lineage.errors import UsageError
 
     if not dry_run:
@@ -54,7 +55,7 @@ def ask(
     ),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Make one tiny call: is the endpoint there, the key accepted, the model known, its price in the table?"""
+    """Make one tiny call, to check endpoint, key, model and price."""
     from lineage.errors import ProposerOutage
 
     try:
@@ -79,7 +80,7 @@ def ask(
 
 
 def _ask(proposer: str, model: str | None, config: Path | None) -> dict[str, Any]:
-    """The facts of one call. Raises UsageError and its kin before the call, ProposerOutage after it."""
+    """Make the call and return its facts. Raises the UsageError family before the call, ProposerOutage after it."""
     from agents.llm.anthropic_proposer import ask_once
     from agents.llm.credentials import require_key
     from agents.llm.prices import load_prices
@@ -89,7 +90,7 @@ def _ask(proposer: str, model: str | None, config: Path | None) -> dict[str, Any
 
     if proposer not in _ADDRESS:
         raise UnknownName("endpoint kind", proposer, _ADDRESS, "give it with --proposer")
-    # the name of an environment is asked of every campaign.toml and means nothing to one call
+    # settings need the name of an environment; one call does not use it
     settings, _ = load_settings({"environment": "none", "proposer": proposer, "model": model}, config)
     if proposer == "openai" and not settings.model:
         raise UsageError("ask: the openai endpoint needs a model name that it knows; give --model NAME")

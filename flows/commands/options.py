@@ -1,9 +1,11 @@
-"""An option of the command line for every setting of a campaign, made from `flows.engine.settings.Settings`."""
+"""Options that several commands have; and one for every setting of a campaign, made from `flows.engine.settings`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import json
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,6 +14,27 @@ import typer
 from pydantic.fields import FieldInfo
 
 from flows.engine.settings import Settings
+
+RUN = typer.Argument(
+    None, help="run directory, name under runs/, or s3://bucket/prefix; default: the newest run"
+)
+CAMPAIGN = typer.Option(None, "--campaign", help="campaign id, when the store has several")
+GPUS = typer.Option(
+    None,
+    "--gpus",
+    help="GPUs that may be used: indices as in nvidia-smi, or UUIDs, with commas; default all",
+)
+ENVIRONMENT = typer.Argument(..., help="name of an environment, or a folder with an environment.toml")
+CONFIG = typer.Option(None, "--config", help="campaign.toml with settings; options override it")
+PLAIN = typer.Option(False, "--plain", help="one line per event instead of the live display")
+NO_SETTINGS: dict[str, Any] = {}
+VARIANT = typer.Option(None, "--variant", help="a variant of it, as bakeoff environments lists them")
+AS_JSON = typer.Option(False, "--json", help="machine-readable output")
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, sort_keys=True, default=str, allow_nan=False)
+    sys.stdout.write("\n")
 
 
 def setting_options(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

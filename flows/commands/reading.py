@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root, split_trial
+from flows.commands.chosen_run import open_view, run_root, split_trial
+from flows.commands.options import AS_JSON, CAMPAIGN, RUN, print_json
 
 SECOND = typer.Argument(None, help="trial: t0042, 42, best, leader, baseline or last")
 
@@ -40,8 +41,7 @@ def show(
     """A campaign at a glance, or everything known about one trial."""
     from rich.console import Console
 
-    from flows.report.show import campaign_view, find_trial, trial_diff, trial_view
-    from flows.report.show_json import campaign_json, trial_json
+    from flows.report.show import campaign_json, campaign_view, find_trial, trial_diff, trial_json, trial_view
     from lineage.store.blobs import get_blob
 
     run, trial = split_trial(run, trial)
@@ -143,7 +143,7 @@ def summary(run: str | None = RUN, campaign: str | None = CAMPAIGN) -> None:
 def watch(
     run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
 ) -> None:
-    """Follow a campaign that another process is running, live. Ctrl-C detaches; the campaign goes on."""
+    """Follow a campaign that another process runs, live. Ctrl-C detaches; the campaign continues."""
     from flows.campaign.embedded import only_campaign
     from flows.machine.run_lock import holder_of
     from flows.report.terminal.watch import stage_after
@@ -169,7 +169,7 @@ def watch(
     print(
         f"{config.id} has ended; see it with: bakeoff show {again}"
         if ended
-        else f"detached from {config.id}, which goes on; follow it again with: bakeoff attach {again}"
+        else f"detached from {config.id}, which continues; follow it again with: bakeoff attach {again}"
     )
 
 
@@ -256,8 +256,8 @@ def apply(
     for path in write_recipe(store, config, row, to, force):
         print(path)
     sealed = next((event for event in reversed(view.events("sealed")) if event.trial == row.trial), None)
-    if sealed is not None and (told := contradiction(sealed) or sealed_gain(sealed)):
-        print(f"{row.trial}: {told}", file=sys.stderr)
+    if sealed is not None and (text := contradiction(sealed) or sealed_gain(sealed)):
+        print(f"{row.trial}: {text}", file=sys.stderr)
 
 
 def export(

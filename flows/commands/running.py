@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.commands._shared import (
+from flows.commands.chosen_run import absolute, open_view, run_root
+from flows.commands.options import (
     AS_JSON,
     CAMPAIGN,
     CONFIG,
@@ -16,13 +17,12 @@ from flows.commands._shared import (
     NO_SETTINGS,
     PLAIN,
     RUN,
-    absolute,
-    open_view,
     print_json,
-    run_root,
-    run_with_display,
+    setting_options,
 )
-from flows.commands.options import setting_options
+
+if TYPE_CHECKING:
+    from flows.engine.config import CampaignConfig
 
 EXAMPLE_RUN = """Examples:
 
@@ -56,7 +56,7 @@ def run(
     from flows.campaign.embedded import create_campaign, default_run_dir
     from flows.engine.proposers import replay_flags
     from flows.engine.settings import load_settings
-    from flows.machine.isolation import proven
+    from flows.machine.sandbox_level import proven
 
     if replay:
         record = _record_of(replay)
@@ -80,12 +80,12 @@ def resume(
     run: str | None = RUN,
     campaign: str | None = CAMPAIGN,
     take_over: bool = typer.Option(
-        False, "--take-over", help="take it from a machine that is gone, without waiting for a sign of life"
+        False, "--take-over", help="take it over from another machine without waiting for its owner's beacon"
     ),
     plain: bool = PLAIN,
 ) -> None:
     """Continue a campaign that was paused, stopped or killed: no trial is lost, none is run twice."""
-    from flows.campaign.control import intervene, paused
+    from flows.campaign.interventions import intervene, paused
     from flows.machine.run_lock import holder_of
 
     root = run_root(run)
@@ -93,19 +93,54 @@ def resume(
     if paused(view):
         intervene(store, config, "unpause")
         if holder_of(root, config.id) is not None:
-            print(f"{config.id}: goes on in the process that runs it")
+            print(f"{config.id}: resumed in the process that runs it")
             return
     run_with_display(root, config, plain, take_over)
 
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
-    """Ask the campaign's process on this machine to stop; it ends its candidates and keeps the record."""
-    from flows.campaign.control import stop_campaign
+    """Ask the campaign's process on this machine to stop: it ends its candidates and keeps the record."""
     from flows.campaign.embedded import only_campaign
+    from flows.campaign.interventions import stop_campaign
 
     root = run_root(run)
-    told = stop_campaign(root, only_campaign(root, campaign).id)
-    print_json(told) if as_json else print(told["text"])
+    facts = stop_campaign(root, only_campaign(root, campaign).id)
+    print_json(facts) if as_json else print(facts["text"])
+
+
+def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: bool = False) -> None:
+    """Run or continue a campaign here, shown live on a terminal; KeyboardInterrupt when a person stopped it.
+
+    Report and summary are written however it ends, unless another process owns the campaign.
+    """
+    from flows.campaign.embedded import run_campaign
+    from flows.campaign.outputs import end_of_run
+    from flows.report.terminal.display import Display
+    from lineage.errors import RunBusy, Superseded
+    from lineage.log.table import Lineage
+    from lineage.safe_text import one_line
+    from lineage.store.objects import open_store
+
+    interactive = sys.stdout.isatty() and not plain
+    with Display(config.spec, config.settings, title=config.id, live=interactive) as display:
+        view = Lineage(open_store(root), config.id, config.spec.score.direction).refresh()
+        display.remember(view.rows())
+        fault: BaseException | None = None
+        try:
+            why = run_campaign(root, config.id, [display.on], take_over)
+        except (RunBusy, Superseded):
+            raise  # another process has the campaign: it writes the report
+        except BaseException as raised:
+            fault, why = raised, one_line(f"{type(raised).__name__}: {raised}", 400)
+    try:
+        print(end_of_run(root, config.id, why))
+    except Exception as unwritten:  # the fault that ended the campaign matters more
+        if fault is None:
+            raise
+        print(f"report and summary were not written: {unwritten}", file=sys.stderr)
+    if fault is not None or why == "stopped by a person":
+        print(f"resume: bakeoff resume {root}")
+        raise fault or KeyboardInterrupt
 
 
 def _record_of(replay: str) -> str:

@@ -1,15 +1,16 @@
-"""Commands by which a person reaches a running campaign: status, pause, veto, steer."""
+"""Commands for a running campaign: status, pause, veto, steer."""
 
 from __future__ import annotations
 
 import typer
 
-from flows.commands._shared import AS_JSON, CAMPAIGN, RUN, open_view, print_json, run_root, split_trial
+from flows.commands.chosen_run import open_view, run_root, split_trial
+from flows.commands.options import AS_JSON, CAMPAIGN, RUN, print_json
 
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: bakeoff status runs/first --json")(status)
-    app.command(epilog="Example: bakeoff pause runs/first  (bakeoff resume runs/first lets it go on)")(pause)
+    app.command(epilog="Example: bakeoff pause runs/first  (bakeoff resume runs/first continues it)")(pause)
     app.command(epilog="Example: bakeoff veto runs/first t0042 --why 'uses the label order'")(veto)
     app.command(epilog="Example: bakeoff steer runs/first 'leave the optimizer alone, look at the schedule'")(
         steer
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def status(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Who runs a campaign, what is under way, what it has spent."""
-    from flows.campaign.control import status as facts
+    from flows.campaign.interventions import status as facts
 
     root = run_root(run)
     store, config, view = open_view(root, campaign)
@@ -43,7 +44,7 @@ def pause(
     why: str = typer.Option("", "--why", help="for the record"),
 ) -> None:
     """Start no further trial until `bakeoff resume`; trials under way end as usual."""
-    from flows.campaign.control import intervene
+    from flows.campaign.interventions import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "pause", why)
@@ -56,8 +57,8 @@ def veto(
     campaign: str | None = CAMPAIGN,
     why: str = typer.Option("", "--why", help="for the record, and for the proposers"),
 ) -> None:
-    """Keep a trial from leading or being confirmed; the record says that a person did it."""
-    from flows.campaign.control import veto as record_veto
+    """Exclude a trial from leading and from confirmation; recorded as human intervention."""
+    from flows.campaign.interventions import veto as record_veto
     from flows.report.show import find_trial
 
     run, trial = split_trial(run, trial)
@@ -72,7 +73,7 @@ def steer(
     campaign: str | None = CAMPAIGN,
 ) -> None:
     """Leave a note that the proposers' next prompts carry; recorded as human intervention."""
-    from flows.campaign.control import intervene
+    from flows.campaign.interventions import intervene
 
     store, config, _ = open_view(run_root(run), campaign)
     intervene(store, config, "steer", note)

@@ -1,7 +1,7 @@
-"""One place that says whether another trial may start, from lineage and the clock alone.
+"""The campaign's limits: whether another trial may start, from lineage and the clock alone.
 
-Spending is summed from rows, so a resumed campaign continues the same ledger. A trial that cannot
-finish before the end of the time allowed, judged by the median of those before it, is not started.
+Trials, hours, dollars, tokens and CPU hours are checked here. Spending is summed from rows, so a resumed campaign
+continues the same account. A trial that cannot finish in the time left, by the median of those before, is not started.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def refusal(
 ) -> str | None:
     """Why no further trial may start, as one phrase; None when one may.
 
-    Hours count from `started`. A clock time is the first one after `continued`, when this process took the
-    campaign up: what a night left unfinished has the next night to the same clock time.
+    Hours count from `started`. A clock time is the first one after `continued`, the time at which this process
+    continued the campaign, so that the next night again lasts until that time.
     """
     if used.trials + under_way >= settings.trials:
         return f"all {settings.trials} trials are done"

@@ -28,7 +28,7 @@ HOLDER = "campaign"  # the place of a trial id in the key of the campaign's own 
 BASELINE = "t0000"
 
 
-class Comparison(Record):
+class ComparisonCell(Record):
     """The comparison that a campaign is one cell of. Campaigns of one repeat share the seeds of the start."""
 
     arms: tuple[str, ...]
@@ -66,7 +66,7 @@ class CampaignConfig(Record):
     accelerator: str = ""
     calibration_sha256: str = Field("", description="calibration of the start that it began with; a blob")
     calibration: tuple[float, ...] = Field((), description="its scores")
-    comparison: Comparison | None = None
+    comparison: ComparisonCell | None = None
     forked_from: Origin | None = None
     bakeoff_version: str
     created_at: datetime

@@ -21,11 +21,11 @@ from evaluators.judge.client import Bench
 from flows.engine.config import CampaignConfig, load_config
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.records import Patched
-from flows.environments.data import check_data
 from flows.environments.loading import Environment, load_environment
+from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import devices_here, place, require, slots_key, slots_of
-from flows.machine.home import scratch_dir
-from flows.machine.isolation import proven
+from flows.machine.folders import scratch_dir
+from flows.machine.sandbox_level import proven
 from lineage.errors import Interrupted, UsageError
 from lineage.log.epochs import Fence, FencedStore
 from lineage.log.journal import Journal
@@ -68,12 +68,12 @@ class Engine:
             return self.lineage.refresh()
 
     def compact(self, min_new: int = COMPACT_AT) -> None:
-        """Move the log's tail into the table once it is long enough to slow readers down."""
+        """Move the log's tail into the table once it is long enough to make reading slow."""
         with self._lock:
             self.lineage.compact(min_new)
 
     def heads(self) -> dict[str, int]:
-        """What this process has read of earlier owners' events: what the first event of its epoch says."""
+        """The last event of each writer that this process has read; the first event of its epoch records it."""
         with self._lock:
             return self.lineage.heads()
 
@@ -119,7 +119,7 @@ class Engine:
         return slots_of(self.config.settings.slots, self.config.spec.budget.gpus, self.bench.pool)
 
     def place(self, whose: str) -> AbstractContextManager[tuple[Device, ...]]:
-        """A slot for one candidate process, with its devices; see `holds.place`. `whose` is for what is told."""
+        """A slot for one candidate process, with its devices; see `device_holds.place`. `whose` names the run in messages."""
         return place(
             self.config.spec.budget.gpus,
             self.bench.pool,
@@ -178,7 +178,7 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
     # its folder when it is still here: a relative path or ./recipes/NAME means another place elsewhere
     here = (Path(config.folder) / "environment.toml").is_file()
     environment = load_environment(config.folder if here else config.environment, config.settings.variant)
-    if environment.spec != config.spec:  # edited since: the campaign goes on as it was started
+    if environment.spec != config.spec:  # edited since: the campaign continues as it was started
         environment = replace(environment, spec=config.spec)
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
@@ -238,7 +238,7 @@ def server_name() -> str:
 
 
 def close_engine(root: str, campaign: str, compact: bool = False) -> None:
-    """Forget the engine of this process and give back what its proposer holds open; `compact` its log first."""
+    """Close the engine of this process and its proposer's connections; with `compact`, compact its log first."""
     with _OPEN_LOCK:
         engine = _OPEN.pop((root, campaign), None)
     if engine is not None:

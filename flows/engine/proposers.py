@@ -1,4 +1,4 @@
-"""From the campaign's settings to the proposer that answers its requests."""
+"""Builds the proposer of a campaign from its settings."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ def build_proposer(
     paid: Iterable[Row] = (),
     cancel: threading.Event | None = None,
 ) -> Proposer:
-    """The proposer of a campaign as it stands; makes no call.
+    """Build the proposer of a campaign; makes no call to a model.
 
     `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
-    Raises UsageError when it needs something that is not there: a key, a model, a price, a file, a record;
-    or when it cannot play the arm.
+    Raises UsageError when a key, model, price, file or record is missing, or when the proposer cannot play the arm.
     """
     refuse_arm(settings.proposer, settings.arm)
     if settings.proposer == "catalogue":
@@ -48,7 +47,7 @@ def build_proposer(
 
 
 def refuse_arm(proposer: str, arm: str) -> None:
-    """Raises UsageError for an arm that the proposer would play just like another one."""
+    """Raise UsageError for an arm that this proposer would play exactly like another one."""
     if arm == "random" and proposer in ("anthropic", "openai"):
         raise UsageError(
             f"arm random: the proposer {proposer} cannot draw uniformly, a model always chooses; "
@@ -57,7 +56,7 @@ def refuse_arm(proposer: str, arm: str) -> None:
 
 
 def close_proposer(proposer: Proposer) -> None:
-    """Give back what it holds open, if anything: an LLM's connections."""
+    """Close the proposer's connections, if it has any."""
     close = getattr(proposer, "close", None)
     if close is not None:
         close()
@@ -66,7 +65,7 @@ def close_proposer(proposer: Proposer) -> None:
 def llm_proposer(
     settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
 ) -> Proposer:
-    """A session with a model; the ledger starts from what lineage says was spent."""
+    """A proposer that calls a language model; its ledger starts from what lineage records as spent."""
     from agents.llm.anthropic_proposer import anthropic_proposer
     from agents.llm.credentials import require_key
     from agents.llm.ledger import Cap, Caps, Ledger
@@ -98,14 +97,12 @@ def replay_of(source: str, roles: Sequence[str]) -> Proposer:
     store, _, view = _record(source)
     mine = [record for record in records_of(view) if record.role in roles]
     if not mine:
-        raise UsageError(
-            f"{source}: the record holds no proposal of {', '.join(roles)}; replay with its roles"
-        )
+        raise UsageError(f"{source}: the record has no proposal of {', '.join(roles)}; replay with its roles")
     return ReplayProposer(mine, lambda sha: get_blob(store, sha))
 
 
 def replay_flags(source: str) -> dict[str, Any]:
-    """What a replay takes over from its record unless the person says otherwise."""
+    """The settings that a replay takes from its record: arm, roles, number of trials."""
     from agents.llm.replay_proposer import records_of
 
     _, recorded, view = _record(source)
@@ -125,7 +122,7 @@ def _record(source: str) -> tuple[Store, CampaignConfig, View]:
     found = [campaign] if campaign else campaigns(store)
     if len(found) != 1:
         raise UsageError(
-            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it holds {', '.join(found) or 'none'}"
+            f"{root}: name the campaign to replay as {root}#CAMPAIGN; it has {', '.join(found) or 'none'}"
         )
     recorded = load_config(store, found[0])
     return store, recorded, Lineage(store, recorded.id, recorded.spec.score.direction).refresh()
@@ -145,7 +142,7 @@ def read_script(path: Path) -> list[Proposal]:
 
 
 class Script:
-    """Hands trial t0001 the first proposal of the script, t0002 the second: the same after any restart."""
+    """Proposes the first item of the script to trial t0001, the second to t0002; the same after any restart."""
 
     name = "scripted"
 

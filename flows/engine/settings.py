@@ -111,7 +111,10 @@ class Settings(BaseModel):
         60.0, FAULTS, "seconds of the first pause; each further one is 5 times longer", ge=0
     )
     take_over_s: float = _setting(
-        90.0, FAULTS, "seconds of silence after which another machine may take a campaign over", gt=0
+        90.0,
+        FAULTS,
+        "seconds without its owner's beacon after which another machine may take a campaign over",
+        gt=0,
     )
     webhook: str = _setting("", FAULTS, "URL that gets {text} by POST: end, stall, pause, new confirmed best")
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from agents.roles import build_roster
 from flows.environments.variants import Varied, varied, with_constants
-from flows.machine.home import REPO, data_root
+from flows.machine.folders import REPO, data_root
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 
@@ -41,7 +41,7 @@ class Environment:
 
     @property
     def called(self) -> str:
-        """As a person names it to a command."""
+        """The environment's name as commands take it."""
         return f"{self.folder.name} --variant {self.variant}" if self.variant else self.spec.name
 
     def roster(self, arm: str, only: Sequence[str] = ()) -> tuple[Role, ...]:
@@ -90,7 +90,7 @@ class Environment:
 
 
 def own_folders() -> list[Path]:
-    """Where a person's own environments are: outside the checkout, unless one works inside it."""
+    """The folder for a person's own environments: outside the checkout, unless one works inside it."""
     named = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
     return [*named, Path.cwd() / "recipes"]
 
@@ -113,7 +113,7 @@ def list_environments() -> dict[str, Path]:
 def load_environment(name: str, variant: str = "") -> Environment:
     """The environment of that name, or of that path, or a variant of it.
 
-    Raises UnknownName for a name that is not there, SpecInvalid for a file that does not hold together.
+    Raises UnknownName for a name that is not there, SpecInvalid for an inconsistent file.
     """
     direct = Path(name)
     if direct.is_dir() and (direct / "environment.toml").is_file():
@@ -134,7 +134,7 @@ def read_environment(folder: Path, variant: str = "") -> Environment:
     except ValidationError as error:
         raise SpecInvalid(_first_problem(path, error)) from None
     environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
-    environment.roster("specialists")  # a broken brief is told here, not in the middle of a night
+    environment.roster("specialists")  # a broken brief raises here, not during the campaign
     return environment
 
 

@@ -1,4 +1,4 @@
-"""`bakeoff new-environment NAME`: a copy of `recipes/_template` under a name of one's own, ready to run.
+"""`bakeoff new-environment NAME`: a copy of `recipes/_template` under a new name, ready to run.
 
 Use: `new_environment("my_idea")` writes `./recipes/my_idea` (or into the first folder of BAKEOFF_RECIPES, or
 where `at` says) and returns the folder; `next_commands(folder)` says how to run it. Limits: the template is
@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from flows.environments.loading import Environment, list_environments, own_folders, read_environment
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 from lineage.environment_spec import Name
 from lineage.errors import UsageError
 
@@ -26,7 +26,7 @@ EXAMPLE = "my_idea"  # the name that the template's README uses for the copy
 def new_environment(name: str, at: Path | None = None) -> Environment:
     """Copy the template, put the name in, and read it back; whole or not at all.
 
-    Raises UsageError for a name that is no name or is taken, and for a place that cannot be used.
+    Raises UsageError for an invalid or taken name, and for a folder that cannot be used.
     """
     try:
         TypeAdapter(Name).validate_python(name)

@@ -1,7 +1,7 @@
 """A comparison of arms as a person reads it, and as JSON.
 
-Use: `comparison_view(told)` for rich, `comparison_json(told)` for machines; `Told` holds what both say.
-Limits: pure; figures come from `flows.experiments.arms`, this module words them.
+Use: `comparison_view(comparison)` for rich, `comparison_json(comparison)` for machines; `ArmComparison` is what both print.
+Limits: pure; the figures come from `flows.experiments.arm_results`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.experiments.arms import LEVEL, ArmResult, Estimate, Played, coverage, failed
+from flows.experiments.arm_results import LEVEL, ArmResult, Estimate, Played, coverage, failed
 from flows.report import formatting as w
 from lineage.environment_spec import EnvironmentSpec
 
 SOFT = "bright_black"
-SURE = 6  # repeats from which an interval over them can hold the truth 95 times in 100
+SURE = 6  # fewest repeats whose interval can cover the truth 95 times in 100
 
 
 @dataclass(frozen=True)
-class Told:
+class ArmComparison:
     """A comparison as it stands. `unfinished`: campaigns that have not ended, which no figure counts."""
 
     root: str
@@ -40,12 +40,12 @@ class Told:
         return self.results[0].arm
 
 
-def comparison_view(told: Told) -> RenderableType:
+def comparison_view(comparison: ArmComparison) -> RenderableType:
     """Headline, the tables, and what the intervals can and cannot say."""
-    spec, first = told.spec, told.first
+    spec, first = comparison.spec, comparison.first
     title = (
-        f"{spec.name}: {w.count(len(told.results), 'arm')}, {w.count(told.trials, 'trial')} per campaign, "
-        f"{w.count(told.repeats, 'repeat')}, proposer {told.proposer}"
+        f"{spec.name}: {w.count(len(comparison.results), 'arm')}, {w.count(comparison.trials, 'trial')} per campaign, "
+        f"{w.count(comparison.repeats, 'repeat')}, proposer {comparison.proposer}"
     )
     parts: list[RenderableType] = [
         Text(title, style="bold"),
@@ -55,13 +55,13 @@ def comparison_view(told: Told) -> RenderableType:
             style=SOFT,
         ),
         _heading("Final gain"),
-        _outcomes(told, f"uplift on {first}"),
+        _outcomes(comparison, f"uplift on {first}"),
         _heading("Area under the best measured so far"),
-        _areas(told, f"uplift on {first}"),
+        _areas(comparison, f"uplift on {first}"),
         _heading("What was tried, and what it cost"),
-        _search(told),
+        _search(comparison),
         _heading("Trials without a valid score, by quarter of the campaign"),
-        _quarters(told),
+        _quarters(comparison),
         Text(
             "\nclusters: effective number of kinds of hypothesis, mean of the campaigns; cross-role: keeps that build on "
             "another role's trial, of those that build on a trial; CPU-h: candidates' in trials, without confirmations.",
@@ -69,25 +69,27 @@ def comparison_view(told: Told) -> RenderableType:
         ),
         Text(""),
     ]
-    return Group(*parts, *(Text(line) for line in reading(told)))
+    return Group(*parts, *(Text(line) for line in reading(comparison)))
 
 
-def reading(told: Told) -> list[str]:
+def reading(comparison: ArmComparison) -> list[str]:
     """What to make of the tables, in sentences."""
-    lines = [_verdict(result, told.first) for result in told.results[1:] if result.uplift is not None]
-    fewest = min((r.n for r in told.results if r.n), default=0)
+    lines = [
+        _verdict(result, comparison.first) for result in comparison.results[1:] if result.uplift is not None
+    ]
+    fewest = min((r.n for r in comparison.results if r.n), default=0)
     if 1 < fewest < SURE:
         lines.append(
-            f"An interval over {fewest} repeats is no wider than their range, which holds the true median "
+            f"An interval over {fewest} repeats is no wider than their range, which contains the true median "
             f"{100 * coverage(fewest):.0f} times in 100: take {SURE} repeats or more for a claim."
         )
-    if any(r.measured for r in told.results):
-        lines.append("* holds gains that were measured once and not confirmed; those flatter.")
-    if told.unfinished:
+    if any(r.measured for r in comparison.results):
+        lines.append("* marks gains that were measured once and not confirmed; they are biased upwards.")
+    if comparison.unfinished:
         lines.append(
-            f"Not finished and not counted: {', '.join(told.unfinished)}. The command that began this goes on with them."
+            f"Not finished and not counted: {', '.join(comparison.unfinished)}. The same command continues them."
         )
-    return [*lines, *told.notes]
+    return [*lines, *comparison.notes]
 
 
 def _verdict(result: ArmResult, first: str) -> str:
@@ -98,7 +100,7 @@ def _verdict(result: ArmResult, first: str) -> str:
         return f"{result.arm}: {size} in the one repeat that both have; one repeat shows nothing."
     if gap.beyond_zero:
         return f"{result.arm}: {size}; the interval leaves out zero."
-    return f"{result.arm}: {size}; the interval holds zero, so no difference is shown."
+    return f"{result.arm}: {size}; the interval contains zero, so no difference is shown."
 
 
 def interval(estimate: Estimate | None, unit: str = " %", mark: str = "") -> str:
@@ -126,33 +128,33 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _outcomes(told: Told, uplift: str) -> Table:
+def _outcomes(comparison: ArmComparison, uplift: str) -> Table:
     table = _table("arm", "n", "confirmed", "gain", uplift)
-    for r in told.results:
+    for r in comparison.results:
         table.add_row(
             Text(r.arm, style="bold"),
             str(r.n),
             f"{r.confirmed} of {r.n}" if r.n else w.DASH,
             interval(r.gain, mark="*" if r.measured else ""),
-            "reference" if r.arm == told.first else interval(r.uplift, ""),
+            "reference" if r.arm == comparison.first else interval(r.uplift, ""),
         )
     return table
 
 
-def _areas(told: Told, uplift: str) -> Table:
+def _areas(comparison: ArmComparison, uplift: str) -> Table:
     table = _table("arm", "area", uplift)
-    for r in told.results:
-        own = r.arm == told.first
+    for r in comparison.results:
+        own = r.arm == comparison.first
         table.add_row(
             Text(r.arm, style="bold"), interval(r.area), "reference" if own else interval(r.area_uplift, "")
         )
     return table
 
 
-def _search(told: Told) -> Table:
+def _search(comparison: ArmComparison) -> Table:
     """`cross-role`: keeps on another role's trial, of those on a trial. CPU without that of confirmations."""
     table = _table("arm", "keeps", "clusters", "cross-role", "CPU-h", "cost")
-    for r in told.results:
+    for r in comparison.results:
         table.add_row(
             Text(r.arm, style="bold"),
             f"{r.keeps} of {r.trials:,} ({w.percent(r.keep_rate, 1, sign=False)})" if r.n else w.DASH,
@@ -164,11 +166,11 @@ def _search(told: Told) -> Table:
     return table
 
 
-def _quarters(told: Told) -> Table:
+def _quarters(comparison: ArmComparison) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=SOFT, pad_edge=False)
     for name in ("arm", "first", "second", "third", "last"):
         table.add_column(name)
-    for r in told.results:
+    for r in comparison.results:
         table.add_row(Text(r.arm, style="bold"), *map(_mix, r.quarters))
     return table
 
@@ -182,19 +184,19 @@ def _mix(quarter: dict[str, int]) -> str:
     return f"{sum(mix.values())} of {sum(quarter.values())}" + (f": {words}" if words else "")
 
 
-def comparison_json(told: Told) -> dict[str, object]:
+def comparison_json(comparison: ArmComparison) -> dict[str, object]:
     """Everything above, for machines; fractions of 1, missing is None."""
     return {
-        "run": told.root,
-        "environment": told.spec.name,
-        "metric": told.spec.score.metric,
-        "proposer": told.proposer,
-        "trials": told.trials,
-        "repeats": told.repeats,
-        "first": told.first,
+        "run": comparison.root,
+        "environment": comparison.spec.name,
+        "metric": comparison.spec.score.metric,
+        "proposer": comparison.proposer,
+        "trials": comparison.trials,
+        "repeats": comparison.repeats,
+        "first": comparison.first,
         "level": LEVEL,
-        "arms": [{**asdict(r), "keep_rate": r.keep_rate} for r in told.results],
-        "campaigns": [asdict(p) for p in told.played],
-        "unfinished": list(told.unfinished),
-        "reading": reading(told),
+        "arms": [{**asdict(r), "keep_rate": r.keep_rate} for r in comparison.results],
+        "campaigns": [asdict(p) for p in comparison.played],
+        "unfinished": list(comparison.unfinished),
+        "reading": reading(comparison),
     }

@@ -2,11 +2,11 @@
 
 Use: `cells = plan_cells(root, settings, arms, repeats)`, `run_cells(root, cells, ...)`, `read_comparison(root)`.
 A cell is an ordinary campaign (`bakeoff resume DIR --campaign ID` runs it) whose configuration says which arm
-and repeat it is. Repeat by repeat, and within a repeat in an order that rotates, so that a machine
-that drifts meets every arm alike. The campaigns of a repeat share the start's source and the secret that
+and repeat it is. Repeat by repeat, and within a repeat in an order that rotates, so that drift of
+the machine affects every arm alike. The campaigns of a repeat share the start's source and the secret that
 seeds are drawn with: their starts are measured with the same seeds, and so is a program that two of them find.
 Limits: one cell at a time, each in a process of its own; nothing is stored but the campaigns, so the same
-command goes on where it ended, and the table can be made again from the record alone.
+command continues where it ended, and the table can be made again from the record alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from functools import partial
 from statistics import fmean
 
 from flows.campaign.embedded import Start, create_campaign
-from flows.engine.config import CampaignConfig, Comparison, campaigns, load_config, new_secret
+from flows.engine.config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
 from flows.engine.proposers import refuse_arm
 from flows.engine.settings import ARMS, Settings
 from flows.environments.loading import load_environment
-from flows.experiments.arms import figures, results
-from flows.experiments.arms_table import Told
+from flows.experiments.arm_results import figures, results
+from flows.experiments.arms_table import ArmComparison
 from flows.machine.device_holds import require
 from flows.machine.prefect_server import die_with_parent
 from flows.report import formatting as w
@@ -52,7 +52,7 @@ def plan_cells(root: str, settings: Settings, arms: Sequence[str], repeats: int)
             cell = known.get((arm, repeat))
             if cell is None:
                 start = Start(
-                    files=files, secret=secret, comparison=Comparison(arms=tuple(arms), repeat=repeat)
+                    files=files, secret=secret, comparison=ComparisonCell(arms=tuple(arms), repeat=repeat)
                 )
                 cell = create_campaign(root, _of_cell(settings, arm, repeat), f"r{repeat}", start)
                 files = files or get_tree(open_store(root), cell.start_sha256)
@@ -116,15 +116,15 @@ def _begun(
 
 
 def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tuple[str, ...]) -> None:
-    """A directory holds one comparison: going on is fine, also with more repeats; another one is not."""
+    """Refuse a directory with another comparison; the same one continues, also with more repeats."""
     if cell.comparison is None:
         raise UsageError(
-            f"{root}: holds the campaign {cell.id}, which is no part of a comparison; give another --run DIR"
+            f"{root}: contains the campaign {cell.id}, which is not part of a comparison; give another --run DIR"
         )
     if cell.comparison.arms != arms:
         raise UsageError(
-            f"{root}: holds a comparison of the arms {','.join(cell.comparison.arms)}, not {','.join(arms)}; "
-            "give the same arms to go on with it, or another --run DIR"
+            f"{root}: contains a comparison of the arms {','.join(cell.comparison.arms)}, not {','.join(arms)}; "
+            "give the same arms to continue it, or another --run DIR"
         )
     repeat = cell.comparison.repeat
     asked, begun = _of_cell(settings, cell.settings.arm, repeat).model_dump(), cell.settings.model_dump()
@@ -134,38 +134,39 @@ def _refuse_other(root: str, cell: CampaignConfig, settings: Settings, arms: tup
         there, here = (values[differ[0]] - shift if shift else values[differ[0]] for values in (begun, asked))
         raise UsageError(
             f"{root}: this comparison was begun with {differ[0]} = {there!r}, not {here!r}; "
-            "give the same to go on with it, or another --run DIR"
+            "give the same to continue it, or another --run DIR"
         )
 
 
-def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, told: Callable[[str], None]) -> None:
+def run_cells(root: str, cells: Sequence[CampaignConfig], plain: bool, say: Callable[[str], None]) -> None:
     """Run every cell that has not ended. Raises KeyboardInterrupt when a person stopped one, InfraFault when one failed."""
     store = open_store(root)
     todo = [cell for cell in cells if not _over(_view(store, cell))]
     done = len(cells) - len(todo)
-    told(f"{w.count(len(cells), 'campaign')} in {root}" + (f", {done} of them ended before" if done else ""))
+    say(f"{w.count(len(cells), 'campaign')} in {root}" + (f", {done} of them ended before" if done else ""))
     took: list[float] = []
     for number, cell in enumerate(todo, done + 1):
         repeat = cell.comparison.repeat if cell.comparison else 0
         left = f", about {w.seconds(fmean(took) * (len(cells) - number + 1))} to go" if took else ""
-        told(f"campaign {number} of {len(cells)}: {cell.settings.arm}, repeat {repeat}{left}")
+        say(f"campaign {number} of {len(cells)}: {cell.settings.arm}, repeat {repeat}{left}")
         began = time.monotonic()
         code = _run_cell(root, cell.id, plain)
         if code == STOPPED:
-            told("stopped; the same command goes on where it ended")
+            say("stopped; the same command continues where it ended")
             raise KeyboardInterrupt
         if code != 0:
             raise InfraFault(
                 "campaign",
-                f"{cell.id} ended with exit code {code}, its own message is above; the same command goes on from there",
+                f"{cell.id} ended with exit code {code}, its own message is above; the same command continues from there",
             )
         took.append(time.monotonic() - began)
 
 
 def _run_cell(root: str, campaign: str, plain: bool) -> int:
-    """`bakeoff resume` in a process of its own: what one campaign leaves in memory never meets the next.
+    """`bakeoff resume` in a process of its own: nothing that one campaign leaves in memory affects the next.
 
-    Its group is its own too, so that Ctrl-C reaches it once, from here; when this process is killed, it stops. What it prints goes to stderr: stdout is the table's.
+    It has a process group of its own, so that Ctrl-C reaches it once, from here; it stops when this process is killed.
+    Its output goes to stderr, because stdout is for the table.
     """
     command = [sys.executable, "-m", "flows.cli", "resume", root, "--campaign", campaign]
     child = subprocess.Popen(
@@ -187,7 +188,7 @@ def _run_cell(root: str, campaign: str, plain: bool) -> int:
             signal.signal(number, handler)
 
 
-def read_comparison(root: str) -> Told:
+def read_comparison(root: str) -> ArmComparison:
     """The comparison in a store as it stands, from the record alone. Raises UsageError when there is none."""
     store = open_store(root)
     cells = [cell for cell in _cells(store) if cell.comparison is not None]
@@ -204,7 +205,7 @@ def read_comparison(root: str) -> Told:
         if c.comparison is not None
     ]
     arms = first.comparison.arms if first.comparison else ()
-    return Told(
+    return ArmComparison(
         root=root,
         spec=first.spec,
         proposer=" ".join(filter(None, (first.settings.proposer, first.settings.model))),
@@ -218,7 +219,7 @@ def read_comparison(root: str) -> Told:
 
 
 def _notes(cells: Sequence[CampaignConfig], views: dict[str, View]) -> list[str]:
-    """What makes the campaigns less alike than their arms."""
+    """Differences between the campaigns other than their arms, as sentences."""
     lines = []
     starts = [row for cell in cells for row in views[cell.id].events("campaign")[:1]]
     machines = {row.machine for cell in cells for row in views[cell.id].trials() if row.machine}
@@ -246,7 +247,7 @@ def _notes(cells: Sequence[CampaignConfig], views: dict[str, View]) -> list[str]
 
 
 def _over(view: View) -> bool:
-    """Did the campaign come to its own end? One that a person stopped did not."""
+    """True when the campaign ended by itself; one that a person stopped did not."""
     return any(row.operator == "end" for row in view.events("campaign")[-1:])
 
 

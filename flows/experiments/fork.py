@@ -1,9 +1,9 @@
 """`bakeoff fork RUN TRIAL`: a new campaign whose start is the program of a recorded trial.
 
 Use: `fork_campaign(root, config, row, new_root, given)`; `given` are settings that differ from the old campaign's.
-The new campaign is whole in itself: it has the start's source, measures it again as its own baseline, and
-names where it came from in its configuration and its first lineage event.
-Limits: the lineage stays behind. What the old campaign tried on the way is not known to the new one, so a
+The new campaign is complete in itself: it has the start's source, measures it again as its own baseline, and
+records its origin in its configuration and its first lineage event.
+Limits: the old lineage is not copied. The new campaign does not know what the old one tried, so a
 proposer may try it again; the environment is the one that is installed now.
 """
 
@@ -40,7 +40,7 @@ def fork_campaign(
 
 
 def inherited(old: Settings, given: Mapping[str, Any]) -> Settings:
-    """The old settings with what is given; a fixed list of proposals does not fit another start.
+    """The old settings changed by what is given; a fixed list of proposals is dropped, it does not fit another start.
 
     Another arm brings its own roles. Raises SpecInvalid for a value that cannot be.
     """

@@ -1,1 +1,1 @@
-"""What belongs to this machine: its home, slots, sandbox level, Prefect server, webhook."""
+"""What belongs to this machine: folders, slots, sandbox level, Prefect server, webhook."""

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evaluators.judge import accelerators
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from flows.machine.slots import POLL_SECONDS, SlotCancelled, slot
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault, UsageError

@@ -1,8 +1,8 @@
-"""What `bakeoff doctor` proves of the accelerators: that a candidate gets the one it is assigned, and no other.
+"""`bakeoff doctor` for accelerators: proves that a candidate gets the one it is assigned, and no other.
 
 Use: `accelerator_reports(gpus)` lists the devices and runs a tiny kernel on each, in the real sandbox and under the
-hold that a campaign takes; `lines(reports)` for people. Each answer is True, False, or None where it could not
-be tried, with the reason in `detail`. Limits: a device that somebody else uses is waited for `BUSY_S` seconds.
+lock that a campaign takes; `lines(reports)` for people. Each answer is True, False, or None where it could not
+be tried, with the reason in `detail`. Limits: it waits at most `BUSY_S` seconds for a device in use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lineage.records import Device
 BUSY_S = 20.0
 GIVEN_BACK_BYTES = 64 << 20
 ANSWERS = ("computes", "others_invisible", "memory_given_back")
-# The product of two matrices of ones is known; a child without CUDA_VISIBLE_DEVICES sees what there is to be seen.
+# The product of two matrices of ones is known; a child without CUDA_VISIBLE_DEVICES sees every device.
 KERNEL = """
 import json, os, subprocess, sys
 import torch
@@ -128,7 +128,7 @@ def _spec() -> EnvironmentSpec:
 
 
 def _data(folder: Path) -> Path:
-    """A data folder that is lawful and holds nothing."""
+    """Create a valid, empty data folder."""
     files = {}
     for part in ("train", "fake"):
         (folder / part).mkdir(parents=True)
@@ -140,7 +140,7 @@ def _data(folder: Path) -> Path:
 
 
 def lines(reports: Sequence[dict[str, Any]], fault: str) -> list[str]:
-    """What a person reads."""
+    """The reports as lines of text."""
     if not reports:
         return [
             f"accelerators: none{f' ({fault})' if fault else ''}; environments that need GPUs do not run here"

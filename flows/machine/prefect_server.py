@@ -4,10 +4,10 @@ SQLite under this machine's home, one Prefect home per run directory, nothing le
 analytics, telemetry and promotion are off. A server of the user's own is used instead when
 PREFECT_API_URL is set.
 
-A server that dies under a running campaign is started again on the same port, so the campaign's calls
-find it where it was.
+A server that dies during a campaign is started again on the same port, so the campaign's calls
+reach it again.
 
-Limits: the database shows and dispatches, it is never the truth (that is the store). On Linux the
+Limits: the database is for display and dispatch only; the store has the record. On Linux the
 server dies with the process that started it; elsewhere a crash leaves it running until the next
 campaign on the same run directory stops it by the recorded pid.
 """
@@ -32,7 +32,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.machine.home import home, prefect_home
+from flows.machine.folders import home, prefect_home
 from lineage.errors import InfraFault
 
 START_SECONDS = 120
@@ -46,7 +46,7 @@ PRIVATE = {
     # The campaign has a display of its own; what Prefect logs is in its UI.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # In memory, a slot held during a server restart is never given back.
+    # With the in-memory storage, a slot taken during a server restart is never released.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # An interactive bar of the server's own would overwrite the campaign's display.
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -90,7 +90,7 @@ def embedded_server(root: str) -> Iterator[str]:
 
 
 def _bypass_proxy() -> None:
-    """A proxy for the outside world must not swallow calls to this machine."""
+    """Exclude this machine from the proxy settings."""
     for key in ("NO_PROXY", "no_proxy"):
         hosts = [h for h in os.environ.get(key, "").split(",") if h]
         os.environ[key] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
@@ -105,7 +105,7 @@ def _guard(folder: Path, port: int, running: list[subprocess.Popen[bytes]], done
         if running[-1].poll() is not None:
             try:
                 running.append(_start(folder, port))
-            except InfraFault:  # its log says why; the campaign waits for it as for a server of one's own
+            except InfraFault:  # its log has the reason; the campaign waits for it as for any server
                 continue
 
 
@@ -141,7 +141,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Linux: have the kernel send this process a signal when the one that started it dies, however it dies."""
+    """On Linux, have the kernel send this process a signal when its parent dies, in every way of dying."""
     ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
@@ -210,7 +210,7 @@ def live_url(root: str) -> str | None:
 
 
 def _stop_leftover(folder: Path) -> None:
-    """End a server that an earlier campaign on this run left behind (no PDEATHSIG on this platform)."""
+    """End a server that an earlier campaign on this run left running (no PDEATHSIG on this platform)."""
     try:
         pid = int(json.loads((folder / "server.json").read_text("utf-8"))["pid"])
         left = psutil.Process(pid)

@@ -1,7 +1,7 @@
 """One live owner per campaign on this machine: a second `bakeoff run` or `resume` on it is refused.
 
-The lease is a flock under BAKEOFF_HOME: it ends with its holder, however that dies. What holds across machines is
-`flows.campaign.owner`, which takes this lock first.
+The lock is a flock under BAKEOFF_HOME: the kernel releases it when its process ends, in every way. Across machines
+`flows.campaign.owner` decides; it takes this lock first.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.machine.home import home, run_key
+from flows.machine.folders import home, run_key
 from lineage.errors import RunBusy
 
 
 @contextmanager
 def campaign_lease(root: str, campaign: str) -> Iterator[None]:
-    """Hold the campaign for this process. Raises RunBusy naming the holder when it is taken."""
+    """Lock the campaign for this process. Raises RunBusy naming the process that has it."""
     folder = home() / "leases"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_key(root)}-{campaign}.lock"
@@ -42,7 +42,7 @@ def campaign_lease(root: str, campaign: str) -> Iterator[None]:
 
 
 def holder_of(root: str, campaign: str) -> dict[str, object] | None:
-    """Who holds the campaign on this machine now, or None when nobody does."""
+    """The process that runs the campaign on this machine now, or None."""
     path = home() / "leases" / f"{run_key(root)}-{campaign}.lock"
     if not path.exists():
         return None

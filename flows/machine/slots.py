@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.machine.home import home
+from flows.machine.folders import home
 from lineage.errors import Interrupted
 
 POLL_SECONDS = 0.05

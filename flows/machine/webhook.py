@@ -1,4 +1,4 @@
-"""A message to the URL that a person gave: `{"text": ...}` as JSON, what chat services take."""
+"""Posts messages to the webhook URL: `{"text": ...}` as JSON, the form that chat services take."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STARTED = threading.Lock()
 
 
 def post_later(url: str, text: str, failed: Callable[[str], None]) -> None:
-    """Post from a thread of its own, in order: a URL that hangs stops nobody. `failed` gets the sentence of a failure."""
+    """Post from a separate thread, in order, so that a URL that hangs delays nothing. `failed` is called with the reason."""
     _QUEUE.put((url, text, failed))
     if _STARTED.acquire(blocking=False):
         threading.Thread(target=_deliver, name="webhook", daemon=True).start()
 
 
 def flush(seconds: float = WEBHOOK_SECONDS) -> None:
-    """Wait until what was handed to `post_later` has been sent, or for so long."""
+    """Wait until the messages given to `post_later` are sent, `seconds` at most."""
     until = time.monotonic() + seconds
     while _QUEUE.unfinished_tasks and time.monotonic() < until:
         time.sleep(0.05)
@@ -40,7 +40,7 @@ def _deliver() -> None:
 
 
 def post(url: str, text: str) -> str:
-    """POST {"text": text} as JSON; a sentence when it did not arrive, empty when it did."""
+    """POST {"text": text} as JSON; returns the reason when it failed, else an empty string."""
     request = urllib.request.Request(
         url, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
     )

@@ -27,7 +27,7 @@ from evaluators.statistics.confirmation import plan_for, power_statement
 from evaluators.statistics.item_tests import difference_sd, item_chance
 from evaluators.statistics.lawful import deterministic
 from flows.engine.config import new_secret, now, seeds_from
-from flows.machine.home import bakeoff_version, home
+from flows.machine.folders import bakeoff_version, home
 from flows.measure.standalone import Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
 from lineage.environment_spec import EnvironmentSpec

@@ -34,7 +34,7 @@ from evaluators.statistics.confirmation import gates_hold
 from evaluators.statistics.delta_debugging import Subset, minimise
 from evaluators.statistics.noise import Noise
 from flows.engine.config import CampaignConfig, draw_seeds
-from flows.engine.promotions import book
+from flows.engine.promotion_book import book
 from flows.measure import standalone
 from flows.measure.hunks import Hunk, assemble, split
 from flows.measure.standalone import Told, beside_start, check_world

@@ -19,7 +19,7 @@ from evaluators.judge.client import Bench
 from evaluators.statistics.lawful import fault_of
 from evaluators.statistics.replay_verdict import Figure, Replay, compare
 from flows.engine.config import BASELINE, CampaignConfig
-from flows.engine.promotions import must_depend
+from flows.engine.promotion_book import must_depend
 from flows.measure.standalone import Told, beside_start, check_world, measure
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.queries import View

@@ -22,11 +22,11 @@ from evaluators.judge.items import Items, unpack
 from evaluators.judge.workspace import write_files
 from flows.engine.config import BASELINE, CampaignConfig
 from flows.engine.records import Purpose
-from flows.environments.data import check_data
 from flows.environments.loading import Environment
+from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import place, raise_if_infra, require, slots_of
-from flows.machine.home import home
-from flows.machine.isolation import proven
+from flows.machine.folders import home
+from flows.machine.sandbox_level import proven
 from lineage.errors import InfraFault, UsageError
 from lineage.queries import View
 from lineage.records import Check, Device, Measurement, TrainRun

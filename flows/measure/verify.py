@@ -9,7 +9,7 @@ from typing import Any
 from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
 from flows.engine.config import CampaignConfig, campaigns, load_config
-from flows.engine.promotions import reader
+from flows.engine.promotion_book import reader
 from flows.engine.records import BuildChecks, Trained
 from flows.measure.calibrate import Calibration
 from lineage.errors import StoreError

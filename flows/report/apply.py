@@ -1,4 +1,4 @@
-"""`bakeoff apply`: write a trial's recipe where a person keeps hers."""
+"""`bakeoff apply`: write a trial's recipe into a person's own folder."""
 
 from __future__ import annotations
 

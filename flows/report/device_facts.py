@@ -1,7 +1,7 @@
-"""What a trial's runs did on which devices, from the runs to the columns of its row and to words.
+"""Device figures of a trial: from its runs to the columns of its row and to text.
 
 Use: `device_columns(checks, runs, measurements)` for a Row, `throttle_text(row)`, `devices_text(row)` for people. Pure.
-Limits: columns sum over the runs; each run by itself stands in `detail_json.device_runs`.
+Limits: columns sum over the runs; each single run is in `detail_json.device_runs`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def device_runs(
 
 
 def device_columns(runs: Iterable[Run]) -> dict[str, Any]:
-    """The columns of a row; empty without devices, so that rows of CPU trials are what they always were."""
+    """The columns of a row; empty without devices, so that rows of CPU trials do not change."""
     listed = list(runs)
     if not listed:
         return {}
     uses = [use for _, _, use in listed]
-    timed = [use for stage, _, use in listed if stage != "build"]  # what a score or a cap rests on
+    timed = [use for stage, _, use in listed if stage != "build"]  # the runs behind a score or a cap
     shares: dict[str, float] = {}
     for use in timed:
         for reason, share in use.throttled.items():

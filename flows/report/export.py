@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.report.figures import loads
+from flows.report.campaign_digest import loads
 from flows.report.formatting import wall_seconds
 from lineage.errors import UsageError
 from lineage.records import Row, Status
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lineage.queries import View
 
 FORMATS = ("csv", "tsv", "parquet", "mlflow")
-# statuses of the paper; ours that it does not have is told as the nearest of them
+# our status that the paper does not have -> its nearest one
 PAPER_STATUS = {Status.REJECTED: "preflight_crash"}
 
 

@@ -53,7 +53,7 @@ def signed(spec: EnvironmentSpec, value: float | None) -> str:
     return DASH if value is None else f"{value:+,.{spec.score.digits}f}".replace("-", "−")
 
 
-def better_or_worse(spec: EnvironmentSpec, fraction: float) -> str:
+def better_or_worse(fraction: float) -> str:
     return f"{percent(abs(fraction), sign=False)} {'better' if fraction >= 0 else 'worse'}"
 
 
@@ -136,13 +136,13 @@ def sealed_gain(event: Row) -> str:
     if sealed is None or public is None or event.sealed_level is None:
         return ""
     return (
-        f"{_than(sealed[0])} than the start on the sealed split ({100 - 200 * event.sealed_level:.3g} % interval "
-        f"{_span(sealed)}; {event.sealed_verdict}), {_than(public[0])} by the same runs on the public one ({_span(public)})"
+        f"{better_or_worse(sealed[0])} than the start on the sealed split ({100 - 200 * event.sealed_level:.3g} % interval "
+        f"{_span(sealed)}; {event.sealed_verdict}), {better_or_worse(public[0])} by the same runs on the public one ({_span(public)})"
     )
 
 
 def contradiction(event: Row) -> str:
-    """Of a sealed event: why its champion must not be believed; empty when nothing speaks against it."""
+    """Of a sealed event: why its champion is doubtful; empty when nothing is against it."""
     try:
         detail = json.loads(event.detail_json)
     except ValueError:
@@ -166,10 +166,6 @@ def _relative(event: Row, name: str) -> tuple[float, float | None, float | None]
     return (found[0], found[1], found[2]) if isinstance(found, list) and len(found) == 3 else None
 
 
-def _than(fraction: float) -> str:
-    return f"{percent(abs(fraction), sign=False)} {'better' if fraction >= 0 else 'worse'}"
-
-
 def _span(found: tuple[float, float | None, float | None]) -> str:
     return f"{percent(found[1])} to {percent(found[2])}"
 
@@ -187,7 +183,7 @@ def outcome(row: Row) -> str:
 
 
 def author(row: Row) -> str:
-    """The specialist; a dash for the baseline, which runs in some lane but is nobody's."""
+    """The specialist; a dash for the baseline, which belongs to no role."""
     if row.status is Status.BASELINE:
         return DASH
     return row.role or row.proposer or DASH
@@ -199,3 +195,23 @@ def cpu_seconds(row: Row) -> float:
 
 def wall_seconds(row: Row) -> float:
     return sum(float(getattr(row, name) or 0.0) for name in STAGE_SECONDS)
+
+
+def relative_delta(row: Row) -> float | None:
+    """Change against the leader as of recording, as a fraction of it; negative means a lower score."""
+    if row.delta_best is None or row.score is None:
+        return None
+    reference = row.score - row.delta_best
+    return row.delta_best / abs(reference) if reference else None
+
+
+def trial_name(row: Row, spec: EnvironmentSpec) -> str:
+    """`airbench_mini · opt · t0042 · keep −3.1 %`, or the cause where there is no score."""
+    parts = [spec.name, row.role or "-", row.trial or "-"]
+    outcome = str(row.status or "open")
+    change = relative_delta(row)
+    if change is not None:
+        outcome += f" {percent(change, 1)}"
+    elif row.cause:
+        outcome += f" ({row.cause})"
+    return " · ".join([*parts, outcome])

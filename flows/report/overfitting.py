@@ -1,8 +1,8 @@
-"""The overfitting gauge: how much better a campaign's champions look on the public split than on the sealed one.
+"""Overfitting to the public split: how much better a campaign's champions look on the public split than on the sealed one.
 
-Use: `gauge(view, spec)` -> one sentence, or "" before the first champion was scored on the sealed split.
+Use: `overfitting_text(view, spec)` -> one sentence, or "" before the first champion was scored on the sealed split.
 Limits: two splits can differ in difficulty by themselves, so one gap says little; a gap that grows from
-champion to champion is what tells of a search that learnt its judge.
+champion to champion shows that the search has learnt its judge.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from lineage.queries import View
 
 
-def gauge(view: View, spec: EnvironmentSpec) -> str:
+def overfitting_text(view: View, spec: EnvironmentSpec) -> str:
     """Mean gap over all champions with its 95 % interval, and the first and the last champion's own."""
     rows = view.events("sealed")
     if not rows:
         return ""
-    # scipy takes half a second to import, and what prints a table must not wait for it
+    # scipy takes half a second to import
     from evaluators.statistics.sealed_verdict import scored_on_both, sealed_gap
 
     public, sealed = scored_on_both(rows)

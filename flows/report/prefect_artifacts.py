@@ -1,7 +1,7 @@
 """What the Prefect UI shows beside the timeline: a score card per role and the campaign's table.
 
 Keys are per role, not per trial, so that each is one card with a history instead of thousands of
-cards. Diffs are cut at a few KB; the whole is in the store. A server fault never fails a trial.
+cards. Diffs are cut at a few KB; the store has the whole diff. A server fault never fails a trial.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.engine.engine import Engine
-from flows.report.names import percent, relative_delta
+from flows.report.formatting import percent, relative_delta
 from lineage.errors import StoreError
 from lineage.queries import View
 from lineage.records import Row
@@ -49,7 +49,7 @@ def trial_markdown(engine: Engine, row: Row) -> str:
         lines.append(f"| {spec.score.metric} ({spec.score.unit}) | {row.score:.{spec.score.digits}f} |")
     if change is not None:
         leader = json.loads(row.detail_json).get("leader") or {}
-        lines.append(f"| against the leader {leader.get('trial', '')} | {percent(change)} |")
+        lines.append(f"| against the leader {leader.get('trial', '')} | {percent(change, 1)} |")
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.quantities_json).items()]
     lines += [f"| {name} | {value} |" for name, value in json.loads(row.numbers_json).items()]
     if row.cause:

@@ -1,6 +1,6 @@
-"""How often ending a run by its curve was right: from the trials that ran to their end although the rule had spoken.
+"""How often pruning was right: from the trials that ran to their end although the rule would have pruned them.
 
-Use: `prunes(rows, sign)`; `told(p)` is the sentence, empty where nothing was pruned. Limits: a prune was false when the
+Use: `prunes(rows, sign)`; `prunes_text(p)` is the sentence, empty where nothing was pruned. Limits: a prune was false when the
 trial, run to its end, scored better than its parent; the interval is exact for so few (Clopper and Pearson 1934).
 """
 
@@ -47,7 +47,7 @@ def prunes(rows: Iterable[Row], sign: int) -> Prunes:
     return Prunes(ended, checked, false, *failure_rate(false, checked))
 
 
-def told(p: Prunes) -> str:
+def prunes_text(p: Prunes) -> str:
     if not p.ended and not p.checked:
         return ""
     ended = f"{w.count(p.ended, 'trial')} ended early by its curve"

@@ -1,6 +1,6 @@
-"""What `bakeoff show`, `diff` and `environments` print, as rich renderables (`show_json` has the JSON).
+"""What `bakeoff show`, `diff` and `environments` print, as rich renderables and as JSON.
 
-Use: `campaign_view(view, spec)`, `trial_view(view, spec, row)`, `diff_view(trial_diff(row, blob))`,
+Use: `campaign_view(view, spec)`, `trial_view(view, spec, row)`, `campaign_json`, `trial_json`, `diff_view(trial_diff(row, blob))`,
 `environments_table(rows)`; `find_trial(view, text)` for what a person typed.
 Limits: pure; nothing is read but the view and the `blob` callable. All candidate text is stripped of
 control characters and never read as console markup.
@@ -9,6 +9,7 @@ control characters and never read as console markup.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -16,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report import formatting as w
+from flows.report.campaign_digest import Digest, digest, headline, in_sds, loads
 from flows.report.device_facts import devices_text
-from flows.report.figures import Digest, digest, headline, loads
-from flows.report.prune_checks import told
-from flows.report.terminal.panels import glyph
+from flows.report.prune_checks import prunes_text
+from flows.report.terminal.live_view import glyph
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
 from lineage.safe_text import for_terminal, one_line
@@ -125,7 +126,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
-        ("pruning", told(d.prunes)),
+        ("pruning", prunes_text(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),
     ]
@@ -388,3 +389,72 @@ def _hardware(row: Mapping[str, Any]) -> Text:
 def _gate(gate: Mapping[str, Any]) -> str:
     low, high = gate.get("at_least"), gate.get("at_most")
     return f"{gate['quantity']} {'≥' if low is not None else '≤'} {low if low is not None else high:,.10g}"
+
+
+def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
+    """The facts of `campaign_view`, for machines."""
+    d = digest(view, spec)
+    base = d.baseline.score if d.baseline else None
+
+    def brief(row: Row | None) -> dict[str, Any] | None:
+        if row is None:
+            return None
+        return {
+            "trial": row.trial,
+            "role": row.role,
+            "score": row.score,
+            "fresh_score": d.means.get(row.trial or ""),
+            "gain": w.relative(spec, d.score_of(row), base),
+            "noise_sds": in_sds(spec, d.score_of(row), base, d.noise_sd),
+            "p_value": row.p_value,
+            "sealed_score": row.sealed_score,
+            "sealed_gain": row.sealed_gain,
+            "sealed_interval": [row.sealed_low, row.sealed_high],
+            "sealed_verdict": row.sealed_verdict,
+            "hypothesis": row.hypothesis,
+        }
+
+    return {
+        "campaign": d.campaign,
+        "environment": spec.name,
+        "metric": spec.score.metric,
+        "direction": spec.score.direction,
+        "unit": spec.score.unit,
+        "headline": headline(spec, d),
+        "trials": d.trials,
+        "open": d.open_trials,
+        "statuses": dict(d.statuses),
+        "confirmed": d.confirmed,
+        "improved": d.improved,
+        "baseline": brief(d.baseline),
+        "incumbent": brief(d.incumbent),
+        "leader": brief(d.leader),
+        "champions": [brief(row) for row in d.champions],
+        "champions_not_sealed": list(d.unsealed),
+        "noise_sd": d.noise_sd,
+        "noise_runs": d.noise_runs,
+        "noise_throttled": d.noise_throttled,
+        "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],
+        "failures": [
+            {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures
+        ],
+        "spent": {**asdict(d.spent), "tokens": d.spent.tokens},
+        "forecasts": asdict(d.forecasts),
+        "pruning": asdict(d.prunes),
+        "isolation": dict(d.isolation),
+        "evaluators": dict(d.evaluators),
+        "started": d.started.isoformat() if d.started else None,
+        "finished": d.finished.isoformat() if d.finished else None,
+        "ended": d.ended_why,
+        "forked_from": d.forked_from or None,
+    }
+
+
+def trial_json(view: View, row: Row) -> dict[str, Any]:
+    """The row as stored, its JSON columns opened, with its place in the lineage."""
+    values = row.model_dump(mode="json")
+    for name in ("numbers", "quantities", "detail"):
+        values[name] = loads(values.pop(f"{name}_json"))
+    values["chain"] = [r.trial for r in view.chain(row.trial or "")]
+    values["children"] = [r.trial for r in view.children(row.trial or "")]
+    return values

@@ -1,4 +1,4 @@
-"""What a campaign came to, in words: the morning summary (Markdown) and the lines at the end of a run.
+"""A campaign's result in sentences: the morning summary (Markdown) and the lines at the end of a run.
 
 Use: `morning_summary(view, spec, links)` for a mail, a Prefect artifact or a webhook body;
 `end_text(view, spec, links)` for the terminal.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.report import formatting as w
-from flows.report.figures import Digest, Failure, digest, headline, in_sds, loads
-from flows.report.overfitting import gauge
+from flows.report.campaign_digest import Digest, FailureKind, digest, headline, in_sds, loads
+from flows.report.overfitting import overfitting_text
 from lineage.records import Row, Status
 from lineage.safe_text import for_markdown
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lineage.queries import View
 
 LISTED = 5
-ENOUGH_TRIALS = 8  # of a role before its silence means something
+ENOUGH_TRIALS = 8  # trials of a role before the absence of keeps is reported
 DRY_SPELL = 20  # trials without a keep before a campaign is called dry
 
 
@@ -111,7 +111,7 @@ def _measured(spec: EnvironmentSpec, d: Digest, row: Row, base: float | None) ->
     if row.trial in d.fresh and row.score is not None:
         text += f" on fresh seeds ({w.score_text(spec, row.score)} when first measured)"
     gain = w.relative(spec, score, base)
-    text += f", {w.better_or_worse(spec, gain)} than the baseline" if gain is not None else ""
+    text += f", {w.better_or_worse(gain)} than the baseline" if gain is not None else ""
     sds = in_sds(spec, score, base, d.noise_sd)
     text += f", {sds:.1f} noise sd" if sds is not None else ""
     if row.p_value is not None:
@@ -151,7 +151,7 @@ def learnt(view: View, spec: EnvironmentSpec, d: Digest) -> list[str]:
     if f.n >= ENOUGH_TRIALS:
         rank = "" if f.rank is None else f"; rank correlation with the outcome {w.number(f.rank, 2)}"
         lines.append(f"Forecasts: {f.right_sign} of {f.n} had the right direction{rank}.")
-    overfit = gauge(view, spec)
+    overfit = overfitting_text(view, spec)
     return [*lines, overfit] if overfit else lines
 
 
@@ -166,7 +166,7 @@ def failing(d: Digest) -> list[str]:
     return lines
 
 
-def _failure(f: Failure, failed: int) -> str:
+def _failure(f: FailureKind, failed: int) -> str:
     said = (
         str(loads(f.example.detail_json).get("label") or "")
         or (f.example.error_excerpt or "").strip().rpartition("\n")[2]
@@ -244,7 +244,7 @@ def near_misses(trials: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> list
 def _subject(spec: EnvironmentSpec, d: Digest) -> str:
     if d.improved and d.incumbent is not None and d.baseline is not None:
         gain = w.relative(spec, d.score_of(d.incumbent), d.baseline.score)
-        return f"{w.better_or_worse(spec, gain)}, confirmed" if gain is not None else "a confirmed champion"
+        return f"{w.better_or_worse(gain)}, confirmed" if gain is not None else "a confirmed champion"
     return "nothing confirmed" if d.trials else "nothing tried"
 
 

@@ -19,7 +19,7 @@ from agents.llm.transcript import read_exchange
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.records import TrialRef
-from flows.report.names import trial_name
+from flows.report.formatting import trial_name
 from flows.trial import stages
 from flows.trial.allocation import check_time, handed_back, preemptible
 from flows.trial.recording import Progress

@@ -17,9 +17,9 @@ from evaluators.statistics.label import label, label_infra, label_refusal
 from evaluators.statistics.lawful import deterministic
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine
-from flows.engine.promotions import must_depend
+from flows.engine.promotion_book import must_depend
 from flows.engine.records import Patched, Pruning, TrialRef
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
 from flows.trial.payments import cost_of
 from lineage.errors import EditRefused

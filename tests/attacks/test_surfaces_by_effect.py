@@ -18,8 +18,8 @@ from evaluators.judge import client
 from evaluators.judge.client import Bench
 from evaluators.judge.sandbox.prove import best
 from evaluators.judge.workspace import write_files
-from flows.environments.data import check_data, prepare
 from flows.environments.loading import Environment, load_environment
+from flows.environments.prepared_data import check_data, prepare
 from lineage.errors import EditRefused
 
 END = ""  # append to optim.py

@@ -27,7 +27,7 @@ from evaluators.judge.control_run import control
 from evaluators.judge.information import added_information
 from evaluators.judge.sandbox import prove
 from evaluators.judge.workspace import read_source
-from flows.campaign.control_run import control_run
+from flows.campaign.champion_control_run import control_run
 from flows.engine.records import Patched, TrialRef
 
 BATCHES = {"audits": ["batch_invariance", "order_invariance"]}

@@ -53,8 +53,8 @@ def prepare(folder: Path, roles: int = 1, sleep_s: float = 0.0) -> None:
     for number in range(roles):
         (recipe / "roles" / f"lane_{number}.md").write_text(brief, "utf-8")
     os.environ.update(BAKEOFF_HOME=str(folder / "home"), BAKEOFF_RECIPES=str(folder / "recipes"))
-    from flows.environments.data import prepare as run_prepare
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import prepare as run_prepare
 
     run_prepare(load_environment("quick"), quiet=True)
 

@@ -64,8 +64,8 @@ def prepare(folder: Path) -> None:
     text = quick.make(recipes).joinpath("environment.toml")
     text.write_text(text.read_text("utf-8").replace("\nruns = 2", "\nruns = 1"), "utf-8")
     os.environ.update(BAKEOFF_HOME=str(folder / "home"), BAKEOFF_RECIPES=str(recipes))
-    from flows.environments.data import prepare as run_prepare
     from flows.environments.loading import load_environment
+    from flows.environments.prepared_data import prepare as run_prepare
 
     run_prepare(load_environment("quick"), quiet=True)
 

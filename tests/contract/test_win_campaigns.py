@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import pytest
 import quick
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def campaign(
     folder: Path, edits: list[Texts], start: Texts | None = None, **evaluation: int
 ) -> Iterator[Engine]:
     """A campaign of scripted edits, each of the start's program; nothing has run yet."""
-    from flows.campaign.events import first_start
+    from flows.campaign.campaign_rows import first_start
 
     made = quick.make
 
@@ -120,7 +121,7 @@ def problems(engine: Engine) -> list[str]:
 
 def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_sealed_one(tmp_path: Path) -> None:
     from evaluators.judge.items import Items, pack, unpack
-    from flows.report.figures import digest, headline
+    from flows.report.campaign_digest import digest, headline
     from lineage.store.blobs import blob_key, get_blob
     from lineage.store.blobs import pack as packed
 
@@ -156,7 +157,7 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_path: Path) -> None:
-    from flows.engine.promotions import book
+    from flows.engine.promotion_book import book
 
     slightly: Texts = [("fitting.py", "STEPS = 300", "STEPS = 330")]
     with campaign(tmp_path, [slightly, LONGER], start=ALWAYS_ZERO, max_confirm_runs=3) as engine:

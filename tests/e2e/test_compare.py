@@ -85,7 +85,7 @@ def test_the_same_command_again_runs_nothing(compared: tuple[Path, Bakeoff, str]
     [
         ((*COMMAND, "--trials", "4"), "begun with trials = 3, not 4"),
         ((*COMMAND, "--seed", "9"), "begun with seed = 0, not 9"),
-        ((*COMMAND, "--arms", "random,specialists"), "holds a comparison of the arms specialists,random"),
+        ((*COMMAND, "--arms", "random,specialists"), "contains a comparison of the arms specialists,random"),
         (("compare",), "needs an environment to run, or --summary DIR"),
         (("compare", "--summary", "home"), "no store at"),
         (("show", "c"), "see them together with: bakeoff compare --summary"),

@@ -20,7 +20,7 @@ import quick
 from prefect.automations import Automation
 from prefect_lab import Lab
 
-from flows.campaign.automations import ZOMBIE, stalled, unborn, zombie
+from flows.campaign.server_setup import ZOMBIE, stalled, unborn, zombie
 from flows.campaign.watchdog import PROGRESS, RESOURCE, STARTED
 from flows.engine.config import campaigns
 from lineage.log.table import Lineage

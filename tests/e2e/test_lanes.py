@@ -12,7 +12,7 @@ import pytest
 import quick
 
 from flows.campaign import loop, watchdog
-from flows.campaign.watchdog import Watch
+from flows.campaign.watchdog import Watchdog
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
@@ -67,7 +67,9 @@ def test_a_role_goes_on_while_its_leader_is_confirmed(engine: Engine) -> None:
         return row
 
     async def work() -> None:
-        state = loop.Campaign(engine, run_one, confirm_one, now(), asyncio.Semaphore(1), Watch(engine), now())
+        state = loop.Campaign(
+            engine, run_one, confirm_one, now(), asyncio.Semaphore(1), Watchdog(engine), now()
+        )
         await loop._lanes(state)
 
     # A thread of its own: the browser tests leave a running loop in this one.

@@ -15,7 +15,7 @@ import pytest
 import quick
 
 from flows.campaign import loop, watchdog
-from flows.campaign.faults import LaneFaults
+from flows.campaign.unexpected_faults import LaneFaults
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
@@ -78,7 +78,7 @@ def test_a_lane_that_raises_is_told_at_once_and_the_others_go_on(
         )
 
     with pytest.raises(
-        LaneFaults, match=f"role {broken} ended at t000. by an unforeseen fault: RuntimeError"
+        LaneFaults, match=f"role {broken} ended at t000. by an unexpected fault: RuntimeError"
     ):
         drive(engine, run_one)
     view = engine.view()
@@ -92,7 +92,7 @@ def test_a_lane_that_raises_is_told_at_once_and_the_others_go_on(
         "the budget is used by the others"
     )
     webhook.flush(10)
-    assert "unforeseen fault" in told[0][0] and told[0][1] < TRIALS, (
+    assert "unexpected fault" in told[0][0] and told[0][1] < TRIALS, (
         "it was told while the others were at work"
     )
 

@@ -123,7 +123,7 @@ def test_verify_finds_a_calibration_that_the_campaign_did_not_begin_with(done: D
 
 
 def test_a_resumed_campaign_does_not_enter_it_again(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.campaign.events import log_calibration
+    from flows.campaign.campaign_rows import log_calibration
     from flows.engine.engine import open_engine
 
     stored(done, monkeypatch)
@@ -158,7 +158,7 @@ def test_a_recorded_score_that_the_program_does_not_give_differs(
     done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A forged measurement whose hashes are all right: only measuring again tells."""
-    from flows.commands._shared import open_view
+    from flows.commands.chosen_run import open_view
 
     stored(done, monkeypatch)
     shutil.copytree(done.folder / "r", done.folder / "forged")

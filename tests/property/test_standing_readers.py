@@ -26,15 +26,15 @@ from agents.llm.prompt_sections import Scene, now, parent_choice
 from agents.llm.trial_text import changes_text, trial_facts
 from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.confirmation_book import book_of
-from flows.campaign.control import status
+from flows.campaign.interventions import status
 from flows.campaign.outputs import end_of_run
 from flows.engine.config import CampaignConfig, load_config, save_config
 from flows.engine.records import TrialRef
-from flows.experiments.arms import final_gain
-from flows.report.figures import digest
+from flows.experiments.arm_results import final_gain
+from flows.report.campaign_digest import digest
 from flows.report.html.build import Meta, _about
 from flows.report.prefect_artifacts import campaign_markdown
-from flows.report.show_json import campaign_json
+from flows.report.show import campaign_json
 from flows.report.terminal.display import Display
 from flows.trial.recording import Progress, decide
 from lineage.log.journal import load

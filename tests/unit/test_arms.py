@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from synthetic_campaign import SPEC
 
-from flows.experiments.arms import Played, coverage, estimate, figures, final_gain, results
-from flows.experiments.arms_table import Told, comparison_json, comparison_view, reading
+from flows.experiments.arm_results import Played, coverage, estimate, figures, final_gain, results
+from flows.experiments.arms_table import ArmComparison, comparison_json, comparison_view, reading
 from lineage.environment_spec import EnvironmentSpec
 from lineage.queries import View
 from lineage.records import Row
@@ -167,7 +167,7 @@ def test_repeats_that_agree_give_an_interval_of_no_width() -> None:
     assert estimate([0.1, 0.3]) == estimate([0.1, 0.3])
 
 
-def told(cells: list[Played], arms: tuple[str, ...] = ARMS, **more: Any) -> Told:
+def told(cells: list[Played], arms: tuple[str, ...] = ARMS, **more: Any) -> ArmComparison:
     rest: dict[str, Any] = {
         "root": "runs/arms",
         "spec": SPEC,
@@ -175,10 +175,10 @@ def told(cells: list[Played], arms: tuple[str, ...] = ARMS, **more: Any) -> Told
         "trials": 8,
         "repeats": 2,
     }
-    return Told(**(rest | more), results=results(cells, arms), played=cells)
+    return ArmComparison(**(rest | more), results=results(cells, arms), played=cells)
 
 
-def shown(what: Told, width: int = 80) -> str:
+def shown(what: ArmComparison, width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     with console.capture() as capture:
         console.print(comparison_view(what))
@@ -191,7 +191,7 @@ def shown(what: Told, width: int = 80) -> str:
         (noisy(0.1, 8, 1), "the interval leaves out zero"),
         (noisy(0.0, 8, 1), "so no difference is shown"),
         (noisy(0.1, 1, 1), "one repeat shows nothing"),
-        (noisy(0.1, 2, 1), "holds the true median 50 times in 100"),
+        (noisy(0.1, 2, 1), "contains the true median 50 times in 100"),
     ],
     ids=["found", "equal", "one", "two"],
 )

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 
 
 def test_version_names_the_release_and_the_revision() -> None:

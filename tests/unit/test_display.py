@@ -14,8 +14,7 @@ from synthetic_campaign import SPEC, campaign_rows
 
 from flows.engine.settings import Settings
 from flows.report.terminal.display import Display
-from flows.report.terminal.panels import Screen
-from flows.report.terminal.state import budget_lines
+from flows.report.terminal.live_view import Screen, budget_lines
 from flows.report.terminal.watch import Follower, watch
 from lineage.queries import View
 from lineage.records import Row

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.environments.loading import list_environments, load_environment, read_environment
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 from lineage.errors import SpecInvalid, UnknownName
 
 

@@ -9,7 +9,7 @@ import pytest
 import quick
 from stand_in_nvml import Driver
 
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 
 
 @pytest.mark.parametrize(

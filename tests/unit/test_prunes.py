@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from flows.report.prune_checks import Prunes, prunes, told
+from flows.report.prune_checks import Prunes, prunes, prunes_text
 from lineage.records import Row, Status
 
 
@@ -30,6 +30,6 @@ def test_counts_interval_and_sentence() -> None:
     assert (found.ended, found.checked, found.false, found.share) == (1, 2, 1, 0.5)
     assert found.low is not None and found.high is not None and 0 < found.low < 0.5 < found.high < 1
     assert prunes(rows[:3], +1).false == 1
-    assert "1 trial ended early by its curve; 1 of 2 that ran to their end were better" in told(found)
-    assert told(Prunes()) == ""
-    assert "none was run to its end" in told(prunes(rows[:1], -1))
+    assert "1 trial ended early by its curve; 1 of 2 that ran to their end were better" in prunes_text(found)
+    assert prunes_text(Prunes()) == ""
+    assert "none was run to its end" in prunes_text(prunes(rows[:1], -1))

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.report.figures import digest, forecasts, headline, wilson
+from flows.report.campaign_digest import digest, forecasts, headline, wilson
 from flows.report.html.build import SCRIPTS, Meta, build_report, render
 from flows.report.html.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
 from flows.report.html.serve import Cached, server
-from flows.report.terminal.panels import GLYPHS
+from flows.report.terminal.live_view import GLYPHS
 from lineage.errors import ObjectMissing
 from lineage.queries import View
 from lineage.records import Row, Status
@@ -271,14 +271,13 @@ def test_every_status_has_a_shape_on_the_page_and_in_the_terminal() -> None:
 def test_what_a_person_sees_starts_without_the_engine() -> None:
     names = [
         "terminal.display",
-        "terminal.panels",
+        "terminal.live_view",
         "terminal.watch",
         "show",
-        "show_json",
         "summary",
         "export",
         "formatting",
-        "figures",
+        "campaign_digest",
         "html.build",
         "html.serve",
     ]

@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
-from flows.report.figures import digest, headline
-from flows.report.overfitting import gauge
-from flows.report.show import campaign_view, diff_view, environments_table, find_trial, trial_diff, trial_view
-from flows.report.show_json import campaign_json, trial_json
+from flows.report.campaign_digest import digest, headline
+from flows.report.overfitting import overfitting_text
+from flows.report.show import (
+    campaign_json,
+    campaign_view,
+    diff_view,
+    environments_table,
+    find_trial,
+    trial_diff,
+    trial_json,
+    trial_view,
+)
 from flows.report.summary import Links, end_text, morning_summary, near_misses
 from lineage.errors import ObjectMissing, UnknownName
 from lineage.queries import View
@@ -55,7 +63,7 @@ def test_the_gauge_of_overfitting_has_an_interval_from_the_second_champion_on() 
             Row(event="sealed", campaign="c", trial=f"t{n:04d}", public_score=one, sealed_score=other)
             for n, (one, other) in enumerate(pairs)
         ]
-        return gauge(View.from_rows(rows, "min"), SPEC)
+        return overfitting_text(View.from_rows(rows, "min"), SPEC)
 
     assert sealed() == ""
     assert "1 champion: 0.200 s" in sealed((1.0, 1.2)) and "no interval" in sealed((1.0, 1.2))

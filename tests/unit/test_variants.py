@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows.environments.data import check_data, prepare
 from flows.environments.loading import load_environment
+from flows.environments.prepared_data import check_data, prepare
 from flows.environments.variants import variants
-from flows.machine.home import REPO
+from flows.machine.folders import REPO
 from lineage.errors import DataMissing, UnknownName, UsageError
 
 

@@ -25,10 +25,10 @@ import jinja2
 from markupsafe import Markup
 
 from flows.report import formatting as w
-from flows.report.figures import Digest, digest, headline, loads
+from flows.report.campaign_digest import Digest, digest, headline, loads
 from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
-from flows.report.overfitting import gauge
-from flows.report.prune_checks import told
+from flows.report.overfitting import overfitting_text
+from flows.report.prune_checks import prunes_text
 from lineage.records import Row
 from lineage.safe_text import one_line
 
@@ -42,7 +42,7 @@ SCRIPTS = ("core", "charts", "curve", "tree", "table", "panel", "figures", "main
 
 @dataclass(frozen=True)
 class Meta:
-    """What the page is told besides lineage. `reload_s` > 0 makes an open page reload itself.
+    """What the page needs besides lineage. `reload_s` > 0 makes an open page reload itself.
 
     `certificate`: name of the file beside the page, empty while there is none.
     """
@@ -104,9 +104,9 @@ def render(
             headline=_tight(headline(spec, facts)),
             tiles=[tuple(map(_tight, tile)) for tile in _tiles(spec, facts)],
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],
-            gauge=_tight(gauge(view, spec)),
+            gap=_tight(overfitting_text(view, spec)),
             w=w,
-            pruning=told(facts.prunes),
+            pruning=prunes_text(facts.prunes),
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),
             style=Markup(style),

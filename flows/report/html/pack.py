@@ -15,8 +15,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from flows.report.campaign_digest import loads
 from flows.report.device_facts import throttle_text
-from flows.report.figures import loads
 from lineage.errors import StoreError
 from lineage.records import STAGES, Row
 from lineage.safe_text import for_terminal

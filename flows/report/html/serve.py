@@ -1,6 +1,6 @@
 """`bakeoff report --serve`: the report page over HTTP on this machine, built anew when lineage has grown.
 
-Use: `serve(page, port=0, told=print)`; `page()` returns the HTML. Stop it with Ctrl-C.
+Use: `serve(page, port=0, say=print)`; `page()` returns the HTML. Stop it with Ctrl-C.
 Limits: listens on 127.0.0.1 only and answers only requests that name this machine as their host, so
 that no web page can read it through a rebound name. One page, no other path. `Cached` rebuilds only
 when its `version()` changes.
@@ -71,10 +71,10 @@ def server(page: Callable[[], str], port: int = 0) -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 
-def serve(page: Callable[[], str], port: int = 0, told: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl-C. `told` gets the one line with the address."""
+def serve(page: Callable[[], str], port: int = 0, say: Callable[[str], None] = print) -> None:
+    """Serve until Ctrl-C. `say` is called with the address."""
     with server(page, port) as running:
-        told(f"report: http://127.0.0.1:{running.server_address[1]}/  (Ctrl-C ends)")
+        say(f"report: http://127.0.0.1:{running.server_address[1]}/  (Ctrl-C ends)")
         try:
             running.serve_forever()
         except KeyboardInterrupt:

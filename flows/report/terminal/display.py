@@ -3,7 +3,7 @@
 Use: `with Display(spec, settings, title=..., live=sys.stdout.isatty()) as d: run(..., sinks=[d.on])`.
 `on(event)` may be called from any thread. Events: stage {trial, role, stage, state}, progress {trial,
 stage, done, total}, row / trial {row}, budget {spent, settings}, note {text}, confirm {trial, state, ...}.
-Limits: a fault in drawing never reaches the campaign; it is kept and told once at the end.
+Limits: a fault in drawing never reaches the campaign; it is printed once at the end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from flows.report import formatting as w
-from flows.report.figures import detail
-from flows.report.terminal.state import RECENT_KEPT, Running, State, budget_lines
+from flows.report.campaign_digest import detail
+from flows.report.terminal.live_view import RECENT_KEPT, LiveState, Running, budget_lines
 from lineage.leaderboard import Leaderboard
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
@@ -53,7 +53,7 @@ class Display:
     ) -> None:
         self.spec = spec
         self.settings = settings
-        self.state = State(
+        self.state = LiveState(
             title=title or spec.name, started=clock(), leaderboard=Leaderboard(spec.sign), footer=footer
         )
         self.fault: BaseException | None = None
@@ -72,7 +72,7 @@ class Display:
             from rich.console import Console
             from rich.live import Live
 
-            from flows.report.terminal.panels import Screen
+            from flows.report.terminal.live_view import Screen
 
             console = self._console or Console(file=self._out)
             screen = Screen(self.spec, self.settings, self.state, self._lock, self.clock)
@@ -92,7 +92,7 @@ class Display:
             )
 
     def on(self, event: Mapping[str, Any]) -> None:
-        """Take one event. Never raises: what a campaign measures must not hang on a terminal."""
+        """Take one event. Never raises: a terminal's fault must not affect a campaign."""
         try:
             with self._lock:
                 line = self._take(event)
@@ -103,7 +103,7 @@ class Display:
             self.fault = self.fault or fault
 
     def remember(self, rows: Iterable[Row]) -> None:
-        """Take in what an earlier session of the campaign recorded, without a line for it."""
+        """Take in the rows of an earlier session without printing them."""
         with self._lock:
             for row in rows:
                 if row.event != "submitted":
@@ -153,7 +153,7 @@ class Display:
         if row.event == "trial":
             state.running.pop(trial, None)
             if trial in state.rows:
-                return None  # told as a row and as a trial
+                return None  # comes as a row and as a trial
             state.rows[trial] = row
             state.recent.append(row)
             self._count(row)
@@ -225,7 +225,7 @@ class Display:
         base = self.state.baseline
         gain = w.relative(self.spec, row.score, base.score if base else None)
         if gain is not None and row.status != Status.BASELINE:
-            text += f", {w.better_or_worse(self.spec, gain)} than the baseline"
+            text += f", {w.better_or_worse(gain)} than the baseline"
         why = str(detail(row).get("label") or "") or (row.error_excerpt or "").strip().rpartition("\n")[2]
         if row.status not in w.VALID and why:
             text += f" ({one_line(why, 140)})"

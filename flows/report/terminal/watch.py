@@ -1,7 +1,7 @@
 """`bakeoff watch RUN` and `bakeoff attach RUN`: the live view of a campaign that another process is running.
 
 Use: `watch(refresh, spec, settings, title=..., stop=event)`; `refresh()` gives the newest View.
-Limits: knows what lineage knows. A trial's stage is asked of `stage_of(trial)`, for example
+Limits: shows what lineage has. A trial's stage comes from `stage_of(trial)`, for example
 `lambda t: stage_after(list_results(store, campaign, t))`; without it an open trial is shown as submitted. Ends when the campaign has ended.
 """
 
@@ -77,10 +77,10 @@ def watch(
 ) -> bool:
     """Follow until the campaign ends (True), or Ctrl-C or `stop` ends the following (False).
 
-    Says once when nobody is `alive` to run it, and follows on: another machine may. A store that is away for a while is waited for.
+    Prints once when no process here runs it, and keeps following: another machine may. Waits while the store is unavailable.
     """
     halt = stop or threading.Event()
-    footer = "Ctrl-C leaves; the campaign goes on."
+    footer = "Ctrl-C detaches; the campaign continues."
     with (
         contextlib.suppress(KeyboardInterrupt),
         Display(spec, settings, title=title, footer=footer, live=live) as display,
@@ -95,7 +95,7 @@ def watch(
                     display.on({"kind": "note", "text": NOBODY})
                     told = True
             except StoreUnavailable as error:
-                display.on({"kind": "note", "text": f"store away, trying again: {error}"})
+                display.on({"kind": "note", "text": f"store unavailable, trying again: {error}"})
             if halt.wait(every_s):
                 break
     return False

@@ -1,4 +1,4 @@
-"""What a campaign came to, as one frozen record: the figures that the page, terminal and mail all tell.
+"""The result of a campaign as one frozen record: the figures that the page, terminal and mail all show.
 
 Use: `digest(view, spec)` -> Digest; `headline(spec, d)` -> the one sentence that says who won.
 Limits: everything is recomputed from lineage rows, nothing is read from disk; one pass over the trials.
@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flows.report import formatting as w
-from flows.report.gains import confirmed_gain
 from flows.report.prune_checks import Prunes, prunes
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
     from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
 
-DRIFT = 0.01  # from one point between the two gains on, the sentence tells both
+DRIFT = 0.01  # difference of the two gains, as a fraction, from which the sentence gives both
 
 
 @dataclass(frozen=True)
-class Spent:
+class Costs:
     """Money, tokens and seconds. `failed_cpu_s` went into trials that never got a score."""
 
     usd: float = 0.0
@@ -61,7 +60,7 @@ class Forecasts:
 
 
 @dataclass(frozen=True)
-class Group:
+class RoleFigures:
     """One role (or arm): what it tried, what came of it, what it cost."""
 
     key: str
@@ -82,7 +81,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailureKind:
     status: str
     cause: str
     n: int
@@ -109,10 +108,10 @@ class Digest:
     noise_sd: float | None
     noise_runs: int
     noise_throttled: int
-    failures: tuple[Failure, ...]
-    roles: tuple[Group, ...]
-    arms: tuple[Group, ...]
-    spent: Spent
+    failures: tuple[FailureKind, ...]
+    roles: tuple[RoleFigures, ...]
+    arms: tuple[RoleFigures, ...]
+    spent: Costs
     forecasts: Forecasts
     started: datetime | None
     finished: datetime | None
@@ -127,14 +126,14 @@ class Digest:
 
     @property
     def noise_from(self) -> str:
-        """What the noise figure rests on: `10 baseline runs, 2 of them throttled`."""
+        """The runs behind the noise figure: `10 baseline runs, 2 of them throttled`."""
         told = f"{self.noise_runs} baseline runs"
         return f"{told}, {self.noise_throttled} of them throttled" if self.noise_throttled else told
 
     def score_of(self, row: Row | None) -> float | None:
-        """What a trial is believed to score: its fresh seeds where it was confirmed, else its first measurement.
+        """A trial's best estimate: the mean on fresh seeds where it was confirmed, else its first measurement.
 
-        The first measurement chose the trial, so it flatters; the fresh seeds did not.
+        The first measurement selected the trial, so it is biased upwards; the fresh seeds did not.
         """
         if row is None:
             return None
@@ -219,9 +218,9 @@ def _public_headline(spec: EnvironmentSpec, d: Digest) -> str:
         gain = w.relative(spec, score, base.score)
         text = f"Confirmed on fresh seeds: {best.trial} ({w.author(best)}) scores {w.score_text(spec, score)} where the "
         text += f"baseline scores {w.score_text(spec, base.score)}"
-        text += f", {w.better_or_worse(spec, gain)}" if gain is not None else ""
+        text += f", {w.better_or_worse(gain)}" if gain is not None else ""
         if gain is not None and d.side_by_side is not None and abs(gain - d.side_by_side) > DRIFT:
-            text += f", {w.better_or_worse(spec, d.side_by_side)} side by side"
+            text += f", {w.better_or_worse(d.side_by_side)} side by side"
         if best.p_value is None:
             return text + "."
         again = d.fresh.get(best.trial or "")
@@ -231,7 +230,7 @@ def _public_headline(spec: EnvironmentSpec, d: Digest) -> str:
     if lucky is not None:
         gain = w.relative(spec, lucky.score, base.score)
         text = f"Nothing confirmed. The best single measurement still standing is {lucky.trial} ({w.author(lucky)})"
-        text += f", {w.better_or_worse(spec, gain)} than the baseline" if gain is not None else ""
+        text += f", {w.better_or_worse(gain)} than the baseline" if gain is not None else ""
         beyond = in_sds(spec, lucky.score, base.score, d.noise_sd)
         return text + (
             f", {beyond:.1f} noise sd; it may be luck." if beyond is not None else "; it may be luck."
@@ -330,7 +329,7 @@ def _span(campaign: Sequence[Row], trials: Sequence[Row]) -> tuple[datetime | No
 
 
 def _worked_s(campaign: Sequence[Row], trials: Sequence[Row]) -> float | None:
-    """Wall seconds in which a process was at work: from each start or resume to the last sign of life before the next."""
+    """Wall seconds in which the campaign ran: from each start or resume to the last event before the next."""
     moments = sorted(at for row in [*campaign, *trials] for at in (row.t_started, row.t_finished) if at)
     begins = [row.t_started for row in campaign if row.operator in ("start", "resume") and row.t_started]
     begins = sorted(begins) or moments[:1]
@@ -350,7 +349,7 @@ def _origin(events: Sequence[Row]) -> str:
     return one_line(f"{told.get('trial')} of {told.get('campaign')} in {told.get('run')}", 300)
 
 
-def _failures(trials: Sequence[Row]) -> tuple[Failure, ...]:
+def _failures(trials: Sequence[Row]) -> tuple[FailureKind, ...]:
     latest: dict[tuple[str, str], Row] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for row in trials:
@@ -359,12 +358,12 @@ def _failures(trials: Sequence[Row]) -> tuple[Failure, ...]:
         key = (str(row.status), row.cause or str(row.status))
         counts[key] += 1
         latest[key] = row
-    return tuple(Failure(*key, n, latest[key]) for key, n in counts.most_common())
+    return tuple(FailureKind(*key, n, latest[key]) for key, n in counts.most_common())
 
 
 def _groups(
     trials: Sequence[Row], spec: EnvironmentSpec, reference: float | None, champions: set[str | None], by: str
-) -> tuple[Group, ...]:
+) -> tuple[RoleFigures, ...]:
     members: dict[str, list[Row]] = defaultdict(list)
     for row in trials:
         if row.status != Status.BASELINE:
@@ -376,7 +375,7 @@ def _groups(
         gains = [g for row in keeps if (g := w.relative(spec, row.score, reference)) is not None]
         low, high = wilson(len(keeps), len(rows))
         groups.append(
-            Group(
+            RoleFigures(
                 key=key,
                 n=len(rows),
                 keeps=len(keeps),
@@ -397,10 +396,10 @@ def _tokens(row: Row) -> int:
     return row.tokens_in + row.tokens_out + row.tokens_cache_read + row.tokens_cache_write
 
 
-def _spent(trials: Sequence[Row], events: Sequence[Row]) -> Spent:
+def _spent(trials: Sequence[Row], events: Sequence[Row]) -> Costs:
     """`events` are the campaign's own: sessions that an outage cut off were paid for and are no trials."""
     paid = [*trials, *events]
-    return Spent(
+    return Costs(
         usd=math.fsum(row.usd for row in paid),
         tokens_in=sum(row.tokens_in for row in paid),
         tokens_out=sum(row.tokens_out for row in paid),
@@ -415,3 +414,22 @@ def _spent(trials: Sequence[Row], events: Sequence[Row]) -> Spent:
 
 def _tally(values: Iterable[str | None]) -> dict[str, int]:
     return dict(Counter(v for v in values if v).most_common())
+
+
+def confirmed_gain(view: View, spec: EnvironmentSpec, champion: Row) -> float:
+    """The champion's gain over the start, from what was measured side by side; a fraction, positive is better.
+
+    A score in seconds drifts with the machine, so the start's figure of some hours ago is no reference: each
+    confirmation ran the champion beside the program before it, and those ratios are chained back to the start.
+    """
+    fresh = {row.trial: row for row in view.events("confirmation") if row.verdict == "confirmed"}
+    start = view.baseline()
+    ratio, trial = 1.0, champion.trial
+    while trial in fresh:
+        row = fresh.pop(trial)
+        beside = None if row.score is None or row.gain is None else row.score - spec.sign * row.gain
+        if not beside or row.score is None:  # an imported record, or a score of zero: no ratio to chain
+            return w.relative(spec, champion.score, start.score if start else None) or 0.0
+        ratio *= row.score / beside
+        trial = row.incumbent
+    return spec.sign * (ratio - 1.0) * (1.0 if start is None or (start.score or 0.0) >= 0 else -1.0)

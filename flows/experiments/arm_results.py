@@ -1,15 +1,15 @@
-"""What the arms of a comparison came to: gains over the start with intervals, what each arm tried and spent.
+"""Results of the arms of a comparison: gains over the start with intervals, what each arm tried and spent.
 
 Use: `figures(view, spec, arm, repeat, trials)` turns one ended campaign into a `Played`, `results(played, arms)`
-those into one `ArmResult` per arm, the first arm being the one that the others are held against.
+those into one `ArmResult` per arm, the first arm being the reference for the others.
 A final gain is a fraction of the start's score, positive is better. With a confirmed champion it is what the
 confirmations measured on fresh seeds, side by side with the program before it, so that a machine that has
 become slower since the start was measured does not count. Without one it is the best single measurement
-still standing, which flatters, and is counted apart. Differences are taken within a repeat, because its
+still standing, which is biased upwards, and is counted apart. Differences are taken within a repeat, because its
 campaigns ran next to each other and share the seeds of the start.
 Intervals: 95 % percentile bootstrap over repeats (`scipy.stats.bootstrap`), taken at the wider level that makes up for few
 repeats (Hesterberg 2015, "What Teachers Should Know about the Bootstrap", expanded percentile interval). Simulated
-with normal noise it holds the truth 51, 74, 87, 92, 95, 94 times in 100 for 2, 3, 4, 5, 6, 8 repeats; the plain one
+with normal noise it covers the truth 51, 74, 87, 92, 95, 94 times in 100 for 2, 3, 4, 5, 6, 8 repeats; the plain one
 only 87 and 88 times for 6 and 8. Limits: pure; below 6 repeats no bootstrap can reach 95 (`coverage`).
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from flows.engine.budget import spent
 from flows.report import formatting as w
-from flows.report.gains import confirmed_gain
+from flows.report.campaign_digest import confirmed_gain
 from lineage.paper.analyses import audit
 from lineage.records import Status
 
@@ -215,7 +215,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def coverage(n: int) -> float:
-    """How often the range of n repeats holds their median at all; a bootstrap interval is no wider than the range.
+    """Probability that the range of n repeats contains their median; a bootstrap interval is no wider than the range.
 
     >>> [round(coverage(n), 3) for n in (2, 5, 6)]
     [0.5, 0.938, 0.969]

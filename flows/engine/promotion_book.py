@@ -1,4 +1,4 @@
-"""The promotions of an open campaign: the book over its rows, under the plan it was started with."""
+"""The state of a campaign's promotions, computed from its rows under the plan that it was started with."""
 
 from __future__ import annotations
 

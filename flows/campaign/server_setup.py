@@ -1,4 +1,4 @@
-"""What a Prefect server needs once before it runs Bakeoff's deployments: pools and automations.
+"""Sets up a Prefect server for Bakeoff's deployments, once: work pools and automations.
 
 `bakeoff setup-server` calls this against the server at PREFECT_API_URL; running it again changes nothing.
 """
@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.campaign.watchdog import ENDED, PROGRESS, RESOURCE, STALLED_S, STARTED
 
-# Two kinds of pools: campaigns waiting in a bounded pool would hold the places their own trials wait for.
+# Two kinds of pools: campaigns in a bounded pool would occupy the places that their own trials wait for.
 POOLS = {
     "campaigns": "campaign flows; they wait, they do not compute",
     "trials": "trials on CPU machines",
@@ -49,7 +49,7 @@ async def setup_server() -> list[str]:
 
 
 async def _automation(client: PrefectClient, ours: Automation, found: Found | None) -> str:
-    """Create it, or give the one of an earlier version our trigger; actions that a person added to it stay."""
+    """Create it, or update the trigger of an earlier version's; actions that a person added stay."""
     if found is None or found.id is None:
         await ours.acreate()
         return f"automation {ours.name!r}: created"
@@ -76,9 +76,9 @@ async def _pool(client: PrefectClient, name: str, description: str) -> str:
 
 
 def zombie() -> Automation:
-    """A self-hosted server does not notice by itself that worker and run were killed together.
+    """Crash a run whose heartbeat stops: a self-hosted server does not notice when worker and run are killed together.
 
-    It listens from the run's first moment: one that dies before its first heartbeat would else run for ever.
+    It watches from the run's first moment: a run that dies before its first heartbeat would otherwise stay running.
     """
     return _crashed(ZOMBIE, {f"{FLOW_RUN}.Running", f"{FLOW_RUN}.heartbeat"}, SILENT_S, "no heartbeat")
 
@@ -114,7 +114,7 @@ def _crashed(name: str, after: set[str], within_s: float, why: str) -> Automatio
 def stalled() -> Automation:
     """Fires when a campaign begins or ends a trial and then neither again for `STALLED_S`.
 
-    It only shows in the event feed as it comes; add an action of your own (mail, chat) to it in the UI.
+    As installed it only appears in the event feed; add an action (mail, chat) to it in the UI.
     """
     return Automation(
         name=STALLED,

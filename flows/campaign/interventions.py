@@ -1,7 +1,7 @@
-"""A person's hand on a campaign: stop, pause, veto, steer; and what it is doing now.
+"""A person's interventions in a campaign: stop, pause, veto, steer; and its status.
 
 Everything but `stop` is a lineage row (event `intervention`), so it reaches a campaign on any machine, and
-a claim that a campaign ran unattended can be checked. The campaign looks before it starts a trial.
+a claim that a campaign ran unattended can be checked. The campaign reads them before it starts a trial.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flows.engine.budget import spent
 from flows.engine.config import CampaignConfig, now
 from flows.engine.engine import writer_name
 from flows.machine.device_holds import slot_kind, slots_key
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.machine.run_lock import holder_of
 from flows.machine.slots import busy
 from lineage.errors import UsageError
@@ -50,13 +50,13 @@ def intervene(
 
 
 def paused(view: View) -> bool:
-    """Did a person pause the campaign, and not yet let it go on?"""
+    """True when a person paused the campaign and has not resumed it."""
     last = [row.operator for row in view.events("intervention") if row.operator in ("pause", "unpause")]
     return bool(last) and last[-1] == "pause"
 
 
 def veto(store: Store, config: CampaignConfig, row: Row, why: str) -> Row:
-    """Keep a trial from ever leading. Raises UsageError for one that has no score to lead with."""
+    """Exclude a trial from leading. Raises UsageError for one that has no score to lead with."""
     if row.status not in (Status.KEEP, Status.DISCARD):
         raise UsageError(
             f"{row.trial} is {row.status}: only a trial with a score can lead, so there is nothing to veto"
@@ -65,17 +65,17 @@ def veto(store: Store, config: CampaignConfig, row: Row, why: str) -> Row:
 
 
 def stop_campaign(root: str, campaign: str) -> dict[str, Any]:
-    """Send SIGINT to the process that holds the campaign. Returns what was done, with a sentence."""
+    """Send SIGINT to the process that runs the campaign. Returns what was done, as facts and as a sentence."""
     holder = holder_of(root, campaign)
     if holder is None:
         return {
             "running": False,
-            "text": f"{campaign}: nothing runs on this machine; the record is as it was left",
+            "text": f"{campaign}: not running on this machine; nothing to stop",
         }
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return {"running": True, "text": f"{campaign}: runs as {holder}; stop it there"}
     pid = int(str(holder["pid"]))
-    os.kill(pid, signal.SIGINT)  # as Ctrl-C does: for SIGTERM a running Prefect flow puts its own handler in
+    os.kill(pid, signal.SIGINT)  # as Ctrl-C does: a running Prefect flow replaces the handler of SIGTERM
     return {
         "running": True,
         "pid": pid,
@@ -84,7 +84,7 @@ def stop_campaign(root: str, campaign: str) -> dict[str, Any]:
 
 
 def stage_of(store: Store, campaign: str, trial: str) -> str:
-    """The stage that an open trial is in, from the results that it has stored."""
+    """The stage of an open trial, from the results that it has stored."""
     names = list_results(store, campaign, trial)
     for part, stage in STAGE_OF_RESULT:
         if any(part in name for name in names):
@@ -93,7 +93,7 @@ def stage_of(store: Store, campaign: str, trial: str) -> str:
 
 
 def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[str, Any]:
-    """What a campaign is doing now, for people and machines."""
+    """The status of a campaign: owner, open trials with their stages, what is spent."""
     used = spent(view, now())
     leader = view.leaderboard.leader()
     return {

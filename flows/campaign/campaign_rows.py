@@ -10,16 +10,16 @@ from typing import Any
 
 from flows.engine.config import CampaignConfig, commitment, now
 from flows.engine.engine import Engine
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.measure.calibrate import Calibration
 from lineage.records import Row
 from lineage.store.blobs import get_blob
 
 
 def first_start(engine: Engine) -> datetime:
-    """When the campaign began, also over resumes; writes the start event on the first call.
+    """The time at which the campaign first started; writes the start event, or a resume event later on.
 
-    The event is the first of its owner's epoch and says what that owner has read (`lineage.log.epochs`).
+    The event is the first of its owner's epoch and records what that owner has read (`lineage.log.epochs`).
     """
     starts = [
         row.t_started for row in engine.view().events("campaign") if row.operator == "start" and row.t_started
@@ -33,7 +33,7 @@ def first_start(engine: Engine) -> datetime:
 
 def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
-    told = _told_of(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
+    details = _details(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
     engine.append(
         Row(
             event="campaign",
@@ -46,25 +46,25 @@ def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] |
             evaluator_sha256=engine.config.evaluator_sha256,
             bakeoff_version=bakeoff_version(),
             t_started=at,
-            detail_json=json.dumps(told, sort_keys=True),
+            detail_json=json.dumps(details, sort_keys=True),
         )
     )
     return at
 
 
-def _told_of(config: CampaignConfig) -> dict[str, Any]:
-    """What a campaign event says besides its columns; where it came from stands in lineage, not only in the config."""
-    told: dict[str, Any] = {"direction": config.spec.score.direction}
-    told["seed_commitment"] = commitment(config.secret)
+def _details(config: CampaignConfig) -> dict[str, Any]:
+    """The details of a campaign event besides its columns, such as the trial that a fork started from."""
+    details: dict[str, Any] = {"direction": config.spec.score.direction}
+    details["seed_commitment"] = commitment(config.secret)
     if config.forked_from is not None:
-        told["forked_from"] = config.forked_from.model_dump()
+        details["forked_from"] = config.forked_from.model_dump()
     if config.comparison is not None:
-        told["comparison"] = config.comparison.model_dump(mode="json")
-    return told
+        details["comparison"] = config.comparison.model_dump(mode="json")
+    return details
 
 
 def log_calibration(engine: Engine) -> None:
-    """Enter the calibration that the campaign was created with, once: its scores are replicates of the start."""
+    """Record the calibration that the campaign was created with, once; its scores count as runs of the start."""
     config = engine.config
     if not config.calibration_sha256 or engine.view().events("calibration"):
         return

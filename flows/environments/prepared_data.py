@@ -1,4 +1,4 @@
-"""Prepared data on this machine: run an environment's `prepare.py`, and check what it left.
+"""Prepared data on this machine: run an environment's `prepare.py`, and check its output.
 
 `prepare.py` is a trusted program run by a person; it is never given to a candidate.
 """

@@ -1,7 +1,7 @@
-"""The request that a specialist would get now, without a campaign or from the lineage of one. Writes nothing.
+"""The prompt that a specialist would get now, with no lineage or with a run's. Writes nothing.
 
 Use: `preview_request("airbench_mini", "opt", None, None, None)` for `bakeoff propose --dry-run`. Limits:
-programs that run right now are not part of it, nor is the preflight: neither is in a prompt.
+programs under way and preflight checks are left out, as in a real prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lineage.store.objects import open_store
 def preview_request(
     environment: str, role: str, arm: str | None, root: str | None, campaign: str | None
 ) -> ProposalRequest:
-    """Raises UnknownName for an environment, role or run that is not there, UsageError for a mismatch."""
+    """Build the request. Raises UnknownName for an unknown environment, role or run, UsageError for a mismatch."""
     chosen = load_environment(environment)
     if root is None:
         start = chosen.source()

@@ -12,7 +12,7 @@ ORDER = ("weak", "medium", "strong")
 
 @lru_cache(maxsize=8)
 def proven(policy: str, trust_weak: bool = False, loopback: bool = False) -> Isolation:
-    """Prove what this machine's sandbox holds. Raises IsolationRefused when that is below the policy.
+    """Prove the sandbox of this machine and return its level. Raises IsolationRefused when that is below the policy.
 
     `weak` needs `trust_weak` on each run, whatever the policy says; `loopback` is `spec.budget.loopback`.
     """

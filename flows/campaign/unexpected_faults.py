@@ -1,4 +1,4 @@
-"""Faults that nobody foresaw: told the moment they happen, entered in the record, and the exit code at the end."""
+"""Unexpected faults: reported at once, recorded, and turned into an exit code at the end of the campaign."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flows.campaign.watchdog import tell
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.records import TrialRef
-from flows.machine.home import bakeoff_version
+from flows.machine.folders import bakeoff_version
 from flows.trial.recording import Progress, record
 from lineage.errors import BakeoffError, StoreError, Superseded
 from lineage.records import Row
@@ -19,7 +19,7 @@ TRACE = 6000
 
 
 class LaneFaults(BakeoffError):
-    """The campaign went on and ended, without the lanes that an unforeseen fault had ended."""
+    """Raised at the end of a campaign of which unexpected faults ended some lanes."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(
@@ -28,9 +28,9 @@ class LaneFaults(BakeoffError):
 
 
 def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:
-    """Tell the display and the webhook, append an event, end the trial as a fault of ours. Returns the sentence."""
+    """Report an unexpected fault to display and webhook, record it, and end the trial as harness_abort. Returns the sentence."""
     what = one_line(f"{type(fault).__name__}: {fault}", 400)
-    text = f"role {ref.role} ended at {ref.trial} by an unforeseen fault: {what}"
+    text = f"role {ref.role} ended at {ref.trial} by an unexpected fault: {what}"
     tell(engine, text)
     try:
         engine.append(
@@ -53,5 +53,7 @@ def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:
     except Superseded:
         raise
     except (StoreError, ValueError) as error:
-        engine.emit({"kind": "note", "text": f"{ref.trial} stays open, its fault was not recorded: {error}"})
+        engine.emit(
+            {"kind": "note", "text": f"{ref.trial} remains open, its fault was not recorded: {error}"}
+        )
     return text

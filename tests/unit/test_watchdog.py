@@ -19,7 +19,7 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.campaign import loop, watchdog
-from flows.campaign.watchdog import Watch, heartbeat_file, patiently
+from flows.campaign.watchdog import Watchdog, heartbeat_file, patiently
 from flows.engine.budget import Spent, refusal
 from flows.engine.records import TrialRef
 from flows.engine.settings import Settings
@@ -94,7 +94,7 @@ def failing(times: int, error: Exception) -> Any:
 
 
 def test_a_store_that_is_away_is_waited_for_and_told_once(engine: Any) -> None:
-    watch = Watch(engine)
+    watch = Watchdog(engine)
     away = StoreUnavailable("could not write log/x in the store: ENOSPC, the disk is full")
     assert finish(patiently(watch, failing(3, away), first_s=0.01)) == 4
     assert engine.notes == [f"paused, trying again: {away}"]
@@ -103,10 +103,10 @@ def test_a_store_that_is_away_is_waited_for_and_told_once(engine: Any) -> None:
 
 def test_a_store_that_stays_away_is_given_up_and_a_wrong_key_at_once(engine: Any) -> None:
     with pytest.raises(StoreUnavailable):
-        finish(patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=0.01, give_up_s=0.05))
+        finish(patiently(Watchdog(engine), failing(99, StoreUnavailable("x")), first_s=0.01, give_up_s=0.05))
     denied = failing(1, StoreDenied("no such key"))
     with pytest.raises(StoreDenied):
-        finish(patiently(Watch(engine), denied, first_s=0.01))
+        finish(patiently(Watchdog(engine), denied, first_s=0.01))
 
 
 def test_a_prefect_server_that_is_away_is_waited_for_also_when_its_fault_is_wrapped(engine: Any) -> None:
@@ -117,19 +117,19 @@ def test_a_prefect_server_that_is_away_is_waited_for_also_when_its_fault_is_wrap
             raise RuntimeError("Failed to reach API at http://127.0.0.1:1/api") from refused
     except RuntimeError as fault:
         away = fault
-    assert finish(patiently(Watch(engine), failing(2, away), first_s=0.01)) == 3
+    assert finish(patiently(Watchdog(engine), failing(2, away), first_s=0.01)) == 3
     assert engine.notes == ["paused, trying again: the Prefect server does not answer (ConnectError)"]
     said = httpx.Response(503, request=httpx.Request("POST", "http://127.0.0.1:1/api/flow_runs/"))
     overloaded = PrefectHTTPStatusError("503", request=said.request, response=said)
-    assert finish(patiently(Watch(engine), failing(1, overloaded), first_s=0.01)) == 2
+    assert finish(patiently(Watchdog(engine), failing(1, overloaded), first_s=0.01)) == 2
     with pytest.raises(RuntimeError, match="ours"):
-        finish(patiently(Watch(engine), failing(2, RuntimeError("ours")), first_s=0.01))
+        finish(patiently(Watchdog(engine), failing(2, RuntimeError("ours")), first_s=0.01))
 
 
 def test_a_stop_ends_the_wait(engine: Any) -> None:
     engine.cancel.set()
     with pytest.raises(Interrupted):
-        finish(patiently(Watch(engine), failing(99, StoreUnavailable("x")), first_s=30))
+        finish(patiently(Watchdog(engine), failing(99, StoreUnavailable("x")), first_s=30))
 
 
 def test_the_heartbeat_file_says_what_a_monitor_needs_and_a_stall_is_told_once(
@@ -137,7 +137,7 @@ def test_the_heartbeat_file_says_what_a_monitor_needs_and_a_stall_is_told_once(
 ) -> None:
     url, got = chat
     engine.config.settings = engine.config.settings.model_copy(update={"webhook": url})
-    watch = Watch(engine)
+    watch = Watchdog(engine)
     watch.beat()
     told = json.loads(heartbeat_file(engine.root, "c-x").read_text())
     assert told["stalled"] is False
@@ -165,7 +165,7 @@ def test_a_webhook_that_is_away_is_a_note(engine: Any) -> None:
 
 def test_faults_in_a_row_pause_three_times_and_then_end_the_campaign(engine: Any) -> None:
     began = datetime.now(UTC)
-    state = loop.Campaign(engine, None, None, began, None, Watch(engine), began)  # type: ignore[arg-type]
+    state = loop.Campaign(engine, None, None, began, None, Watchdog(engine), began)  # type: ignore[arg-type]
     for pauses in (1, 2, 3):
         state.faults_in_a_row = 2
         finish(loop._after_faults(state))

@@ -1,8 +1,8 @@
-"""The control run of a champion to be: once, before its title is recorded, on permuted training data.
+"""The control run of a future champion: one run on permuted training data, before the title is recorded.
 
 Use: `check = await control_run(engine, ref, patched, real)` in a confirmation whose test is decided. The outcome is a
-stored result, so that a killed attempt does not run it again. What it means is `evaluators.judge.control_run`. Limits: an
-environment whose training data cannot be permuted has none, which the check then says; it passes.
+stored result, so a killed attempt does not run it again. `evaluators.judge.control_run` judges it. Limits: where the
+training data cannot be permuted there is no control run; the check passes and says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = "confirm-control"
 
 
 async def control_run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, float]) -> Check:
-    """The check, stored or new. Raises InfraFault when the machine fails, Interrupted when the campaign ends."""
+    """Return the check, stored or new. Raises InfraFault when the machine fails, Interrupted when the campaign ends."""
     return await asyncio.to_thread(_run, engine, ref, patched, dict(real))
 
 

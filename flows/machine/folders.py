@@ -1,8 +1,8 @@
-"""Where Bakeoff keeps things on this machine, outside any run directory.
+"""Folders of Bakeoff on this machine, outside any run directory; and its version.
 
-`BAKEOFF_HOME` (default `$XDG_CACHE_HOME/bakeoff` or `~/.cache/bakeoff`) holds prepared data, scratch
+`BAKEOFF_HOME` (default `$XDG_CACHE_HOME/bakeoff` or `~/.cache/bakeoff`) contains prepared data, scratch
 space of running trials, Prefect homes of embedded servers, and the slot locks. All of it can be
-deleted when nothing runs; lineage and results live in the run directory, never here.
+deleted when nothing runs; lineage and results are in the run directory, never here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def home() -> Path:
-    """The folder named by BAKEOFF_HOME, created on demand by whoever writes into it."""
+    """The folder named by BAKEOFF_HOME; the code that writes into it creates it."""
     chosen = os.environ.get("BAKEOFF_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
