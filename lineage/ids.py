@@ -88,8 +88,8 @@ _last = (0, 0)
 def uuid7(after: str = "") -> str:
     """A new version-7 UUID, greater than every earlier one of this process and than `after`.
 
-    48 bits of milliseconds, a 12-bit counter, 62 random bits. When the clock stands still, jumps
-    back, or is behind `after`, the counter goes on from there instead.
+    48 bits of milliseconds, a 12-bit counter, 62 random bits. When the clock does not advance, jumps
+    back, or is behind `after`, the counter continues from the last id instead.
     """
     global _last
     floor = (int(after[:8] + after[9:13], 16), int(after[15:18], 16)) if after else (0, 0)

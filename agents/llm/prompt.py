@@ -1,4 +1,4 @@
-"""The prompt of one proposal, rendered from lineage: same lineage, same bytes, same size for ever.
+"""The prompt of one proposal, rendered from lineage: the same lineage gives the same bytes, and the size is bounded.
 
 `render(request)` gives a system part (rules, environment, surface, role brief), which stays the same
 from session to session and is worth caching, and a user part made of sections with a budget each
@@ -29,7 +29,7 @@ SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 
 @dataclass(frozen=True)
 class Prompt:
-    """`sections` holds the size of every section in characters; `parent` the trial started from."""
+    """`sections` has the size of every section in characters; `parent` the trial started from."""
 
     system: str
     user: str

@@ -26,12 +26,13 @@ PARTS = (
     "predict_start_wall",
     "predict_wall",
 )
+INHERITED = ("train_prepared_cpu", "predict_prepared_cpu", "train_prepared_wall", "predict_prepared_wall")
 
 
 class Reference(Record):
     """Seconds that the start recipe needs outside training, means over its runs.
 
-    `prepared_*`: of the import that its processes inherited; 0 when they imported by themselves.
+    `*_prepared_*`: of the import that its processes inherited; 0 where they imported by themselves.
     """
 
     train_start_cpu: Finite
@@ -40,8 +41,10 @@ class Reference(Record):
     train_start_wall: Finite
     predict_start_wall: Finite
     predict_wall: Finite
-    prepared_cpu: Finite = 0.0
-    prepared_wall: Finite = 0.0
+    train_prepared_cpu: Finite = 0.0
+    predict_prepared_cpu: Finite = 0.0
+    train_prepared_wall: Finite = 0.0
+    predict_prepared_wall: Finite = 0.0
 
 
 class Bill(Record):
@@ -59,15 +62,17 @@ def reference(start: Measurement | None) -> Reference | None:
     names = {part: f"{part}_seconds" for part in PARTS}
     if any(name not in found for name in names.values()):
         return None
-    inherited = {part: found.get(f"{part}_seconds", 0.0) for part in ("prepared_cpu", "prepared_wall")}
+    inherited = {part: found.get(f"{part}_seconds", 0.0) for part in INHERITED}
     return Reference(**{part: found[name] for part, name in names.items()}, **inherited)
 
 
 def start_seconds(train: RunFacts, sittings: Sequence[RunFacts]) -> dict[str, float]:
     """The quantities that a reference is made from, beside those of prediction."""
     inherited = {
-        "prepared_cpu_seconds": train.prepared_cpu_s,
-        "prepared_wall_seconds": train.prepared_wall_s,
+        "train_prepared_cpu_seconds": train.prepared_cpu_s,
+        "train_prepared_wall_seconds": train.prepared_wall_s,
+        "predict_prepared_cpu_seconds": max(one.prepared_cpu_s for one in sittings),
+        "predict_prepared_wall_seconds": max(one.prepared_wall_s for one in sittings),
     }
     return {
         "train_start_cpu_seconds": train.start_cpu_s,
@@ -92,13 +97,22 @@ def bill(budget: Budget, known: Reference | None, train: RunFacts, sittings: Seq
     def answer(used: float, free: float) -> float:
         return max(0.0, used - budget.predict_factor * free)
 
-    cpu, wall = known.prepared_cpu, known.prepared_wall
     return Bill(
-        start_cpu=start(train.start_cpu_s, known.train_start_cpu, train.prepared_cpu_s, cpu)
-        + max(start(one.start_cpu_s, known.predict_start_cpu, one.prepared_cpu_s, cpu) for one in sittings),
-        start_wall=start(train.start_wall_s, known.train_start_wall, train.prepared_wall_s, wall)
+        start_cpu=start(
+            train.start_cpu_s, known.train_start_cpu, train.prepared_cpu_s, known.train_prepared_cpu
+        )
         + max(
-            start(one.start_wall_s, known.predict_start_wall, one.prepared_wall_s, wall) for one in sittings
+            start(one.start_cpu_s, known.predict_start_cpu, one.prepared_cpu_s, known.predict_prepared_cpu)
+            for one in sittings
+        ),
+        start_wall=start(
+            train.start_wall_s, known.train_start_wall, train.prepared_wall_s, known.train_prepared_wall
+        )
+        + max(
+            start(
+                one.start_wall_s, known.predict_start_wall, one.prepared_wall_s, known.predict_prepared_wall
+            )
+            for one in sittings
         ),
         predict_cpu=answer(max(one.cpu_s for one in sittings), known.predict_cpu),
         predict_wall=answer(max(one.wall_s for one in sittings), known.predict_wall),

@@ -57,7 +57,7 @@ class Journal:
     def append(self, row: Row, after: str = "") -> str:
         """Make a row durable and return its event id; see the module text for what a failure means.
 
-        `after`: newest event that the writer has read; the row gets a later id, whatever the clocks of others say.
+        `after`: newest event that the writer has read; the row gets a later id, even when other machines' clocks are ahead.
         """
         if row.campaign != self._campaign:
             raise UsageError(f"a row of campaign {row.campaign!r} cannot be appended to {self._campaign!r}")

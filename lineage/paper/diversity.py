@@ -39,7 +39,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
 
     try:
         matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-    except ValueError:  # no text holds a word
+    except ValueError:  # no text contains a word
         return Diversity(len(texts), 0, 0.0, 0.0, 0.0)
     sizes = _cluster(matrix)
     shares = sizes / sizes.sum()

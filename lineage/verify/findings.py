@@ -12,8 +12,8 @@ from typing import Literal
 
 Kind = Literal[
     "missing",  # an object or row that something refers to is not there
-    "altered",  # bytes or values are not what their hash says
-    "swapped",  # an object holds the content that belongs under another name
+    "altered",  # bytes or values do not match their hash
+    "swapped",  # an object has the content that belongs under another name
     "added",  # a row that the campaign did not write
     "doubled",  # the same event or outcome twice
     "reordered",  # rows of a chain out of their order

@@ -251,7 +251,14 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
         predict_start_wall=3,
         predict_wall=1,
     )
-    warm = cold.model_copy(update={"train_start_cpu": 0.2, "predict_start_cpu": 0.1, "prepared_cpu": 2.0})
+    warm = cold.model_copy(
+        update={
+            "train_start_cpu": 0.2,
+            "predict_start_cpu": 0.1,
+            "train_prepared_cpu": 2.0,
+            "predict_prepared_cpu": 2.0,
+        }
+    )
 
     def owed(known: billing.Reference, run: RunFacts) -> float:
         return round(billing.bill(budget, known, run, [facts(0.1, 2.0)]).start_cpu, 3)

@@ -1,8 +1,8 @@
 """The engine's end of prepared processes: one fork server per environment, started when a run first needs it.
 
 Use: `server_for(tools, box)` gives the `Server` to put into a request, or None where the run has to start an interpreter
-of its own: no bubblewrap, no whole control group, devices (their driver must not be initialised before a fork), an
-import that cannot be forked. `BAKEOFF_PREPARED=0` turns it off. Limits: the servers of a process end with it; at most
+of its own: no bubblewrap, no whole control group, devices (their driver must not be initialised before a fork), compiled
+packages (the server has read the real ones), an import that cannot be forked. `BAKEOFF_PREPARED=0` turns it off. Limits: the servers of a process end with it; at most
 `MOST_SERVERS` are kept, the oldest goes first; one that has died is replaced when it is next asked for.
 """
 
@@ -108,7 +108,7 @@ def unfit(tools: Layers) -> str:
 
 def server_for(tools: Layers, box: Box) -> Server | None:
     """The fork server for runs like `box`; None where its run starts an interpreter of its own. Raises InfraFault."""
-    if unfit(tools) or box.devices:
+    if unfit(tools) or box.devices or box.compiled:
         return None
     key = (tuple(box.packages), tuple(sorted(environment(box, INSIDE).items())))
     with _lock:
