@@ -5,7 +5,7 @@ return one `Mismatch` per thing that the facts do not support, none when all is 
 rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
 inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
 
-Limits: what these functions see is as honest as the hashes that `lineage.verify.store` checks first.
+Limits: what these functions see is as honest as the hashes that `lineage.verify.store_checks` checks first.
 """
 
 from __future__ import annotations
