@@ -214,7 +214,12 @@ class _Grown(Record):
         return {name: value for name, value in stored.items() if value or name not in _ADDED}
 
 
-_ADDED = frozenset({"answers_sha256", "sketch", "artifact_sha256", "items_sha256", "effects"})
+_ADDED = frozenset(
+    {
+        *("answers_sha256", "sketch", "artifact_sha256", "items_sha256", "effects"),
+        *("prepared", "prepared_cpu_s", "prepared_wall_s"),
+    }
+)
 
 
 class RunFacts(_Grown):
@@ -246,6 +251,11 @@ class RunFacts(_Grown):
     )
     # left out where there is none, so that the bytes and hashes of older measurements stay what they are
     device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
+    prepared: bool = Field(
+        False, description="forked from a process that had imported the packages; else a start of its own"
+    )
+    prepared_cpu_s: Finite = Field(0.0, description="CPU seconds of that import, which this run did not pay")
+    prepared_wall_s: Finite = 0.0
 
 
 class Artifact(Record):
