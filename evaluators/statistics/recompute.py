@@ -5,7 +5,7 @@ return one `Mismatch` per thing that the facts do not support, none when all is 
 rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
 inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
 
-Limits: what these functions see is as honest as the hashes that `lineage.verify.store` checks first.
+Limits: what these functions see is as honest as the hashes that `lineage.verify.store_checks` checks first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from evaluators.statistics.confirmation import (
     Confirmed,
     ConfirmPlan,
     Continue,
-    gates_hold,
     gates_out_of_reach,
+    gates_pass,
     next_step,
 )
 from evaluators.statistics.confirmation_book import Book
@@ -30,6 +30,7 @@ from evaluators.statistics.confirmation_inputs import Read, SealedRuns, chance_o
 from evaluators.statistics.item_tests import ItemChance
 from evaluators.statistics.label import label, status_of
 from evaluators.statistics.lawful import deterministic, fault_of
+from evaluators.statistics.racing import RacingPlan, Stopped, look
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError
 from lineage.leaderboard import INCUMBENT_FAILED, UNLAWFUL, Leaderboard
@@ -55,7 +56,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the label stage had: preflight checks, training runs, the measurement."""
+    """Inputs of the label stage: preflight checks, training runs, the measurement."""
 
     build: tuple[Check, ...] = ()
     runs: tuple[TrainRun, ...] = ()
@@ -81,7 +82,7 @@ def recompute_promotions(
     book, found = Book(plan), []
     sealed: list[Row] = []
     last_trials = 0
-    held: set[str | None] = (
+    incumbents: set[str | None] = (
         set()
     )  # incumbents since the confirmation before: a veto may replace one meanwhile
     for row in rows:
@@ -99,7 +100,7 @@ def recompute_promotions(
                 if plan.has_items:
                     more, again = _items_again(row, detail, book, measured, read)
                     found += more
-            found += _confirmation(row, {**detail, **again}, book, trials, held)
+            found += _confirmation(row, {**detail, **again}, book, trials, incumbents)
             if measured is not None:
                 found += _replicates(row, detail, measured)
                 found += _gates(row, detail, plan, spec, measured) if spec is not None else []
@@ -108,12 +109,12 @@ def recompute_promotions(
                 found += _sealed(row, sealed, book, spec, measured, read)
             sealed.append(row)
         book.read(row)
-        held = {book.incumbent} if row.event == "confirmation" else held | {book.incumbent}
+        incumbents = {book.incumbent} if row.event == "confirmation" else incumbents | {book.incumbent}
     return found
 
 
 def _confirmation(
-    row: Row, detail: dict[str, Any], book: Book, trials: int, held: set[str | None]
+    row: Row, detail: dict[str, Any], book: Book, trials: int, incumbents: set[str | None]
 ) -> list[Mismatch]:
     trial, plan = row.trial or "", book.plan
     found = []
@@ -121,10 +122,10 @@ def _confirmation(
     def say(what: str, recorded: object, recomputed: object) -> None:
         found.append(Mismatch(trial, what, str(recorded), str(recomputed)))
 
-    if row.incumbent not in held:
+    if row.incumbent not in incumbents:
         say("incumbent", row.incumbent, book.incumbent)
     attempt = replace(
-        book.open(trials, row.incumbent if row.incumbent in held else None, trial),
+        book.open(trials, row.incumbent if row.incumbent in incumbents else None, trial),
         candidate=tuple(row.scores),
         incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
         gates=tuple(bool(g) for g in detail.get("gates", [])),
@@ -156,12 +157,13 @@ def _confirmation(
     mean = math.fsum(row.scores) / len(row.scores)
     if row.score is not None and not _close(row.score, mean):
         say("score", row.score, mean)
-    told = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
+    recorded_looks = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
     again = [(look.n, look.p_value, look.level) for look in step.looks]
-    if len(told) != len(again) or not all(
-        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2]) for a, b in zip(told, again, strict=True)
+    if len(recorded_looks) != len(again) or not all(
+        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2])
+        for a, b in zip(recorded_looks, again, strict=True)
     ):
-        say("looks", told, again)
+        say("looks", recorded_looks, again)
     return found
 
 
@@ -307,12 +309,12 @@ def _replicates(row: Row, detail: dict[str, Any], measured: Measured) -> list[Mi
 def _gates(
     row: Row, detail: dict[str, Any], plan: ConfirmPlan, spec: EnvironmentSpec, measured: Measured
 ) -> list[Mismatch]:
-    """The recorded answer of the hard rules after each look against the candidate's measurements."""
+    """Compares the recorded gate results after each look with the candidate's measurements."""
     made = [measured(sha) for sha in detail.get("measurements", [])]
     seeds = [seed for measurement in made if measurement is not None for seed in measurement.per_seed]
     recorded = [bool(gate) for gate in detail.get("gates", [])]
-    again = [gates_hold(spec.gates, seeds[:n], plan.gate_looks) for n in plan.looks[: len(recorded)]]
-    # Not said is taken for yes by `next_step`, so a confirmation must have said it for each of its looks.
+    again = [gates_pass(spec.gates, seeds[:n], plan.gate_looks) for n in plan.looks[: len(recorded)]]
+    # `next_step` takes a missing entry for yes, so a confirmation must have recorded one for each of its looks.
     looks = len(detail.get("looks", []))
     silent = row.verdict == "confirmed" and bool(spec.gates) and len(recorded) != looks
     if recorded != again or silent:
@@ -343,8 +345,11 @@ def recompute_labels(
     plan: ConfirmPlan,
     spec: EnvironmentSpec,
     evidence: Callable[[Row], Evidence | None],
+    racing: RacingPlan | None = None,
 ) -> list[Mismatch]:
     """Every trial row's status, cause and score again, against the leader that the row names.
+
+    `racing`: the campaign's plan for ending screens early, whose decisions are made again too.
 
     Other rows may be appended while a label is decided, so that leader need not be the one just before the row;
     but it must have led at some time while the trial was open.
@@ -353,6 +358,7 @@ def recompute_labels(
     depends: dict[str | None, bool | None] = {}
     led: list[Leader | None] = [None]
     begun: dict[str, int] = {}
+    start: tuple[SeedResult, ...] = ()
     for row in rows:
         if row.event == "submitted" and row.trial is not None:
             begun[row.trial] = len(led) - 1
@@ -363,7 +369,11 @@ def recompute_labels(
             if plan.rules >= 2:
                 depends[row.trial] = deterministic(made.per_seed) if made is not None else None
             seeded = False in (depends.get(leaderboard.start), depends.get(row.parent))
-            found += _leader_named(row, was_open, leaderboard) + _label(row, leaderboard, spec, facts, seeded)
+            stopped, wrong = _raced(row, spec, made, racing, _named(row, leaderboard), start)
+            found += [*_leader_named(row, was_open, leaderboard), *wrong]
+            found += _label(row, leaderboard, spec, facts, seeded, stopped)
+            if row.status is Status.BASELINE and made is not None:
+                start = made.per_seed
             if plan.rules >= 2 and row.deterministic != depends[row.trial]:
                 said, again = str(row.deterministic), str(depends[row.trial])
                 found.append(Mismatch(row.trial or "", "independence of the seed", said, again))
@@ -371,6 +381,48 @@ def recompute_labels(
         if (leader := leaderboard.leader()) != led[-1]:
             led.append(leader)
     return found
+
+
+def _raced(
+    row: Row,
+    spec: EnvironmentSpec,
+    made: Measurement | None,
+    racing: RacingPlan | None,
+    leader: Leader | None,
+    start: Sequence[SeedResult],
+) -> tuple[Stopped | None, list[Mismatch]]:
+    """Why the screen of a row ended early, decided again; what the row says otherwise, and a keep without all its runs."""
+    detail = json.loads(row.detail_json)
+    said = detail.get("racing") if isinstance(detail, dict) else None
+    again = None
+    if racing is not None and made is not None and said is not None:
+        again = look(racing, spec, made.per_seed, leader, start)
+    found = []
+    recorded = Stopped.model_validate(said) if said is not None else None
+    if not _same_stop(recorded, again):
+        found.append(Mismatch(row.trial or "", "end of the screen", _stop_text(recorded), _stop_text(again)))
+    if racing is not None and row.status is Status.KEEP and len(row.scores) < racing.runs:
+        text = f"keep after {len(row.scores)} runs"
+        found.append(Mismatch(row.trial or "", "runs of the screen", text, f"{racing.runs} runs are needed"))
+    return again, found
+
+
+def _same_stop(one: Stopped | None, other: Stopped | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    same = (one.runs, one.planned, one.quantity, one.leader) == (
+        other.runs,
+        other.planned,
+        other.quantity,
+        other.leader,
+    )
+    return same and all(_near(getattr(one, n), getattr(other, n)) for n in ("mean", "best", "limit", "level"))
+
+
+def _stop_text(stopped: Stopped | None) -> str:
+    if stopped is None:
+        return "after all runs"
+    return f"{stopped.text}: {stopped.quantity} at best {stopped.best:.6g}, needed {stopped.limit:.6g}"
 
 
 def _leader_named(row: Row, was_open: list[Leader | None], leaderboard: Leaderboard) -> list[Mismatch]:
@@ -383,7 +435,7 @@ def _leader_named(row: Row, was_open: list[Leader | None], leaderboard: Leaderbo
 
 
 def _named(row: Row, leaderboard: Leaderboard) -> Leader | None:
-    """The leader that a row says it was decided against; that of the moment where a row says nothing."""
+    """The leader that a row names as its comparison; the present leader where it names none."""
     detail = json.loads(row.detail_json)
     if not isinstance(detail, dict) or "leader" not in detail:
         return leaderboard.leader()
@@ -396,7 +448,12 @@ def _leader_text(leader: Leader | None) -> str:
 
 
 def _label(
-    row: Row, leaderboard: Leaderboard, spec: EnvironmentSpec, facts: Evidence | None, seeded: bool
+    row: Row,
+    leaderboard: Leaderboard,
+    spec: EnvironmentSpec,
+    facts: Evidence | None,
+    seeded: bool,
+    stopped: Stopped | None,
 ) -> list[Mismatch]:
     trial = row.trial or ""
     if facts is None or row.status is Status.REJECTED:
@@ -414,9 +471,10 @@ def _label(
         leader_score=leader[1] if leader else None,
         is_baseline=leaderboard.start is None and row.parent is None,
         seeded=seeded,
+        stopped=stopped,
     )
     found = []
-    if (row.status, row.cause) != (again.status, again.cause) and not _told_infra(row):
+    if (row.status, row.cause) != (again.status, again.cause) and not _is_harness_fault(row):
         found.append(Mismatch(trial, "label", _name(row.status, row.cause), _name(again.status, again.cause)))
     score = facts.measurement.score if facts.measurement else None
     if not _close(row.score, score):
@@ -431,8 +489,8 @@ def _label(
     return found
 
 
-def _told_infra(row: Row) -> bool:
-    """A fault of ours between the stages leaves no trace in the evidence, and claims nothing."""
+def _is_harness_fault(row: Row) -> bool:
+    """Whether the row records a harness fault: one between the stages leaves no evidence, and claims no score."""
     return row.status is Status.HARNESS_ABORT and row.score is None
 
 

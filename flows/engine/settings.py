@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 
 from lineage.errors import SpecInvalid
 
-ARMS = ("specialists", "generic", "single", "no_lineage", "random")
 SEARCH, LIMITS, MODELS, MACHINE, FAULTS = (
     "The search",
     "Limits",
@@ -57,6 +56,12 @@ class Settings(BaseModel):
     confirm: bool = _setting(
         True, SEARCH, "confirm leaders with fresh seeds", option="--confirm/--no-confirm"
     )
+    racing: bool = _setting(
+        True,
+        SEARCH,
+        "end a screen early when its trial can no longer become a keep",
+        option="--racing/--no-racing",
+    )
     steering: str = _setting("", SEARCH, "a note in every prompt", option="--steer")
     script: str = _setting("", SEARCH, "proposals of the scripted proposer, or the record to replay")
 
@@ -76,7 +81,7 @@ class Settings(BaseModel):
     model: str = _setting("", MODELS, "model of the specialists; default: the one of `bakeoff ask`")
     models: dict[str, str] = _setting({}, MODELS, "other models for some roles, as JSON by role")
     prices: dict[str, dict[str, float]] = _setting(
-        {}, MODELS, "changes to agents/llm/prices.toml, as JSON by model"
+        {}, MODELS, "changes to the list prices of genai-prices, as JSON by model"
     )
     free_models: tuple[str, ...] = _setting(
         (), MODELS, "models that cost nothing, such as local ones", option="--free-model"
