@@ -1,4 +1,4 @@
-"""What every proposer is asked and what it must answer.
+"""The interface of a proposer: the request it gets and the proposal it returns.
 
 A proposer turns lineage into one edit: `propose(ProposalRequest) -> Proposal`. It is called in a
 thread, several times at once, and keeps no state beside lineage, so a campaign that is

@@ -1,4 +1,4 @@
-"""Names that cannot lie: canonical JSON, sha256, the hash of a source tree, and time-ordered event ids.
+"""Identifiers: canonical JSON and its sha256, the hash of a source tree, time-ordered event ids, checked names.
 
 Use: `sha256(canonical_json(obj))`, `tree_hash({"train.py": b"..."})`, `uuid7(after=newest_seen)`.
 Limits: canonical JSON refuses NaN and naive times; `uuid7` is strictly increasing within a process,

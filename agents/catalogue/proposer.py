@@ -28,7 +28,7 @@ from pathlib import Path
 from threadpoolctl import ThreadpoolController
 
 from agents.catalogue import candidates as make
-from agents.catalogue import constants, tpe, wording
+from agents.catalogue import constants, proposal_text, tpe
 from agents.catalogue.candidates import Candidate, Parent, Setting
 from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
@@ -227,12 +227,12 @@ class CatalogueProposer:
             role=request.role.name,
             proposer=self._name,
             parent=parent.trial.id,
-            hypothesis=wording.hypothesis(memory, candidate, delta),
+            hypothesis=proposal_text.hypothesis(memory, candidate, delta),
             expected_delta=_expected(memory, parent.trial, forecast, against),
             edits=edits,
             edit_kind=candidate.kind,
             operator=candidate.operator,
-            notes=wording.notes(candidate, delta, forecast, against.gain, arm),
+            notes=proposal_text.notes(candidate, delta, forecast, against.gain, arm),
         )
 
 
@@ -287,7 +287,7 @@ def _known(memory: Memory) -> list[Trial]:
 def _why(memory: Memory, leader: Trial, name: str) -> tuple[Trial, str]:
     trial = memory.trials[name]
     limit = min(trial.room, key=lambda quantity: trial.room[quantity]) if trial.room else ""
-    ahead = wording.percent((trial.gain or 0.0) - (leader.gain or 0.0))
+    ahead = proposal_text.percent((trial.gain or 0.0) - (leader.gain or 0.0))
     confirmed = "the best confirmed trial, " if trial is memory.incumbent else ""
     return trial, f"{confirmed}{ahead} against the leader{f' and room for {limit}' if limit else ''}"
 

@@ -1,4 +1,4 @@
-"""Generic structural edits on a source text, located by pattern. The words of `do` in a technique:
+"""Structural edits of source text, located by pattern: the operations that `do` in a technique can name.
 
     replace      the statements `find` become `code` (nothing: they go)
     before       `code` goes in front of the statements `find`

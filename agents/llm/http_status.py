@@ -1,4 +1,4 @@
-"""What an HTTP status from a model endpoint means for a proposal: one table for every dialect.
+"""HTTP statuses of model endpoints mapped to faults of a call: one table for every dialect.
 
 `status_kind` sorts statuses and the words beside them into the four kinds of agents.llm.model_call.CallFault.
 Words matter because endpoints put different things behind one number: a 400 can be an empty purse,

@@ -1,4 +1,4 @@
-"""One account for every model call of a campaign: tokens and dollars, with caps.
+"""The ledger of a campaign's model calls: tokens and dollars, with caps on dollars and tokens.
 
 A call is admitted before it is made and settled when its reply is known:
 

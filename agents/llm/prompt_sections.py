@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from agents.llm.prompt_budget import clipped, listed
+from agents.llm.prompt_sizes import clipped, listed
 from agents.llm.trial_text import (
     FAILED,
     changes_text,

@@ -1,4 +1,4 @@
-"""One lineage row as text for a model: what was tried, what came of it, and by how much.
+"""One lineage row as text for a model: the edit, its outcome, and by how much.
 
 `trial_line` is the one-line form of the prompt's lists, `trial_facts` the longer form of the
 `read_trial` tool. The numbers of a label (bytes over, accuracy short, seconds to spare) come first,

@@ -1,4 +1,4 @@
-"""Who may write to a campaign: epochs, claimed one after the other in the store, and what that makes of late events.
+"""Ownership of a campaign: epochs, claimed one after the other in the store, and events of replaced owners.
 
 An owner claims the next epoch with a create-if-absent object and stamps it on every event that it, and the trial
 workers that it dispatches, append. `Fence.check` looks for a later epoch before each append and each result; a writer

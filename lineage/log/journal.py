@@ -1,4 +1,4 @@
-"""The writer's side of lineage: one immutable object per event, no shared state, no lock.
+"""The writer of a campaign's events: one immutable object per event, no shared state, no lock.
 
 Use: `Journal(store, campaign, "campaign").append(row)` returns the event id once the row is durable.
 Every Journal is its own chain (name plus 8 random hex digits): its first row points at the newest row

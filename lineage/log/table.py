@@ -1,4 +1,4 @@
-"""The reader's side: log and parts joined into one view, kept fresh at the cost of what is new; and compaction.
+"""The reader of a campaign's events: log and parts joined into one view, refreshed incrementally; and compaction.
 
 Use: `lineage = Lineage(store, campaign)`; `lineage.refresh()` returns a frozen `queries.View`;
 `lineage.compact(min_new=256)` moves the log's tail into the next part.

@@ -1,4 +1,4 @@
-"""How varied the hypotheses of a campaign are: TF-IDF, online clustering, near-duplicates.
+"""Diversity of a campaign's hypotheses: TF-IDF, online clustering, near-duplicates.
 
 The paper gives the clustering rule (join the nearest centroid at cosine >= 0.30, else start a cluster; effective
 count = exp of the Shannon entropy of cluster sizes) but not the tokeniser, the centroid update or what a

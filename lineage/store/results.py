@@ -1,4 +1,4 @@
-"""Evaluator results that can be written once: a claim key created if absent, plus a content-addressed payload.
+"""Results of the judge that can be written once: a claim key created if absent, plus a content-addressed payload.
 
 Use: `put_result(store, campaign, trial, "screen", payload)` from the engine only; trial processes have
 no credentials. Writing the same payload again is quiet; another payload raises `ObjectExists`.

@@ -1,4 +1,4 @@
-"""What a verification found, as plain records.
+"""Findings of a verification, and its report.
 
 A *problem* means that the record is not what was written; a *note* is worth knowing and harmless: an
 orphan left by a crash, a campaign that has not ended, a foreign file.

@@ -23,7 +23,7 @@ from lineage.store.blobs import blob_key, read_manifest, unpack
 from lineage.store.objects import MARKER, MARKER_BYTES, Store
 from lineage.store.results import claim_bytes, claim_place, read_claim
 from lineage.verify.findings import Finding, VerifyReport
-from lineage.verify.rows import RowCheck
+from lineage.verify.row_checks import RowCheck
 
 Relabel = Callable[[Store, View], Iterable[Finding]]
 Progress = Callable[[int, int], None]

@@ -1,4 +1,4 @@
-"""Room for each section of a prompt, and how lists are made to fit.
+"""The size of each section of a prompt in characters, and cutting lists to fit.
 
 Every section has its own budget in characters and is cut to it alone, so none can push out another:
 in the paper's late runs one list of 135 children had removed the recent rows altogether. The sums

@@ -1,6 +1,6 @@
 """The rows of one campaign under verification: hashes, chains, order, and agreement with the stored results.
 
-Use (by `lineage.verify.store` only): feed `part` and `log` and `claim`, then `finish`.
+Use (by `lineage.verify.store_checks` only): feed `part` and `log` and `claim`, then `finish`.
 Limits: keeps a few hundred bytes per row; full rows are not kept.
 """
 
