@@ -40,7 +40,7 @@ from flows.machine.device_holds import require
 from flows.machine.folders import bakeoff_version
 from flows.machine.prefect_server import embedded_server, save_template
 from flows.machine.sandbox_level import proven
-from flows.measure.calibrate import matching
+from flows.measure.calibrate import fitted_here, matching
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
 from lineage.store.blobs import put_blob, put_tree
@@ -66,6 +66,8 @@ def create_campaign(
     InfraFault, StoreError, IsolationRefused.
     """
     environment = load_environment(settings.environment, settings.variant)
+    if runs_here:
+        environment, _ = fitted_here(environment)
     devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)

@@ -28,6 +28,7 @@ from flows.engine.budget import allowance, refusal, seconds_left, spent
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
 from flows.engine.records import TrialRef
+from flows.machine.speed import what_to_do
 from flows.report.prefect_artifacts import publish_campaign
 from flows.trial.flow import trial
 from flows.trial.payments import Submission, reserved
@@ -199,9 +200,10 @@ async def _measure_baseline(state: Campaign) -> None:
         row = await patiently(state.watch, lambda: state.run_one(ref))
     if row.status is not Status.BASELINE:
         why = json.loads(row.detail_json).get("label") or row.numbers_json
+        helps = what_to_do(engine.config.spec, row.cause, json.loads(row.numbers_json))
         raise UsageError(
             f"the start of {engine.config.spec.name} does not pass on this machine: {row.status} ({row.cause}): "
-            f"{one_line(why, 600)}; mend the recipe or its limits, then start a new run"
+            f"{one_line(why, 600)}; {helps or 'mend the recipe or its limits'}, then start a new run"
         )
 
 
