@@ -441,3 +441,14 @@ class Row(Record):
     device_peak_bytes: int | None = None
     energy_j: Finite | None = None
     utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")
+    planned_runs: int | None = Field(
+        None, description="runs that the trial was to have; `scores` has fewer where racing ended it"
+    )
+    slot_s: Finite | None = Field(
+        None, description="seconds for which its runs had a slot, all of them added up"
+    )
+    slot_measured_s: Finite | None = Field(None, description="of these, what a score or a cap rests on")
+    slot_starting_s: Finite | None = Field(
+        None, description="of these, starts of processes before it and the handling of artifacts"
+    )
+    measured_cpu_s: Finite | None = Field(None, description="CPU seconds of what was measured")
