@@ -23,6 +23,7 @@ from evaluators.judge import client
 from evaluators.judge.information import source_bytes
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note, RunsDone
 from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
 from flows.measure.standalone import beside_start
@@ -82,7 +83,7 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
             wait = min(outage.retry_after or pause, OUTAGE_LONGEST_S)
             if str(outage) != told:
                 told = str(outage)
-                engine.emit({"kind": "note", "text": f"{ref.role} waits for its proposer: {told}"})
+                engine.emit(Note(f"{ref.role} waits for its proposer: {told}"))
             engine.cancel.wait(wait)
             engine.raise_if_cancelled()
             pause = min(pause * 2, OUTAGE_LONGEST_S)
@@ -274,9 +275,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
             raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
         runs.append(run)
         places.append(str(out))
-        engine.emit(
-            {"kind": "progress", "trial": ref.trial, "stage": "train", "done": index + 1, "total": len(seeds)}
-        )
+        engine.emit(RunsDone(ref.trial, index + 1, len(seeds)))
         if run.cause is not None:
             break
     trained = Trained(
