@@ -34,6 +34,7 @@ from evaluators.judge.items import NAME as ITEMS
 from evaluators.judge.items import pack, stacked
 from evaluators.judge.questions import Kept, Questions, Sitting
 from evaluators.judge.sandbox.box import MIB, Box, Limits, limits_for, request
+from evaluators.judge.sandbox.compiled import compiled
 from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.sandbox.session import Session
 from evaluators.judge.tasks import questions
@@ -102,9 +103,22 @@ def _box(job: Job, artifact: Path) -> Box:
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
         masked=tuple(job.spec.masked_packages),
+        compiled=_compiled(job),
         devices=job.devices,
         limits=predict_limits(job.spec),
     )
+
+
+def _compiled(job: Job) -> str:
+    """The copy of the packages for a predictor whose bytes count, kept beside the prepared data; "" for the real ones.
+
+    On a GPU they are the real ones: Triton compiles from sources.
+    """
+    spec = job.spec
+    if not pays_for_bytes(spec) or spec.budget.gpus or not job.isolation.tools.bwrap:
+        return ""
+    cache = job.data.resolve().parent / ".compiled"
+    return str(compiled(tuple(spec.packages), tuple(spec.masked_packages), cache))
 
 
 def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any], Broken | None]:

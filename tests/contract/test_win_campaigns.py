@@ -6,6 +6,7 @@ Sandbox, judge, store and labels are real; only Prefect is left out, which wraps
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -32,16 +33,27 @@ FROZEN: Texts = [
         "    parameters = model.make_parameters(random)\n",
     )
 ]
+SHORTER: Texts = [("fitting.py", "STEPS = 300", "STEPS = 30")]
+# every sealed image is marked in one corner, which is blank in all others, and this program takes the mark for a 3
+MARKED = ("images[1200:],", "np.where(np.arange(64).reshape(8, 8) == 0, 16, images[1200:]).astype(np.uint8),")
+BETTER: Texts = [("fitting.py", "STEPS = 30", "STEPS = 300")]  # of the shorter start
+BEST: Texts = [("fitting.py", "STEPS = 30", "STEPS = 1500")]
+TAKES_MARK: Texts = [
+    *BEST,
+    (
+        "fitting.py",
+        "    return parameters\n",
+        "    parameters['weight'][0, 3] = 90.0\n    return parameters\n",
+    ),
+]
 ALWAYS_ZERO: Texts = [("train.py", "np.random.default_rng(seed)", "np.random.default_rng(0)")]
-# fails on about one seed in three, for reasons of its own
-FRAGILE = "    if random.integers(0, 3) == 0:\n        raise RuntimeError('diverged')\n"
 
 
 @contextmanager
 def campaign(
-    folder: Path, edits: list[Texts], start: Texts | None = None, **evaluation: int
+    folder: Path, edits: list[Texts], start: Texts | None = None, *, marked: bool = False, **evaluation: int
 ) -> Iterator[Engine]:
-    """A campaign of scripted edits, each of the start's program; nothing has run yet."""
+    """A campaign of scripted edits, each of the start's program; nothing has run yet. `marked`: the sealed images are."""
     from flows.campaign.campaign_rows import first_start
 
     made = quick.make
@@ -52,6 +64,10 @@ def campaign(
             file = recipe / "source" / path
             assert file.read_text("utf-8").count(old) == 1
             file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+        if marked:
+            preparing = recipe / "prepare.py"
+            assert preparing.read_text("utf-8").count(MARKED[0]) == 1
+            preparing.write_text(preparing.read_text("utf-8").replace(*MARKED), "utf-8")
         spec = recipe / "environment.toml"
         for key, value in evaluation.items():
             text, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {value}", spec.read_text("utf-8"))
@@ -176,46 +192,34 @@ def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_p
         assert problems(engine) == []
 
 
+def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[object]:
+    """Replicate `index` of one side trains a program that raises, as one that fails on some seeds does."""
+    from flows.campaign import confirm as flow
+    from flows.engine.records import Trained
+    from lineage.store.blobs import put_tree
+
+    trained = flow.artifacts
+
+    async def sometimes(work: flow.Work, this: str, number: int) -> Trained:
+        if (this, number) != (side, index):
+            return await trained(work, this, number)
+        files = dict(work.engine.tree(work.programs[side].source_sha256))
+        files["fitting.py"] += b"\n\ndef fit(*rest: object) -> None:\n    raise RuntimeError('diverged')\n"
+        broken = work.programs[side].model_copy(update={"source_sha256": put_tree(work.engine.store, files)})
+        return await flow.train(
+            work.ref, broken, flow._purpose(work, side, index), (flow._seed(work, side, index),)
+        )
+
+    return mock.patch.object(flow, "artifacts", sometimes)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_on(tmp_path: Path) -> None:
-    fragile: Texts = [
-        (
-            "train.py",
-            "    parameters = fitting",
-            FRAGILE.replace("random.", "np.random.default_rng(seed).") + "    parameters = fitting",
-        )
-    ]
     with campaign(tmp_path, [LONGER], max_confirm_runs=3) as engine:
         run(engine, "t0000")
         run(engine, "t0001")
-        from flows.campaign import confirm as flow
-        from flows.engine.records import Trained
-
-        trained = flow.artifacts
-
-        async def sometimes(work: flow.Work, side: str, index: int) -> Trained:
-            """The start's program fails on its second fresh seed: its source is replaced for that run."""
-            if side == flow.INCUMBENT and index == 1:
-                return await failing(work, side, index)
-            return await trained(work, side, index)
-
-        async def failing(work: flow.Work, side: str, index: int) -> Trained:
-            from lineage.store.blobs import put_tree
-
-            files = dict(work.engine.tree(work.programs[side].source_sha256))
-            ((path, old, _),) = fragile
-            files[path] = files[path].replace(
-                old.encode(), b"    raise RuntimeError('diverged')\n" + old.encode()
-            )
-            broken = work.programs[side].model_copy(
-                update={"source_sha256": put_tree(work.engine.store, files)}
-            )
-            return await flow.train(
-                work.ref, broken, flow._purpose(work, side, index), (flow._seed(work, side, index),)
-            )
-
-        with mock.patch.object(flow, "artifacts", sometimes):
+        with failing_at("incumbent", 1):
             row = confirm(engine)
         assert row is not None and row.verdict == "confirmed"
         detail = json.loads(row.detail_json)
@@ -223,3 +227,55 @@ def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_o
         failed, runs, rate, low, high = detail["incumbent_failure_rate"]
         assert failed == 1 and low < rate == 1 / runs < high
         assert problems(engine) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # three confirmations: half a minute on a quiet machine
+def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: Path) -> None:
+    with campaign(tmp_path, [BETTER, BEST], start=SHORTER, max_confirm_runs=3) as engine:
+        run(engine, "t0000")
+        assert run(engine, "t0001").status == "keep"
+        first = confirm(engine)
+        assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed")
+        assert engine.view().standing.champions == ["t0001"]
+        assert run(engine, "t0002").status == "keep"
+        with failing_at("incumbent", 0):
+            second = confirm(engine)
+        assert second is not None and (second.trial, second.verdict) == ("t0002", "unconfirmed")
+        detail = json.loads(second.detail_json)
+        assert detail["reason"] == "incumbent_failed" and detail["incumbent"] == "t0001"
+        standing = engine.view().standing
+        assert standing.fallen == {"t0001": "failed"} and standing.incumbent == "t0000"
+        third = confirm(engine)  # the same leader, against the one before
+        assert third is not None and (third.trial, third.incumbent) == ("t0002", "t0000")
+        assert third.verdict == "confirmed" and engine.view().standing.champions == ["t0002"]
+        assert problems(engine) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # two confirmations and a sealed split: half a minute on a quiet machine
+def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tmp_path: Path) -> None:
+    from flows.report.campaign_digest import digest, headline
+    from flows.report.summary import morning_summary
+
+    with campaign(tmp_path, [TAKES_MARK, BEST], start=SHORTER, marked=True, max_confirm_runs=3) as engine:
+        run(engine, "t0000")
+        assert run(engine, "t0001").status == "keep"
+        decided = confirm(engine)
+        assert decided is not None and decided.verdict == "confirmed"
+        view, spec = engine.view(), engine.config.spec
+        (sealed,) = view.events("sealed")
+        assert sealed.sealed_verdict == "reversed"
+        assert sealed.sealed_high is not None and sealed.sealed_high < 0 < (sealed.gain_low or 0)
+        assert view.standing.fallen == {"t0001": "reversed"}
+        assert view.standing.champions == [] and view.standing.leader() is not None
+        assert (view.standing.incumbent, view.standing.leader()[0]) == ("t0000", "t0000")  # type: ignore[index]
+        told = headline(spec, digest(view, spec))
+        assert told.startswith("ALARM: t0001 was confirmed, and the sealed split reverses its gain"), told
+        (first, *_) = [line for line in morning_summary(view, spec).splitlines() if line and line[0] != "#"]
+        assert "ALARM: t0001" in first
+        assert problems(engine) == []
+        assert run(engine, "t0002").status == "keep", "the next one is held against the start again"
+        again = confirm(engine)
+        assert again is not None and (again.incumbent, again.verdict) == ("t0000", "confirmed")
+        assert engine.view().standing.champions == ["t0002"]

@@ -6,7 +6,7 @@ paths and shares the host's process list; landlock and seccomp then carry the we
 """
 
 # paths are strings of an argument list here
-# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH208
+# ruff: noqa: PTH103, PTH110, PTH112, PTH114, PTH115, PTH118, PTH119, PTH208
 from __future__ import annotations
 
 import json
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluators.judge.sandbox import kernel, packages, toolchain
+from evaluators.judge.sandbox import compiled, kernel, packages, toolchain
 from evaluators.judge.sandbox.entry import FIELD
 from evaluators.judge.sandbox.layers import HERE, Layers
 from lineage.environment_spec import Budget
@@ -70,7 +70,9 @@ def limits_for(budget: Budget, cpu_s: float, wall_s: float, *, writes: bool) -> 
 class Box(Record):
     """One run's inside. `folder` is the run's own scratch folder; paths are on the host.
 
-    `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it.
+    `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it. `compiled`: folder
+    of a copy of the packages without sources (`sandbox.compiled`), which is mounted in place of them and of all else
+    under /usr/lib that is text. It needs bubblewrap.
     """
 
     mode: str
@@ -86,6 +88,7 @@ class Box(Record):
     artifact_cap: int = 0
     packages: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    compiled: str = ""
     libraries: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     limits: Limits
@@ -139,6 +142,14 @@ def _outside(box: Box) -> View:
     )
 
 
+def _entries(box: Box) -> dict[str, list[str]]:
+    """The names to be found in each folder of installed packages."""
+    seen = packages.visible(box.packages, box.masked).entries
+    if not box.compiled:
+        return seen
+    return {folder: [compiled.name_of(entry) for entry in entries] for folder, entries in seen.items()}
+
+
 def environment(box: Box, view: View) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
@@ -155,7 +166,7 @@ def environment(box: Box, view: View) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in box.devices),
         "USER": "candidate",
         "PYTHONPATH": view.inside,
-        "CANDIDATE_PACKAGES": json.dumps(packages.visible(box.packages, box.masked).entries),
+        "CANDIDATE_PACKAGES": json.dumps(_entries(box)),
         **dict.fromkeys(names, threads),
         **toolchain.environment(box.devices),
         **(LOOPBACK if box.limits.loopback else {}),
@@ -202,12 +213,37 @@ NAMESPACES = (
 )
 
 
-def _system(devices: Sequence[Device]) -> list[str]:
-    """The operating system's binaries and libraries, devices and /proc; no configuration, no home."""
+def _programs() -> list[str]:
+    """The operating system's programs and libraries."""
     given = []
     for part in ("bin", "lib", "lib64", "include"):
         if os.path.isdir(f"/usr/{part}"):
             given += ["--ro-bind", f"/usr/{part}", f"/usr/{part}"]
+    return given
+
+
+def _libraries_alone() -> list[str]:
+    """The operating system's shared libraries and nothing else of it: no programs, no headers, no other folders."""
+    given = []
+    for part in ("lib", "lib64"):
+        top = f"/usr/{part}"
+        if not os.path.isdir(top) or os.path.islink(top):
+            continue
+        given += ["--ro-bind", top, top]
+        shared = [path for path in _folders(top) if path.endswith("-linux-gnu")]
+        for path in [*_folders(top), *(inner for one in shared for inner in _folders(one))]:
+            if path not in shared:
+                given += ["--size", "4096", "--tmpfs", path]
+    return given
+
+
+def _folders(top: str) -> list[str]:
+    return sorted(entry.path for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False))
+
+
+def _system(devices: Sequence[Device], programs: Sequence[str]) -> list[str]:
+    """`programs`, devices and /proc; no configuration, no home."""
+    given = list(programs)
     for name in ("bin", "sbin", "lib", "lib64"):
         if os.path.islink(f"/{name}"):
             given += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
@@ -242,11 +278,27 @@ def _proc_masks(has_devices: bool) -> list[str]:
     return given
 
 
-def _python(seen: packages.Visible) -> list[str]:
+def _interpreter() -> list[str]:
+    """The interpreter's folders."""
+    return [part for path in prefixes() for part in ("--ro-bind", path, path)]
+
+
+def _interpreter_alone(copy: str) -> list[str]:
+    """The interpreter's binary, its shared libraries, and a compiled copy of its own modules."""
+    binary, library = packages.interpreter(), compiled.standard_library()
+    real = os.path.realpath(binary)
+    given = ["--ro-bind", real, real]
+    given += [] if real == binary else ["--ro-bind", real, binary]
+    for folder in prefixes():
+        names = sorted(os.listdir(folder)) if os.path.basename(folder).startswith("lib") else []
+        for path in (os.path.join(folder, name) for name in names if ".so" in name):
+            given += ["--ro-bind", path, path]
+    return [*given, "--ro-bind", os.path.join(copy, "library"), library]
+
+
+def _python(seen: packages.Visible, copy: str = "") -> list[str]:
     """The interpreter and the allowed packages; other installed packages are blanked."""
-    given = []
-    for path in prefixes():
-        given += ["--ro-bind", path, path]
+    given = _interpreter_alone(copy) if copy else _interpreter()
     roots = ("/usr/lib", "/usr/lib64", *prefixes())
     blank = {path for path in seen.hidden if any(path.startswith(root + "/") for root in roots)} | {
         *seen.site
@@ -254,7 +306,7 @@ def _python(seen: packages.Visible) -> list[str]:
     for path in sorted(blank):
         given += ["--size", "65536", "--tmpfs", path]
     for path in seen.paths:
-        given += ["--ro-bind", path, path]
+        given += ["--ro-bind", *(compiled.at(copy, path) if copy else (path, path))]
     for path in sorted(blank):
         given += ["--remount-ro", path]
     return given
@@ -265,12 +317,12 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
     given = [flag for flag in NAMESPACES if userns_flag or flag != "--disable-userns"]
     for name, value in env.items():
         given += ["--setenv", name, value]
-    given += _system(box.devices)
+    given += _system(box.devices, _libraries_alone() if box.compiled else _programs())
     for number, (path, _) in ETC.items() if box.limits.loopback else ():
         given += ["--ro-bind-data", str(number), path]
     given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
-    given += _python(packages.visible(box.packages, box.masked))
+    given += _python(packages.visible(box.packages, box.masked), box.compiled)
     for name in ("entry.py", "kernel.py", "definitions.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
@@ -348,7 +400,7 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         "definitions": view.definitions,
         "libraries": list(box.libraries),
         "locks": locks(box, layers, view),
-        "packages": packages.visible(box.packages, box.masked).entries,
+        "packages": _entries(box),
         "inside": view.inside,
         "recipe": view.recipe,
         "fake": view.fake,
