@@ -1,8 +1,8 @@
-"""What every proposer is asked and what it must answer.
+"""The interface of a proposer: the request it gets and the proposal it returns.
 
 A proposer turns lineage into one edit: `propose(ProposalRequest) -> Proposal`. It is called in a
-thread, several times at once, and keeps nothing that lineage does not hold, so a campaign that is
-killed and resumed goes on as if nothing had happened. It raises a `lineage.errors.ProposerFault`
+thread, several times at once, and keeps no state beside lineage, so a campaign that is
+killed and resumed continues unchanged. It raises a `lineage.errors.ProposerFault`
 when it has no edit to give. It never writes: not to the store, not to a recipe.
 """
 
@@ -27,10 +27,10 @@ class ProposalRequest:
     """One question to a proposer.
 
     `files_of(trial)` gives the source snapshot of a trial. `seed` decides every random choice.
-    `in_flight` holds the normal-form hashes (`agents.edits.normal_form.ast_hash`) of programs that run right
+    `in_flight` has the normal-form hashes (`agents.edits.normal_form.ast_hash`) of programs that run right
     now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
     is a `time.monotonic` value. `arm` is the campaign's control condition. `trial` is the id that the
-    answer will get. `allowance` limits what the answer may cost; `paid` is told the whole cost so far after each reply.
+    answer will get. `allowance` limits what the answer may cost; `paid` is called with the whole cost so far after each reply.
     """
 
     spec: EnvironmentSpec

@@ -26,7 +26,7 @@ from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.ids import canonical_json, sha256
 
-ARMS = ("specialists", "no_lineage", "generic", "single", "random")
+ARMS = ("specialists", "generic", "single", "no_lineage", "random")
 GENERALIST = "generalist"
 BRIEF_LIMIT = 6_000
 _HEAD = re.compile(r"\A\+\+\+[ \t]*\n(?P<toml>.*?)^\+\+\+[ \t]*\n(?P<brief>.*)\Z", re.DOTALL | re.MULTILINE)
@@ -53,7 +53,7 @@ def is_generalist(role: str) -> bool:
 
 
 def load_role(spec: EnvironmentSpec, name: str, text: str) -> Role:
-    """A role from its brief; SpecInvalid or UnknownName says which file and which key is wrong."""
+    """A role from its brief; raises SpecInvalid or UnknownName, which name the file and the key."""
     where = f"roles/{name}.md of {spec.name}"
     match = _HEAD.match(text.replace("\r\n", "\n"))
     if match is None:

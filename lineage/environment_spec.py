@@ -1,7 +1,7 @@
 """What an environment is, as read from `recipes/NAME/environment.toml`; and what a role is.
 
 Frozen pydantic models with unknown keys forbidden, so that a misspelt key is an error that names
-it. Reading files is done in `flows.environments.loading`; this module only knows the words.
+it. Reading files is done in `flows.environments.loading`; this module has the models only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Task(Spec):
 
 
 class Gate(Spec):
-    """A hard rule. `on`: the mean itself, or the one-sided confidence bound against the candidate."""
+    """A gate: a limit on a quantity that a valid trial must keep. `on`: the mean itself, or the one-sided confidence bound against the candidate."""
 
     quantity: str
     at_least: float | None = None
@@ -166,7 +166,7 @@ class EnvironmentSpec(Spec):
     audit: AuditBounds = AuditBounds()
     hardware: Literal["cpu", "cuda"] = "cpu"
     packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
-    masked_packages: list[str] = Field([], description="hidden in the sandbox: they hold the labels")
+    masked_packages: list[str] = Field([], description="hidden in the sandbox: they contain the labels")
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -3,8 +3,8 @@
     BakeoffError                    exit code 1
     ├── UsageError                  2   the person asked for something that cannot be done as asked
     │   ├── UnknownName             2   a name that does not exist; the nearest ones are listed
-    │   ├── SpecInvalid             2   environment.toml or campaign.toml does not hold together
-    │   ├── DataMissing             2   prepared data absent or not what the manifest says
+    │   ├── SpecInvalid             2   environment.toml or campaign.toml is invalid
+    │   ├── DataMissing             2   prepared data absent or different from the manifest
     │   └── RunBusy                 2   the run directory already has a live owner
     ├── StoreError                  4   the lineage store
     │   ├── ObjectExists            4   create-if-absent found other bytes under the key
@@ -15,10 +15,10 @@
     │   └── Superseded              4   another process owns the campaign now; this one writes nothing more
     ├── IsolationRefused            6   the sandbox level proven on this machine is below the policy
     ├── EditRefused                 -   an edit that never became a program (a trial outcome, not an exit)
-    ├── InfraFault                  5   ours, not the candidate's: retried, never shown to agents as their failure
+    ├── InfraFault                  5   a fault of the machine or of Bakeoff: retried, never shown to agents as theirs
     └── ProposerFault               5   the proposer gave no edit
         ├── ProposerRefused         5   the model declined: a recorded outcome
-        ├── ProposerUnusable        5   the reply held no usable edit: a recorded outcome
+        ├── ProposerUnusable        5   the reply contained no usable edit: a recorded outcome
         ├── ProposerOutage          5   endpoint down or throttled: the campaign pauses
         ├── BudgetSpent             0   the next call would pass a cap: the campaign ends normally
         └── NothingLeft             0   the proposer has no untried edit for this role
@@ -144,7 +144,7 @@ class ProposerUnusable(ProposerFault):
 
 
 class ProposerOutage(ProposerFault):
-    """`retry_after` is in seconds, as the endpoint asked, None when it did not say."""
+    """`retry_after` is in seconds, as the endpoint asked; None when it named none."""
 
     def __init__(self, message: str, retry_after: float | None = None, usage: object | None = None) -> None:
         super().__init__(message, usage)

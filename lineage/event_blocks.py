@@ -1,6 +1,6 @@
 """The columnar inside of a view: two blocks of events, the settled one computed once and shared.
 
-`Block` holds the events of one table and caches what questions need of its trial rows: category codes,
+`Block` has the events of one table and caches what queries need of its trial rows: category codes,
 numbers, ids. A `Frame` is a prefix of the settled block (everything compacted) plus a small fresh block
 (the log's tail), so that a new view costs what is new and not the length of the campaign.
 Limits: internal to `lineage.queries`; indices count trial rows, positions count events.
@@ -52,7 +52,7 @@ class Block:
                 fresh = ~np.asarray(pc.is_in(ids, value_set=known), dtype=bool)
                 found, ids = found[fresh], ids.filter(pa.array(fresh))
             if pc.count_distinct(ids, mode="all").as_py() < len(ids):
-                # A second outcome of the same trial is a zombie's; the first one counts.
+                # A second outcome of a trial comes from a process that had been replaced; the first one counts.
                 groups = pa.table({"t": ids, "i": found}).group_by("t").aggregate([("i", "min")])
                 found = np.sort(np.asarray(groups["i_min"]))
         self.at: Ints = found

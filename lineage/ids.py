@@ -1,4 +1,4 @@
-"""Names that cannot lie: canonical JSON, sha256, the hash of a source tree, and time-ordered event ids.
+"""Identifiers: canonical JSON and its sha256, the hash of a source tree, time-ordered event ids, checked names.
 
 Use: `sha256(canonical_json(obj))`, `tree_hash({"train.py": b"..."})`, `uuid7(after=newest_seen)`.
 Limits: canonical JSON refuses NaN and naive times; `uuid7` is strictly increasing within a process,
@@ -88,8 +88,8 @@ _last = (0, 0)
 def uuid7(after: str = "") -> str:
     """A new version-7 UUID, greater than every earlier one of this process and than `after`.
 
-    48 bits of milliseconds, a 12-bit counter, 62 random bits. When the clock stands still, jumps
-    back, or is behind `after`, the counter goes on from there instead.
+    48 bits of milliseconds, a 12-bit counter, 62 random bits. When the clock does not advance, jumps
+    back, or is behind `after`, the counter continues from the last id instead.
     """
     global _last
     floor = (int(after[:8] + after[9:13], 16), int(after[15:18], 16)) if after else (0, 0)

@@ -1,12 +1,12 @@
-"""Who leads, who is confirmed, who is out: the one fold over lineage rows that every reader asks.
+"""Leader, incumbent, champions and vetoed trials: the one fold over lineage rows that every reader uses.
 
 Use: `leaderboard = Leaderboard(sign)`, `leaderboard.read(row)` for every row in the order recorded; then `leader()`,
 `incumbent`, `champions`. `View.leaderboard` is this fold over a whole campaign, `evaluators.statistics.confirmation_book.Book` adds
-noise, levels and the next candidate. Nothing else in the project ranks trials.
+noise, levels and the next candidate. No other module ranks trials.
 
 Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score is the
 mean of its fresh replicates, not the lucky measurement that made it a leader: otherwise every later
-improvement would have to beat that luck. Incumbent: the last confirmed trial that nobody vetoed, each having
+improvement would have to exceed that luck too. Incumbent: the last confirmed trial without a veto, each having
 beaten the one before it on fresh seeds; the start while there is none. A champion loses its title, as by a veto,
 when the sealed split reverses its gain or when it fails by its own fault on a fresh seed.
 
@@ -25,7 +25,7 @@ UNLAWFUL, INCUMBENT_FAILED = "unlawful", "incumbent_failed"  # reasons of a conf
 
 
 class Leaderboard:
-    """The running state; read rows in order, ask at any time. `sign` is +1 when a higher score is better.
+    """Read rows in order; every property and method answers for the rows read so far. `sign` is +1 when a higher score is better.
 
     `fresh`: mean of the fresh replicates of each trial that was tested on fresh seeds, confirmed or not.
     """
@@ -44,12 +44,12 @@ class Leaderboard:
 
     @property
     def incumbent(self) -> str | None:
-        """The last confirmed trial that nobody vetoed; the start while there is none."""
+        """The last confirmed trial without a veto; the start while there is none."""
         return next((t for t in reversed(self.confirmed) if t not in self.vetoed), self.start)
 
     @property
     def champions(self) -> list[str]:
-        """Confirmed trials that nobody vetoed, once each, by their last confirmation."""
+        """Confirmed trials without a veto, once each, by their last confirmation."""
         last = {trial: at for at, trial in enumerate(self.confirmed) if trial not in self.vetoed}
         return sorted(last, key=last.__getitem__)
 
@@ -67,7 +67,7 @@ class Leaderboard:
         return best
 
     def read(self, row: Row) -> None:
-        """Take one row in; events that say nothing about who leads are passed over."""
+        """Update by one row; events that do not affect the ranking change nothing."""
         if row.event == "trial" and row.trial is not None:
             self.measured(row.trial, row.status, row.score, row.scores)
         elif row.event == "confirmation":
@@ -105,7 +105,7 @@ class Leaderboard:
             theirs = detail.get("incumbent_scores", [])
             self.replicates.setdefault(beaten, []).extend(float(value) for value in theirs)
         ours = self.replicates.setdefault(trial, [])
-        if detail.get("reason") != UNLAWFUL:  # runs of a program that broke a rule say nothing about programs
+        if detail.get("reason") != UNLAWFUL:  # an unlawful run is no measurement of the program
             ours.extend(row.scores)
         mean = math.fsum(ours) / len(ours) if ours else row.score  # an imported event may have no replicates
         if mean is not None:
@@ -113,7 +113,7 @@ class Leaderboard:
         if row.verdict == "confirmed":
             self._unsealed[trial] = self.attempts
         if detail.get("reason") == INCUMBENT_FAILED and beaten is not None and beaten != self.start:
-            self._fall(beaten, "failed")  # and the candidate stays what it was: a leader to confirm
+            self._fall(beaten, "failed")  # the candidate stays a leader to confirm
         elif row.verdict == "confirmed" and trial not in self.vetoed:
             self.confirmed.append(trial)
             if trial in self.fresh:

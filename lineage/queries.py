@@ -1,9 +1,9 @@
-"""Every question that agents, report and CLI ask of a campaign, answered from columns.
+"""Every query of agents, report and CLI about a campaign, answered from columns.
 
 Use: `view = Lineage(store, campaign).refresh()`, or `View.from_rows(rows, "min")` in tests. A View is frozen:
-it shows one moment. Lists are in lineage order, oldest first, unless the method says otherwise.
+it shows one moment. Lists are in lineage order, oldest first, unless the method's docstring differs.
 `sign` is +1 when a higher score is better, -1 when a lower one is.
-Rows that agents must not see as failures (`harness_abort`: our own faults) are left out of `recent`,
+Rows that agents must not see as failures (`harness_abort`: faults of the machine or of Bakeoff) are left out of `recent`,
 `by_role`, `neighbours`, `failures` and `hit_rates`; `trials`, `count` and `failure_counts` have them.
 Limits: one campaign; rows are built only for what a question returns (100,000 rows: <= 50 ms a prompt).
 """
@@ -276,7 +276,7 @@ class View:
         return self.trial(trial) if trial is not None else self.baseline()
 
     def rows_of_champions(self) -> list[Row]:
-        """Confirmed trials that nobody vetoed, in the order in which they were confirmed."""
+        """Confirmed trials without a veto, in the order in which they were confirmed."""
         found = [self._frame.index(trial) for trial in self.leaderboard.champions]
         return self._rows(index for index in found if index is not None)
 

@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 
 CAUSES = (
-    "bad_edit",  # the search text was not found exactly once, or the reply held no edit
+    "bad_edit",  # the search text was not found exactly once, or the reply contained no edit
     "outside_surface",  # a unit that the role does not own would change
     "duplicate",  # the resulting program is already in lineage
     "refused",  # the model declined
@@ -50,15 +50,15 @@ CAUSES = (
     "nan",  # non-finite predictions
     "cpu_cap",  # CPU seconds used up
     "wall_cap",  # wall clock used up
-    "segfault",  # killed by a signal other than ours
+    "segfault",  # killed by a signal that the engine did not send
     "no_artifact",  # exit 0 and nothing usable written
     "oversize",  # artifact or source over the cap
-    "gate_missed",  # a hard rule of the environment
+    "gate_missed",  # a gate of the environment
     "not_causal",  # outputs depend on inputs they must not see
     "illegal",  # illegal:<rule>, a rule of the protocol broken
     "tamper",  # an attempt on the judge or the record
     "pruned",  # ended early by its own training curve
-    "infra",  # infra:<what>, ours and not the candidate's
+    "infra",  # infra:<what>, a fault of the machine or of Bakeoff
 )
 
 STAGES = ("propose", "patch", "build", "train", "evaluate", "label")
@@ -285,7 +285,7 @@ class Measurement(_Grown):
     """What the evaluator alone produces; stored create-if-absent, never changed.
 
     `score` is None when any seed failed or the metric is undefined. `split` is `public` or `sealed`.
-    `items_sha256` names the artifact that says what each test item gave (`evaluators.judge.items`).
+    `items_sha256` names the artifact with the result of each test item (`evaluators.judge.items`).
     """
 
     trial: str
@@ -411,7 +411,7 @@ class Row(Record):
     detail_json: str = Field("{}", description="event-specific facts that have no column")
 
     deterministic: bool | None = Field(
-        None, description="every seed gave the same result; None where fewer than two runs can say"
+        None, description="every seed gave the same result; None with fewer than two runs"
     )
     sealed_gain: Finite | None = Field(
         None, description="over the start on the sealed split, positive is better"
@@ -427,7 +427,7 @@ class Row(Record):
         [], description="UUIDs of the accelerators that its runs had, each run its own"
     )
     throttled_runs: int = Field(0, description="seeds in whose runs the clocks of a device were lowered")
-    throttle_json: str = Field("{}", description="reason to the largest share of a run in which it held")
+    throttle_json: str = Field("{}", description="reason to the largest share of a run in which it applied")
     device_peak_bytes: int | None = None
     energy_j: Finite | None = None
     utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")

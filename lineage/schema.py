@@ -1,4 +1,4 @@
-"""The one pinned Parquet schema, and rows to records and back.
+"""The Parquet schema of lineage, and conversion of rows to stored rows and back.
 
 A *record* is a plain dict of column values: the fields of `records.Row` that differ from their
 default, plus the storage columns. `row_sha256` is over exactly that dict, so adding a column with a default

@@ -198,7 +198,7 @@ def by_tpe(setting: Setting, parent: Parent, every: bool = False) -> list[Candid
 
 
 def _inside(setting: Setting, trial: Trial) -> bool:
-    """Does the trial's change lie in the role's surface, as far as its own role tells?"""
+    """Whether the trial's change lies in the role's surface, judged by the surfaces of the trial's own role."""
     if trial.role == setting.role.name:
         return True
     known = [

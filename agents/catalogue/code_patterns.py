@@ -1,15 +1,15 @@
-"""Find code by what it says, not by how it is laid out, and fill templates from what was found.
+"""Syntax-tree patterns: find code whatever its layout, and fill templates from what was found.
 
 Patterns are ordinary Python. In them
 
-    __name          stands for any expression (the same one each time it occurs)
-    f(a, *__rest)   `*__rest` at the end stands for all further arguments
+    __name          matches any expression (the same one each time it occurs)
+    f(a, *__rest)   `*__rest` at the end matches all further arguments
     f(...)          any arguments
-    for i in x: ... a block of `...` stands for any block
-    __body          alone as a statement in a block, stands for the statements of that block
+    for i in x: ... a block of `...` matches any block
+    __body          alone as a statement in a block, matches the statements of that block
 
 Whitespace, comments, parentheses, trailing commas, quotes and number spellings do not count.
-`same(pattern, node, bound)` collects what the names stand for in `bound`; `fill` puts it in.
+`same(pattern, node, bound)` collects what the names match in `bound`; `fill` inserts it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _same_literal(pattern: cst.CSTNode, node: cst.CSTNode) -> bool | None:
 
 
 def same(pattern: object, node: object, bound: Bound) -> bool:
-    """Does `node` say what `pattern` says? Fills `bound`; what it holds after a False is of no use."""
+    """Whether `node` matches `pattern`. Fills `bound`, whose content is undefined after False."""
     if isinstance(pattern, cst.Name) and is_hole(pattern):
         if not isinstance(node, cst.BaseExpression):
             return False
@@ -197,7 +197,7 @@ def _line(statement: Statement) -> cst.BaseStatement:
 
 
 def fill(node: cst.CSTNode, bound: Bound) -> list[cst.CSTNode]:
-    """The template with its names replaced by what they stand for."""
+    """The template with its names replaced by what they matched."""
     if not bound:
         return [node]
     result = node.visit(_Fill(bound))

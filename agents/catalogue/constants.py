@@ -26,7 +26,7 @@ _UPPER = re.compile(r"[A-Z][A-Z0-9_]*")
 
 @dataclass(frozen=True)
 class Number:
-    """A constant as it stands: `key` is `file:NAME`."""
+    """A constant in the source: `key` is `file:NAME`."""
 
     key: str
     value: float
@@ -129,7 +129,7 @@ def insert_constant(text: str, name: str, value: Value, reason: str = "", after:
 
 
 def range_of(number: Number, ranges: Mapping[str, Range]) -> Range:
-    """The catalogue's range, widened to hold the present value; else a guess from that value."""
+    """The catalogue's range, widened to include the present value; else a range derived from that value."""
     known, value = ranges.get(number.key), number.value
     if known is not None:
         low = min(known.low, value) if value > 0 or not known.log else known.low

@@ -1,4 +1,4 @@
-"""Adding an import where the recipe's own imports stand, once.
+"""Adds an import, once, to the recipe's own imports.
 
 Use: `with_import(module, statement)`; the statement is one parsed import. Limits: it looks at imports at
 the top level only, and an import of the same names in another spelling counts as another one.

@@ -1,4 +1,4 @@
-"""What lineage says to the proposer: trials as effects, room to the limits, and what failed.
+"""The catalogue proposer's memory, read from lineage: effects of trials, room to the limits, failures.
 
 `Memory.of(view, spec)` reads the rows once. Everything is taken from them: a trial of this proposer
 writes in its notes one line `delta: {...}` with the techniques and numbers that it changed against its
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lineage.queries import View
 
 VALID = (Status.BASELINE, Status.KEEP, Status.DISCARD)
-# Causes that say "too much of something": the way back is the number that was raised or lowered.
+# Causes that mean "too much of something": the number that was raised or lowered goes back.
 TOO_MUCH = ("oom", "oversize", "nan", "cpu_cap", "wall_cap")
 # Causes that speak of the code and not of its size.
 BROKEN = (
@@ -68,7 +68,7 @@ class Delta:
 
 @lru_cache(maxsize=8192)
 def parse_delta(notes: str) -> Delta | None:
-    """The delta in a trial's notes; None when there is none or it is not ours."""
+    """The delta in a trial's notes; None when there is none or another proposer wrote the notes."""
     found = _DELTA.search(notes)
     if found is None:
         return None
@@ -152,7 +152,7 @@ def _mapping(text: str) -> Mapping[str, object]:
 
 
 def _rooms(row: Row, spec: EnvironmentSpec) -> dict[str, float]:
-    """Limit -> distance to it as measured; negative when missed; only what the row says."""
+    """Limit -> distance to it as measured; negative when missed; only limits in the row."""
     if row.numbers_json == "{}":
         return {}
     said = {k: float(v) for k, v in _mapping(row.numbers_json).items() if isinstance(v, int | float)}
@@ -267,7 +267,7 @@ class Memory:
 
     @cached_property
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """What failures of "too much" say about numbers: key -> (low, high). A later valid value lifts it."""
+        """Bounds on numbers from failures of "too much": key -> (low, high). A later valid value removes a bound."""
         low: dict[str, float] = {}
         high: dict[str, float] = {}
         for trial in self.trials.values():
@@ -291,7 +291,7 @@ class Memory:
 
     @cached_property
     def operators(self) -> frozenset[str]:
-        """Every operator that was used, whatever became of it."""
+        """Every operator that was used, in any trial."""
         return frozenset(trial.operator for trial in self.trials.values())
 
     @cached_property

@@ -1,12 +1,12 @@
-"""The embedded proposer: real edits from a catalogue, chosen by what lineage says. No key, no network.
+"""The embedded proposer: edits from a catalogue of techniques, chosen from lineage. No key, no network.
 
     CatalogueProposer(Path("recipes/airbench_mini/techniques")).propose(request)
 
 One ask: read lineage (`memory`), fit effects (`surrogate`), list what could be done (`candidates`), rank
-it by expected improvement times a little luck (operators share strength through the linear model, and
+it by expected improvement times a small random factor (operators share strength through the linear model, and
 never-tried ones have the widest outlook), make the edit, check surface and duplicates, and say why. An
 operator that cannot give an untried program is masked and the next one taken. There is no uniform
-phase at the start: with no rows every technique has the same wide outlook, and luck decides. The same
+phase at the start: with no rows every technique has the same wide outlook, and the random factor decides. The same
 lineage, seed and `in_flight` give the same proposal; lineage is the only memory.
 
 Arms (`request.arm` or the constructor): anything else is the full proposer; `random` draws operators
@@ -28,7 +28,7 @@ from pathlib import Path
 from threadpoolctl import ThreadpoolController
 
 from agents.catalogue import candidates as make
-from agents.catalogue import constants, tpe, wording
+from agents.catalogue import constants, proposal_text, tpe
 from agents.catalogue.candidates import Candidate, Parent, Setting
 from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
@@ -58,17 +58,17 @@ _one_at_a_time = (
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """The linear algebra loaded by the first ask, which each ask holds to one thread.
+    """The linear algebra loaded by the first ask, which each proposal limits to one thread.
 
     Its matrices have a few hundred rows at most. Spread over the cores, whose threads spin while they wait for each
     other, asks after 400 trials took 180 to 480 ms of CPU time on two busy cores, and 64 ms on one thread. One thread
-    also adds up in one order: the same lineage gives the same proposal whatever the number of cores.
+    also adds up in one order: the same lineage gives the same proposal on any number of cores.
     """
     return ThreadpoolController().select(user_api="blas")
 
 
 class CatalogueProposer:
-    """Thread-safe; holds the catalogue and a cache of sources, which are immutable."""
+    """Thread-safe; keeps the catalogue and a cache of sources, which are immutable."""
 
     def __init__(self, techniques: Path, arm: str = "", name: str = "catalogue") -> None:
         self._name, self._arm = name, arm
@@ -227,12 +227,12 @@ class CatalogueProposer:
             role=request.role.name,
             proposer=self._name,
             parent=parent.trial.id,
-            hypothesis=wording.hypothesis(memory, candidate, delta),
+            hypothesis=proposal_text.hypothesis(memory, candidate, delta),
             expected_delta=_expected(memory, parent.trial, forecast, against),
             edits=edits,
             edit_kind=candidate.kind,
             operator=candidate.operator,
-            notes=wording.notes(candidate, delta, forecast, against.gain, arm),
+            notes=proposal_text.notes(candidate, delta, forecast, against.gain, arm),
         )
 
 
@@ -249,7 +249,7 @@ def _expected(memory: Memory, parent: Trial, forecast: Forecast, against: Foreca
 
 
 def _blank(memory: Memory, leader: Trial) -> Memory:
-    """A memory that holds the program to start from and nothing about how it came to be."""
+    """A memory with the program to start from and nothing about its history."""
     bare = Memory(sign=memory.sign, relative=memory.relative, noise=memory.noise)
     bare.trials[leader.id], bare.states[leader.id] = leader, EditState()
     bare.start = bare.leader = bare.incumbent = leader
@@ -260,7 +260,7 @@ def _parents(memory: Memory, model: Surrogate, leader: Trial) -> list[Tier]:
     """The leader with what promises more than it does, once its room is spent; then with the best of the others.
 
     What promises less is a detour: its gain is as uncertain as the noise, so a rank by expected improvement alone
-    goes on from the newest discard, edit upon edit, and leaves the leader for good (`LOG.md`, 2026-11-27).
+    continues from the newest discard, edit upon edit, and leaves the leader for good (`LOG.md`, 2026-11-27).
     """
     rate = model.exchange(memory.states[leader.id])
     outlook = {t.id: model.potential(memory.states[t.id], rate) for t in _known(memory) if t.id != leader.id}
@@ -287,7 +287,7 @@ def _known(memory: Memory) -> list[Trial]:
 def _why(memory: Memory, leader: Trial, name: str) -> tuple[Trial, str]:
     trial = memory.trials[name]
     limit = min(trial.room, key=lambda quantity: trial.room[quantity]) if trial.room else ""
-    ahead = wording.percent((trial.gain or 0.0) - (leader.gain or 0.0))
+    ahead = proposal_text.percent((trial.gain or 0.0) - (leader.gain or 0.0))
     confirmed = "the best confirmed trial, " if trial is memory.incumbent else ""
     return trial, f"{confirmed}{ahead} against the leader{f' and room for {limit}' if limit else ''}"
 

@@ -1,11 +1,11 @@
-"""How much an edit will give, learnt from the trials so far: a Bayesian linear model of effects.
+"""Forecast of an edit's gain from the trials so far: a Bayesian linear model of effects.
 
 A program is described by the techniques in it, by where its numbers lie in their ranges (linear and
 squared), and by the unknown edits it carries; gain and room are sums of effects. The priors say
 "about nothing, give or take", and how much give or take is itself taken from the trials (the width
 under which they are most likely), because a good step is ten per cent of a running time and one per
 cent of bits per byte. `worth` is the expected improvement over the leader: with forty trials the
-model is a regression on a handful of points, so how sure it is matters as much as what it says.
+model is a regression on a handful of points, so its uncertainty matters as much as its mean.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PRIOR_ROOM = {"t": 0.50, "c": 1.00, "q": 1.00, "x": 0.60, "a": 0.20, "d": 1.00}
 # What a trade gives and takes before any is tried: that is what such an entry of the catalogue is for.
 MEAN_GAIN, MEAN_ROOM = {"d": 0.40}, {"d": -1.00}
 WIDTHS = (0.06, 0.17, 0.5, 1.4)  # tried as factors of the prior, for techniques and for numbers apart
-NOISES = (1.0, 2.0)  # how much wider than told the noise may be
+NOISES = (1.0, 2.0)  # factors on the stated noise
 # The bound of a gate on five runs of the CPU minis moves by 0.15 to 0.4 of the start's room, bytes do not move.
 ROOM_NOISE, ROOM_NOISES = 0.1, (0.5, 2.0, 5.0)
-ROOM_WORTH = 4.0  # gain that one unit of room buys until trials have told, in widths of a technique's effect
+ROOM_WORTH = 4.0  # gain that one unit of room buys until trials show it, in widths of a technique's effect
 MOST_WORTH = 1.5
 RARE = 0.2  # share of techniques that do much more than the others
 MAX_ROWS = 200
@@ -43,7 +43,7 @@ RECENT = 60  # rows that settle the widths
 
 
 def features(state: EditState, start: Mapping[str, float], catalogue: Catalogue) -> Features:
-    """Description of a program; `start` holds the numbers of the start."""
+    """Description of a program; `start` has the numbers of the start."""
     out: Features = {}
     for name in state.techniques:
         out[f"t:{name}"] = 1.0
@@ -81,7 +81,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Posterior of the effects; `prior` and `centre` hold fitted widths and means of effects not seen yet."""
+    """Posterior of the effects; `prior` and `centre` are fitted widths and means of effects not seen yet."""
 
     mean: Array
     cov: Array
@@ -121,12 +121,12 @@ def _fit(
     """Posterior under the likeliest widths and noise, averaged: a handful of trials does not settle them."""
     kinds = [name[0] for name in columns]
     usual = np.array([centre.get(kind, 0.0) for kind in kinds])
-    recent, told = slice(-RECENT, None), design @ usual  # prior means grow with the widths of techniques
+    recent, shown = slice(-RECENT, None), design @ usual  # prior means grow with the widths of techniques
     tried = [(t, c, n) for t in WIDTHS for c in WIDTHS for n in noises]
     scores = []
     for t, c, n in tried:
         widths = _scaled(prior, t, c)
-        left = target[recent] - t * told[recent]
+        left = target[recent] - t * shown[recent]
         scores.append(_evidence(design[recent], left, np.array([widths[k] for k in kinds]), noise * n))
     weights = np.exp(np.array(scores) - max(scores))
     wide, numbers, wider = map(float, np.exp(weights @ np.log(np.array(tried)) / weights.sum()))
@@ -134,7 +134,7 @@ def _fit(
     spread = np.array([fitted[k] for k in kinds])
     precision = design.T @ design / noise**2 + np.diag(spread**-2.0)
     cov: Array = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-    mean: Array = wide * usual + cov @ (design.T @ (target - wide * told)) / noise**2
+    mean: Array = wide * usual + cov @ (design.T @ (target - wide * shown)) / noise**2
     return _Fit(mean, cov, noise, fitted, {kind: wide * value for kind, value in centre.items()})
 
 
@@ -163,7 +163,7 @@ class Surrogate:
 
     @property
     def outlier(self) -> float:
-        """How much a technique that works can give: most do nothing, so the fitted width says too little."""
+        """Gain that a working technique can give: most do nothing, so the fitted width is too small."""
         seen = [abs(float(self.gain.mean[at])) for name, at in self.columns.items() if name[0] == "t"]
         if len(seen) < 5:
             return PRIOR_GAIN["t"]
@@ -187,14 +187,14 @@ class Surrogate:
         return Forecast(gain, spread, room)
 
     def _rooms(self, described: Mapping[str, float]) -> tuple[float, float]:
-        """(smallest expected room, probability that every limit holds)."""
+        """(smallest expected room, probability that every limit is kept)."""
         row, unseen = self._split(described)
-        least, holds = math.inf, 1.0
+        least, kept = math.inf, 1.0
         for fit in self.room.values():
             mean, spread = fit.of(row, unseen)
             least = min(least, 1.0 + mean)
-            holds = min(holds, _normal((1.0 + mean) / math.hypot(spread, fit.noise)))
-        return least, holds
+            kept = min(kept, _normal((1.0 + mean) / math.hypot(spread, fit.noise)))
+        return least, kept
 
     def exchange(self, state: EditState) -> float:
         """Gain that one unit of room buys at this program, by the number that sells it dearest.
@@ -222,9 +222,9 @@ class Surrogate:
         return self.gain.of(*self._split(described))[0] + spendable(least, rate)
 
     def worth(self, state: EditState, leader: EditState, best: EditState, rate: float) -> float:
-        """Expected improvement over the leader's gain and over the best potential, if the limits hold."""
+        """Expected improvement over the leader's gain and over the best potential, if the limits are kept."""
         described = features(state, self.start, self.catalogue)
-        least, holds = self._rooms(described)
+        least, kept = self._rooms(described)
         rare = RARE if any(name[0] == "t" and name not in self.columns for name in described) else 0.0
         total = 0.0
         for other, room_counts in ((leader, 0.0), (best, 1.0)):
@@ -235,7 +235,7 @@ class Surrogate:
             total += (1.0 - rare) * expected_improvement(mean, max(spread, 1e-6))
             if rare:
                 total += rare * expected_improvement(mean, math.hypot(spread, self.outlier))
-        return holds * total
+        return kept * total
 
 
 def spendable(room: float, rate: float) -> float:

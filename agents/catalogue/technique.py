@@ -1,4 +1,4 @@
-"""A technique is data: one TOML file that says what to change, where it applies, and on whose word.
+"""A technique is data: one TOML file with what to change, where it applies, and its source.
 
     name = "cosine_decay"                  # equals the file's name
     surface = "opt"                        # the surface of the environment that owns the code
@@ -18,7 +18,7 @@
     high = 0.3
     log = true
     reason = "share of the peak that is left at the end"
-    after = "WARMUP"                       # constant to stand behind; by default the last one
+    after = "WARMUP"                       # constant to insert it after; by default the last one
 
     [[edits]]                              # see agents.catalogue.transform for the words of `do`
     file = "optim.py"
@@ -28,8 +28,8 @@
     code = "return COSINE_FLOOR + ..."
 
 `repeatable = true` marks a move of constants that may be made again (epochs down, rate up); its
-constants use `scale = [low, high]`, a factor on the present value. A file `_numbers.toml` holds
-ranges of constants that the recipe itself has. A file that does not hold together is an error that
+constants use `scale = [low, high]`, a factor on the present value. A file `_numbers.toml` has
+ranges of constants that the recipe itself has. An invalid file is an error that
 names the file and the key.
 """
 
@@ -66,7 +66,7 @@ class Range(Spec):
 
 
 class Constant(Spec):
-    """An upper-case module constant that the technique needs. A string value is code, as it stands."""
+    """An upper-case module constant that the technique needs. A string value is code, inserted unchanged."""
 
     file: str
     name: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")

@@ -43,7 +43,7 @@ def merge_lines(base: list[str], ours: list[str], theirs: list[str]) -> list[str
 
 
 def _table(path: str, text: str) -> dict[str, str]:
-    """Unit key -> text, in order. Imports and loose code are keyed by what they say."""
+    """Unit key -> text, in order. Imports and loose code are keyed by their text."""
     table: dict[str, str] = {}
     for unit in units(path, text):
         loose = unit.key in (IMPORTS, CODE, TAIL) or unit.key.endswith(".<code>")

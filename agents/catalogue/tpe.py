@@ -1,7 +1,7 @@
 """Numbers from past outcomes: optuna's TPE over the constants of a surface, rebuilt from lineage.
 
 The study is made anew at every ask from the rows (`add_trial`), so lineage stays the only record and a
-resumed campaign asks the same. Failures are told as constraints, graded where a measure of the failure
+resumed campaign gets the same numbers. Failures are given as constraints, graded where a measure of the failure
 exists (seconds or bytes over, accuracy short) and 1 where none does, never as FAIL: optuna ignores
 failed trials and proposes their like again (17.7 of the last 30 asks against 5.5, measured).
 """
@@ -18,7 +18,7 @@ from agents.catalogue.constants import Number, at_unit, unit
 from agents.catalogue.memory import Memory, Trial
 from agents.catalogue.technique import Range
 
-MAX_TRIALS = 60  # an ask over 60 trials takes about 10 ms, and older ones hold other programs
+MAX_TRIALS = 60  # an ask over 60 trials takes about 10 ms, and older ones are of other programs
 STARTUP = 5
 Space = Mapping[str, tuple[Number, Range]]
 
@@ -38,7 +38,7 @@ def warm_up() -> None:
 
 
 def violation(trial: Trial) -> float:
-    """How badly a trial failed: <= 0 when it holds, else graded by the smallest room."""
+    """How badly a trial failed: <= 0 when it did not, else graded by the smallest room."""
     if trial.valid:
         return -min([1.0, *trial.room.values()])
     missed = [-room for room in trial.room.values() if room < 0]
@@ -53,17 +53,17 @@ def _position(
 
 
 def _chosen(memory: Memory, space: Space) -> list[Trial]:
-    """The latest trials, and the best ones whatever their age."""
-    told = [t for t in memory.trials.values() if t.gain is not None or (t.cause and not t.broken)]
-    ranked = sorted((t for t in told if t.valid and t.gain is not None), key=lambda t: -(t.gain or 0.0))
-    kept = {t.id for t in [*ranked[: MAX_TRIALS // 4], *told[-MAX_TRIALS:]]}
-    return [t for t in told if t.id in kept][-MAX_TRIALS:]
+    """The latest trials, and the best ones of any age."""
+    tried = [t for t in memory.trials.values() if t.gain is not None or (t.cause and not t.broken)]
+    ranked = sorted((t for t in tried if t.valid and t.gain is not None), key=lambda t: -(t.gain or 0.0))
+    kept = {t.id for t in [*ranked[: MAX_TRIALS // 4], *tried[-MAX_TRIALS:]]}
+    return [t for t in tried if t.id in kept][-MAX_TRIALS:]
 
 
 def ask(
     memory: Memory, space: Space, start: Mapping[str, float], seed: int, count: int = 1
 ) -> list[dict[str, float]]:
-    """`count` settings for the constants in `space`; `start` holds the start's numbers."""
+    """`count` settings for the constants in `space`; `start` has the start's numbers."""
     optuna = _optuna()
     keys: Sequence[str] = sorted(space)
     flat = {key: optuna.distributions.FloatDistribution(0.0, 1.0) for key in keys}

@@ -1,4 +1,4 @@
-"""Generic structural edits on a source text, located by pattern. The words of `do` in a technique:
+"""Structural edits of source text, located by pattern: the operations that `do` in a technique can name.
 
     replace      the statements `find` become `code` (nothing: they go)
     before       `code` goes in front of the statements `find`
@@ -11,7 +11,7 @@
     import       the import `code` is added if the file does not have it
 
 `inside` is a definition (`fit`, `Net.forward`) or "" for the whole file. A pattern must fit in exactly
-one place unless `all` is set. `NotApplicable` says why an edit cannot be made; it is an answer, not an
+one place unless `all` is set. `NotApplicable` gives the reason why an edit cannot be made; it is a result, not an
 error. Formatting and comments of everything else stay as they are.
 """
 
@@ -94,7 +94,7 @@ def _fill_all(code: Body, bound: Bound) -> Body:
 
 
 def _keep_comments(old: Sequence[cst.BaseStatement], new: Body) -> Body:
-    """What stood above the first old statement stands above the first new one."""
+    """Moves comments and blank lines above the first old statement above the first new one."""
     above = getattr(old[0], "leading_lines", ())
     if new and above and not getattr(new[0], "leading_lines", ()):
         new = [new[0].with_changes(leading_lines=above), *new[1:]]
@@ -105,7 +105,7 @@ _PARTS = ("body", "orelse", "handlers", "finalbody")
 
 
 class _Blocks:
-    """Replaces each run of statements that fits the pattern by what `make` says.
+    """Replaces each run of statements that fits the pattern by what `make` returns.
 
     Walks blocks only, never expressions: a visitor over the whole tree takes ten times as long.
     """

@@ -1,4 +1,4 @@
-"""Forms by which an edit reaches beyond its own file: what a first, quick answer refuses.
+"""Source forms that reach beyond the edited file: refused before a program is run.
 
 `new_reaches(before, after, siblings, allowed)` lists what an edit adds of: an import inside a function of another
 file of the recipe, or of a module that reads files or the interpreter, which the surface may not import; a module of the system through a library (`torch.os`); a file read

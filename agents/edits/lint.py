@@ -1,9 +1,9 @@
-"""Advice on source that deserves a second look: forms that reach outside the unit they stand in.
+"""Warnings about source forms that reach outside the unit in which they are written.
 
 `new_flags(path, before, after, modules)` lists what an edit adds: `global`, a walrus at module
 level, a decorator or a default argument that runs code at import, an assignment to an imported
 module, dangerous calls and modules, catch-all handlers, large literals. A flag never refuses an
-edit: the sandbox is the boundary. Flags are recorded, shown to agents and to people.
+edit: the sandbox is the boundary. Flags are recorded, shown to agents and users.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Does an edit stay inside the surface that a role owns?
+"""Checks that an edit stays inside the surface that a role owns.
 
-A file is cut into units that together hold every byte: each top-level definition or constant with
+A file is cut into units that together contain every byte: each top-level definition or constant with
 the comments above it, each method of a class on its own, the imports, any other module code, and
 the tail. `check_surface` compares the units that the role does not own byte for byte and in order
 (only blank lines at their start may differ), refuses second definitions, names that hide a builtin

@@ -37,7 +37,7 @@ _MAX_CALLS = 40
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """What a text reply holds. `calls` are (tool, arguments); `problem` says why nothing was found."""
+    """The content of a text reply. `calls` are (tool, arguments); `problem` is the reason when there are none."""
 
     hypothesis: str = ""
     expected_delta: float | None = None

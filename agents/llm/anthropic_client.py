@@ -5,7 +5,7 @@ llama.cpp, vLLM, Ollama, LM Studio on this machine. Address and key come from th
 environment variables (ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, profiles); no
 other place, and nothing here prints them. A loopback server needs no key.
 
-One wrapper, `_faults`, turns whatever the SDK, its transport or a broken server raises into one
+One wrapper, `_faults`, turns every exception of the SDK, its transport or a broken server into one
 `CallFault`; the SDK's own retries are off, because they honour a retry-after of any length
 (measured: up to 49 days) and `agents.llm.model_call.ask` has a deadline. A server that answers 400 to
 `thinking`, `effort`, `cache_control`, `tools` or `stream` is asked once more without, and that is
@@ -32,7 +32,7 @@ from lineage.errors import UsageError
 from lineage.records import Usage
 from lineage.safe_text import for_prompt, redact
 
-# What a server may not know, and the words by which its refusal names it.
+# Options that a server may not support, and the words by which its refusal names them.
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "thinking": ("thinking",),
     "effort": ("effort", "output_config"),
@@ -164,7 +164,7 @@ def _refused_options(
     """
     if fault.kind != "rejected" or fault.status not in (400, 422):
         return frozenset()
-    # once tools have been used in a conversation it cannot go on without them
+    # once tools have been used in a conversation it cannot continue without them
     used = {"cache_control", "stream"} | ({"tools"} if call.tools and len(call.messages) == 1 else set())
     used |= ({"thinking"} if call.thinking else set()) | ({"effort"} if call.effort else set())
     words = str(fault).lower()

@@ -1,4 +1,4 @@
-"""Whether a model endpoint can be used as it is set up: told before a campaign, without a call.
+"""Checks before a campaign, without a call, that a model endpoint is configured.
 
 `require_key(chat)` raises UsageError when the endpoint needs a key and none was found. Limits: whether
 a key that is there is also accepted only a call can tell (`bakeoff ask`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from agents.llm.model_call import Chat
 from lineage.errors import UsageError
 
-# proposer -> (where its key is looked for, the variable that holds its address)
+# proposer -> (where its key is looked for, the variable with its address)
 _LOOKED_IN = {
     "anthropic": (
         "neither ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is set and no profile names one",

@@ -1,8 +1,8 @@
-"""What an HTTP status from a model endpoint means for a proposal: one table for every dialect.
+"""HTTP statuses of model endpoints mapped to faults of a call: one table for every dialect.
 
 `status_kind` sorts statuses and the words beside them into the four kinds of agents.llm.model_call.CallFault.
 Words matter because endpoints put different things behind one number: a 400 can be an empty purse,
-a prompt that is too long, or an option that a small server does not know.
+a prompt that is too long, or an option that a small server does not support.
 """
 
 from __future__ import annotations

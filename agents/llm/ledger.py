@@ -1,4 +1,4 @@
-"""One account for every model call of a campaign: tokens and dollars, with caps.
+"""The ledger of a campaign's model calls: tokens and dollars, with caps on dollars and tokens.
 
 A call is admitted before it is made and settled when its reply is known:
 
@@ -28,7 +28,7 @@ from lineage.records import Allowance, Row, Usage
 
 
 class TrialCapReached(ProposerUnusable):
-    """This one session may not make another call; the campaign goes on."""
+    """This session may not make another call; the campaign continues."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Ledger:
         self._sessions: dict[str, _Account] = {}
 
     def rebuilt(self, rows: Iterable[Row]) -> Ledger:
-        """This ledger with everything that lineage says was spent already. Returns itself.
+        """Adds everything that lineage records as spent to this ledger, and returns it.
 
         Trial rows carry the usage of their proposal, campaign rows that of proposals which an outage
         cut off; later facts about a trial (confirmation, sealed) repeat nothing.
@@ -139,7 +139,7 @@ class Ledger:
             with self._change:
                 for account in accounts:
                     account.open -= 1
-                    # with nothing open the reserve is exactly zero, whatever rounding left behind
+                    # with nothing open the reserve is exactly zero, without a rest of rounding
                     account.reserved = _less(account.reserved, worst) if account.open else Usage()
                     for usage in billed:
                         account.spent = account.spent + usage
@@ -187,9 +187,9 @@ def _check_allowance(own: _Account, worst: Usage, allowance: Allowance) -> None:
     for limit, could, used, word in limits:
         full = limit is not None and (could >= limit if allowance.beyond else could > limit)
         if full:
-            told = f"{used:,.4g} of the {limit:,.4g} {word} allowed to this proposal are used"
+            text = f"{used:,.4g} of the {limit:,.4g} {word} allowed to this proposal are used"
             fault = TrialCapReached if used else BudgetSpent
-            raise fault(f"{told}, and the next call may cost more than is left", usage=own.spent)
+            raise fault(f"{text}, and the next call may cost more than is left", usage=own.spent)
 
 
 def _less(a: Usage, b: Usage) -> Usage:

@@ -1,7 +1,7 @@
 """The Messages API as it arrives: events of a stream, or one JSON body, made into a `Reply`.
 
 Lenient about what servers other than Anthropic's leave out (usage, cache counters, ids, event
-types it does not know), strict about the one thing that matters: an answer without a stop_reason
+types it does not support), strict about the one thing that matters: an answer without a stop_reason
 was cut off and is not an answer. Usage that is missing is estimated at four characters a token and
 says so. Nothing here does any I/O.
 """

@@ -1,4 +1,4 @@
-"""One question to a model and its answer, whatever endpoint it goes to.
+"""One call to a model and its reply, for every kind of endpoint; retries.
 
 A `Chat` sends a `ModelCall` and gives a `Reply`, both in the shape of the Messages API (text,
 thinking, tool_use and tool_result blocks as plain dictionaries). Everything that can go wrong on the
@@ -11,7 +11,7 @@ way is one exception, `CallFault`, of one of four kinds:
 
 `ask` is the only place that retries: transient faults, with the endpoint's own retry-after, within
 the deadline. Limits: a reply is waited for in a helper thread, so that a server which drips bytes for
-ever cannot hold a proposal past its deadline; that thread itself ends at its next event or socket
+ever cannot delay a proposal past its deadline; that thread itself ends at its next event or socket
 timeout.
 """
 
@@ -182,7 +182,7 @@ def ask(
     """The answer to one call, after as many attempts as the policy and the deadline allow.
 
     Every attempt is admitted by `admit` and billed to it, a cut-off one as far as its cost is known.
-    `on_fault` hears of every failed attempt; `cancel` ends the waiting at once.
+    `on_fault` is called with every failed attempt; setting `cancel` ends the wait.
     """
     cancel = cancel or threading.Event()
     for attempt in range(policy.attempts):

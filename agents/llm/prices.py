@@ -1,29 +1,27 @@
-"""What a model call costs: a versioned table, and a person's corrections to it.
+"""The price of a model call: list prices of the package `genai-prices`, with corrections of the campaign.
 
-`load_prices(overrides, free)` reads `agents/prices.toml` (its date and source are inside), lays the
-`[prices.MODEL]` tables of a campaign over it, and treats names that match a pattern of `free` as
-costing nothing. A model that nobody priced is an error rather than zero dollars, with one exception:
-behind a loopback address an unknown model is taken for a local one and is free. Rates change
-without notice; lineage holds the tokens, so money can be computed again from another table.
+`load_prices(overrides, free)` puts the `[prices.MODEL]` tables of a campaign over the package's data (which it
+carries; nothing is downloaded), and treats names that match a pattern of `free` as costing nothing. A model
+without a price is an error rather than zero dollars, with one exception: behind a loopback address only the
+names of Anthropic have a price, and every other model is taken for a local one and is free. Rates change
+without notice; lineage has the tokens, so money can be computed again from another table.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from datetime import UTC, datetime
+from importlib.metadata import version
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.records import Usage
 
-_DATED = re.compile(r"-20\d{6}$")
 _Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -76,16 +74,17 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Prices:
+    """Rates of models. `own`: the campaign's corrections by model name; `free`: patterns of names without cost."""
+
     version: str
-    source: str
-    rates: Mapping[str, Rate]
+    own: Mapping[str, Rate]
     free: tuple[str, ...] = ()
 
     def rate(self, model: str, host: str = "") -> tuple[Rate, str]:
-        """The rate and the name of the table it came from; UnknownName when nobody priced the model."""
+        """The rate and the name of the table it came from; raises UnknownName for a model without a price."""
         if any(fnmatch.fnmatchcase(model, pattern) for pattern in self.free):
             return FREE, f"{self.version}:declared-free"
-        found = self.rates.get(model) or self.rates.get(_DATED.sub("", model))
+        found = self.own.get(model) or _listed(model, host)
         if found is not None:
             return found, self.version
         if is_loopback(host):
@@ -93,7 +92,7 @@ class Prices:
         raise UnknownName(
             "price for model",
             model,
-            self.rates,
+            [*self.own, *_names()],
             hint=f"table {self.version}; add [prices.{model!r}] with input and output in dollars per million "
             "tokens, or list the model under free_models",
         )
@@ -107,18 +106,57 @@ class Prices:
 def load_prices(
     overrides: Mapping[str, Mapping[str, float]] | None = None, free: Sequence[str] = ()
 ) -> Prices:
-    """The shipped table with a person's changes; SpecInvalid names the model and the key that is wrong."""
-    table = tomllib.loads(files("agents.llm").joinpath("prices.toml").read_text("utf-8"))
-    rates = {name: Rate.model_validate(fields) for name, fields in table["models"].items()}
+    """List prices with a campaign's changes; raises SpecInvalid, which names the model and the wrong key."""
+    own: dict[str, Rate] = {}
     for name, fields in (overrides or {}).items():
-        base = rates[name].model_dump() if name in rates else {}
+        listed = _listed(name)
+        base = listed.model_dump() if listed is not None else {}
         try:
-            rates[name] = Rate.model_validate({**base, **fields})
+            own[name] = Rate.model_validate({**base, **fields})
         except ValidationError as e:
             first = e.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "table"
             raise SpecInvalid(
                 f"prices.{name}: {where}: {first['msg']}; give input and output in dollars per million tokens"
             ) from e
-    version = str(table["version"]) + ("+own" if overrides else "")
-    return Prices(version, str(table["source"]), rates, tuple(free))
+    return Prices(f"genai-prices {version('genai-prices')}" + ("+own" if own else ""), own, tuple(free))
+
+
+def _listed(model: str, host: str = "") -> Rate | None:
+    """The list price of a model at standard speed; None when the package has none for input and output."""
+    from genai_prices.data_snapshot import get_snapshot  # a second to import
+
+    try:
+        provider = "anthropic" if is_loopback(host) else None
+        _, info = get_snapshot().find_provider_model(model, None, provider, None)
+    except LookupError:
+        return None
+    prices = info.get_prices(datetime.now(UTC))
+    keys = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
+    found = [getattr(prices, key, None) for key in keys]
+    if found[0] is None or found[1] is None:
+        return None
+    bases = [None if price is None else float(getattr(price, "base", price)) for price in found]
+    names = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+    return Rate.model_validate({**dict(zip(names, bases, strict=True)), **_surcharge(found)})
+
+
+def _surcharge(prices: Sequence[Any]) -> dict[str, float]:
+    """The first threshold of whole input tokens, and the largest factor above it: too dear rather than too cheap."""
+    tiered = [price for price in prices if getattr(price, "tiers", None)]
+    if not tiered:
+        return {}
+    over = min(price.tiers[0].start for price in tiered)
+    factors = [float(tier.price / price.base) for price in tiered for tier in price.tiers if price.base]
+    return {"over_tokens": over, "over_factor": max(factors, default=1.0)}
+
+
+def _names() -> list[str]:
+    from genai_prices.data_snapshot import get_snapshot
+
+    return [
+        model.id
+        for provider in get_snapshot().providers
+        if provider.id == "anthropic"
+        for model in provider.models
+    ]

@@ -1,8 +1,8 @@
-"""The prompt of one proposal, rendered from lineage: same lineage, same bytes, same size for ever.
+"""The prompt of one proposal, rendered from lineage: the same lineage gives the same bytes, and the size is bounded.
 
 `render(request)` gives a system part (rules, environment, surface, role brief), which stays the same
 from session to session and is worth caching, and a user part made of sections with a budget each
-(agents.llm.prompt_budget). With the arm `no_lineage` the lineage sections are left out and everything
+(agents.llm.prompt_sizes). With the arm `no_lineage` the lineage sections are left out and everything
 else is the same; a generalist's prompt does not depend on which copy of it asks. Templates are the
 Markdown files in agents/llm/prompts. Limits: characters are budgeted, not tokens (about four to one).
 """
@@ -17,8 +17,8 @@ from importlib.resources import files as resources
 
 import jinja2
 
-from agents.llm.prompt_budget import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
+from agents.llm.prompt_sizes import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.protocol import ProposalRequest
 from lineage.environment_spec import EnvironmentSpec, Gate, Role, Surface
 from lineage.python_ast import parse as parse_source
@@ -29,7 +29,7 @@ SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 
 @dataclass(frozen=True)
 class Prompt:
-    """`sections` holds the size of every section in characters; `parent` the trial started from."""
+    """`sections` has the size of every section in characters; `parent` the trial started from."""
 
     system: str
     user: str

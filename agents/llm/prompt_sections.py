@@ -2,7 +2,7 @@
 
 Every function takes the view and gives one Markdown section; none reads a clock, a seed or a file,
 so the same lineage gives the same bytes. Rows of infrastructure faults and stopped trials are left
-out: they are nobody's failed idea. Sealed scores are never read.
+out: they are no failed ideas. Sealed scores are never read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from agents.llm.prompt_budget import clipped, listed
+from agents.llm.prompt_sizes import clipped, listed
 from agents.llm.trial_text import (
     FAILED,
     changes_text,
@@ -251,7 +251,7 @@ def recent(scene: Scene, budget: int) -> str:
 
 
 def saturation(scene: Scene, budget: int) -> str:
-    """A notice when the role's last trials moved nothing; otherwise says that there is none."""
+    """A notice when the role's last trials moved nothing; otherwise a line that there is none."""
     rows = scene.own(SATURATED_AFTER)
     baseline = scene.view.baseline()
     noise = ((baseline.noise_sd if baseline else None) or 0.0) / scene.spec.evaluation.runs**0.5

@@ -5,10 +5,10 @@ answers, and so on until the model submits. A model that writes its edit as text
 understood too. Limits: turns and seconds here, tokens and dollars in the ledger. How it can end:
 
     submitted                                  a Proposal
-    out of turns, time or budget, with edits   a Proposal that says so in its notes
+    out of turns, time or budget, with edits   a Proposal whose notes mention it
     the model declines                         ProposerRefused
     nothing usable                             ProposerUnusable
-    endpoint away, or a person must act        ProposerOutage (nothing is recorded as a trial)
+    endpoint unreachable, or a person must act        ProposerOutage (nothing is recorded as a trial)
     campaign or role budget used up            BudgetSpent, NothingLeft
 
 A reply that was cut off is never acted on: one without a stop_reason is asked for again, and tool
@@ -147,7 +147,7 @@ class ProposingSession:
             if sent:
                 shown = list(reply.content) or [{"type": "text", "text": "(empty reply)"}]
                 self.messages += [{"role": "assistant", "content": shown}, {"role": "user", "content": sent}]
-            elif reply.content:  # pause_turn: the model goes on from its own words
+            elif reply.content:  # pause_turn: the model continues its own text
                 self.messages.append({"role": "assistant", "content": list(reply.content)})
         return self._finish(f"all {self.settings.max_turns} turns are used")
 
@@ -210,7 +210,7 @@ class ProposingSession:
     # ---- answering a reply ---------------------------------------------------------------------
 
     def _answer(self, reply: Reply, turns_left: int) -> list[ContentBlock] | None:
-        """Content of the next user message; [] to let the model go on; None when it is hopeless."""
+        """Content of the next user message; [] to let the model continue; None to end the session."""
         if reply.stop_reason == "pause_turn":
             return []
         if reply.stop_reason == "max_tokens":
@@ -299,9 +299,9 @@ class ProposingSession:
         return proposal.model_copy(update={"exchange": self._exchange(proposal=proposal)})
 
     def _finish(self, why: str, fault: type[ProposerFault] = ProposerUnusable) -> Proposal:
-        """Ended without a submit: hand in edits that would be accepted, else raise what `why` says.
+        """Ended without a submit: hand in edits that would be accepted, else raise the fault of `why`.
 
-        What has been paid for is not thrown away; the notes tell that the model did not submit it.
+        Paid work is not discarded; the notes record that the model did not submit it.
         """
         if self.scratch.changed and not faults(self.scratch):
             hypothesis = _first_sentence(self.last_text) or "(none given: the session ended before submit)"

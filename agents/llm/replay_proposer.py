@@ -51,7 +51,7 @@ def records_of(view: View) -> list[Recorded]:
 
 
 class ReplayProposer:
-    """Thread-safe, and keeps nothing: a role's trials in the request's lineage tell how far it has come."""
+    """Thread-safe, and keeps nothing: its position in the record follows from the role's trials in the request's lineage."""
 
     name = "replay"
 

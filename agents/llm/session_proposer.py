@@ -2,7 +2,7 @@
 
 `SessionProposer(chat, settings, ledger, prices)` with the chat of agents.llm.anthropic_client (Messages API) or
 agents.llm.openai_client (chat completions). Thread-safe: every `propose` is a session of its own, and the
-chat and the ledger are shared. It keeps nothing that lineage does not hold.
+chat and the ledger are shared. It keeps no state beside lineage.
 """
 
 from __future__ import annotations

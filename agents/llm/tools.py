@@ -1,8 +1,8 @@
 """The tools of a proposing session, on a scratch copy of the parent's files in memory.
 
-`Scratch` holds the copy; `use(scratch, name, given)` runs one tool and gives `(text, is_error)`.
+`Scratch` is the copy; `use(scratch, name, given)` runs one tool and gives `(text, is_error)`.
 Nothing touches a disk, a process or the network, except `check`, which calls the preflight that the
-engine passed in. Errors are answers: they say what to do next. Inputs are validated here and not by
+engine passed in. Errors are replies that name the next step. Inputs are validated here and not by
 `strict` schemas, because servers other than Anthropic's refuse or ignore those.
 """
 
@@ -382,7 +382,7 @@ def tool_specs(lineage: bool) -> list[dict[str, Any]]:
 
 
 def use(scratch: Scratch, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
-    """Run one tool. The text is bounded; the flag says that it is an error message."""
+    """Run one tool. The text is bounded; the flag is True for an error message."""
     if name not in tool_names(scratch.lineage):
         return f"no tool {for_prompt(name, 60)}; tools: {', '.join(tool_names(scratch.lineage))}", True
     try:

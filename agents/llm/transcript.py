@@ -1,7 +1,7 @@
-"""The record of a session: what the model said and what it was told, as JSON, without the prompt.
+"""The record of a session as JSON: replies of the model and what was sent to it, without the prompt.
 
 Format `bakeoff.exchange/1`. The prompt is stored by hash beside it, so it is named here and only
-included when the session ended in a fault (a fault leaves no Proposal to hold it). Together they are
+included when the session ended in a fault (a fault leaves no Proposal that could contain it). Together they are
 the whole conversation (`tests/fakes/rerun.py` runs it again). Headers, keys and addresses are never
 part of it, and the text is searched for credentials before it is returned.
 """
@@ -60,7 +60,7 @@ def exchange_json(
     fault: ProposerFault | None,
 ) -> str:
     """The exchange as text. `host` is a host name; user names and ports stay out."""
-    told = (
+    fault_json = (
         None
         if fault is None
         else {
@@ -93,7 +93,7 @@ def exchange_json(
         "proposal": None
         if proposal is None
         else proposal.model_dump(mode="json", exclude={"prompt", "exchange"}),
-        "fault": told,
+        "fault": fault_json,
     }
     return redact(json.dumps(record, ensure_ascii=False, allow_nan=False))
 

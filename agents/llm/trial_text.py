@@ -1,4 +1,4 @@
-"""One lineage row as text for a model: what was tried, what came of it, and by how much.
+"""One lineage row as text for a model: the edit, its outcome, and by how much.
 
 `trial_line` is the one-line form of the prompt's lists, `trial_facts` the longer form of the
 `read_trial` tool. The numbers of a label (bytes over, accuracy short, seconds to spare) come first,
@@ -119,7 +119,7 @@ def changes_text(spec: EnvironmentSpec, row: Row, quote: Quote) -> list[str]:
 
 
 def _led(row: Row) -> str | None:
-    """The trial that led when the row's label was decided, as the row says."""
+    """The trial that led when the row's label was decided, as recorded in the row."""
     try:
         named = json.loads(row.detail_json)["leader"]["trial"]
     except (ValueError, KeyError, TypeError):
@@ -158,7 +158,7 @@ def _scores_text(spec: EnvironmentSpec, row: Row, quote: Quote) -> str:
 
 
 def trial_facts(spec: EnvironmentSpec, row: Row, quote: Quote) -> str:
-    """Everything about a trial that an agent may know, a line each."""
+    """All facts of a trial that an agent may see, a line each."""
     kind = "/".join(x for x in (row.edit_kind, row.operator) if x)
     lines = [
         f"trial {word(row.trial or '?')} by role {word(row.role or '-')}, parent {word(row.parent or 'none')}",

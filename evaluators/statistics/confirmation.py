@@ -1,22 +1,22 @@
-"""From leader to champion: how a candidate that looked better once is confirmed, or not.
+"""The test that confirms a leader on fresh seeds: its p-value, its levels, its looks, its power.
 
-A trial that beat the leader in one measurement is only a candidate. `worth_confirming` says whether it is
-worth fresh replicates; `open_attempt` fixes the level and what is known of the noise; `next_step` is
-called with the replicates so far and answers `Continue`, `Confirmed` or `Unconfirmed`. All of it is pure,
-so that `bakeoff verify` repeats it from the recorded replicates (`evaluators.statistics.recompute`).
+A trial that beat the leader in one measurement is only a candidate. `worth_confirming` decides whether it gets
+fresh replicates; `confirmation_book.Book.open` fixes the level and the noise estimate; `next_step` takes the
+replicates so far and returns `Continue`, `Confirmed` or `Unconfirmed`. All functions are pure, so that
+`bakeoff verify` repeats them on the recorded replicates (`evaluators.statistics.recompute`).
 
-The test at a look with n fresh candidate replicates, on seeds that chose nothing:
+The test at a look with n fresh candidate replicates, on seeds that were not used to select the candidate:
 
     t = gain / sqrt(max(s_own^2, s^2) / n + s^2 / m),   p = P(T_df > t)
 
 and where the score is a mean over test items (plans with `rules` 2), the chance of the items joins that of the
-seeds in the standard error (`evaluators.statistics.item_tests`): a gain of three images has the p-value that it deserves, and a
-program without any randomness can be judged at all.
+seeds in the standard error (`evaluators.statistics.item_tests`): a gain of three images gets its correct p-value, and a
+program without any randomness can be tested.
 
 s^2 with df degrees of freedom is the pooled variance of everything measured before this attempt
 (`evaluators.statistics.noise`), m the incumbent's replicates. Where noise is equal for all programs the maximum can
 only lower t, so p is valid at every n; where a candidate is noisier than the rest its own spread counts.
-A time score is compared in pairs run next to each other: gain is the mean difference, m is without end,
+A time score is compared in pairs run next to each other: gain is the mean difference, m is infinite,
 s^2 is the variance of a pair difference.
 
 Measured (4,000 simulated campaigns of 200 trials, looks at 3, 5 and 8, one seed a trial;
@@ -35,7 +35,7 @@ Levels:
   2008, payout up to alpha): the promise is per incumbent, and a long run of real gains does not
   starve the next one.
 - Futility: an attempt whose p is above `futility` at a look ends there, and so does one whose replicates miss
-  a hard rule clearly (`gates_out_of_reach`). It is not counted on for validity.
+  a gate clearly (`gates_out_of_reach`). The level does not rely on it.
 
 Limits: confirmations of one campaign run one at a time. After a promotion the champion's replicates carry
 the luck that promoted it until `target_of_incumbent` replicates dilute it; this makes the next promotion
@@ -83,7 +83,7 @@ class ConfirmPlan:
     min_gain: float = 0.0
     min_units: float = 0.0
     gate_looks: int = 1  # looks that share a gate's risk; 1 in campaigns begun before it was shared
-    gate_futility: float = 0.0  # confidence that a rule is out of reach; 0, in older campaigns: never asked
+    gate_futility: float = 0.0  # confidence that a gate is out of reach; 0, in older campaigns: not tested
     rules: int = (
         1  # 2: items count as chance, the sealed gain decides, frozen seeds and failed runs are results
     )
@@ -114,11 +114,11 @@ class Attempt:
     """One confirmation so far: its level, the noise known before it, and the replicates in order.
 
     `pool` are the incumbent's replicates from before (unused in pairs), `incumbent` the new ones.
-    `gates`: after each look, do the candidate's replicates pass every hard rule? Not said is yes.
-    `hopeless`: after each look, is a hard rule out of reach? Not said is no.
+    `gates`: after each look, do the candidate's replicates pass every gate? A missing entry means yes.
+    `hopeless`: after each look, is a gate out of reach? A missing entry means no.
     `items`: at each look, the chance of the test items (plans with items); then `share` is the share of trials that are
     tried and `runs` the seeds of the candidate's first measurement. `fixed`: after each look, did every run
-    of either program give the same result? Then further ones would only repeat it. Not said is no.
+    of either program give the same result? Then further ones would only repeat it. A missing entry means no.
     """
 
     alpha: float
@@ -155,7 +155,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Continue:
-    """Run this many further seeds of each, interleaved, then ask again."""
+    """Run this many further seeds of each program, interleaved, then call `next_step` again."""
 
     candidate: int
     incumbent: int
@@ -168,7 +168,7 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Unconfirmed:
-    """`reason`: futile, not_shown, gate (a hard rule fails), failed (a replicate had no score), unlawful (a replicate
+    """`reason`: futile, not_shown, gate (a gate is missed), failed (a replicate had no score), unlawful (a replicate
     broke a rule), incumbent_failed (the incumbent, not the candidate), not_learnt (the control run survived).
     """
 
@@ -218,7 +218,7 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
     """Level of the next attempt: what is left over the attempts still expected, this one included.
 
     `trials`: all recorded up to and with the candidate, the start too; `attempts`: earlier ones. Numbers or
-    arrays. The expected share of trials that ask for a confirmation starts at what pure noise gives
+    arrays. The expected share of trials that get a confirmation starts at what pure noise gives
     and learns from the campaign.
     """
     share = expected_share(plan, attempts, trials)
@@ -227,12 +227,12 @@ def alpha_for(plan: ConfirmPlan, left: Any, attempts: Any, trials: Any) -> Any:
 
 
 def expected_share(plan: ConfirmPlan, attempts: Any, trials: Any) -> Any:
-    """Share of the trials that ask for a confirmation: what pure noise gives, and what the campaign showed since."""
+    """Share of the trials that get a confirmation: what pure noise gives, updated by the campaign's own attempts."""
     return (attempts + PRIOR_TRIALS * ndtr(-plan.screen_z)) / (trials + PRIOR_TRIALS)
 
 
 def fairness(plan: ConfirmPlan, level: Any, share: Any, screened: Any, total: Any, by_items: Any) -> Any:
-    """Factor on the level of a look for luck with the items, which chose the candidate and is there again.
+    """Factor on the level of a look for luck with the items: the same items selected the candidate and test it.
 
     Levels are spent over attempts, as seeds are fresh in each. Items are not: of the trials without a gain that would
     pass, nearly all are tried. With r the correlation of screening and test (variances `screened` and `total` of the
@@ -249,13 +249,13 @@ def fairness(plan: ConfirmPlan, level: Any, share: Any, screened: Any, total: An
 
 
 def screening_bar(plan: ConfirmPlan, noise_sd: Any, runs: Any, mean: Any, pool: Any) -> Any:
-    """Gain that one measurement of `runs` seeds must show over the incumbent's mean to be tried."""
+    """Gain over the incumbent's mean that one measurement of `runs` seeds must show to be confirmed. Units of the score."""
     by_noise = plan.screen_z * noise_sd * np.sqrt(1 / runs + 1 / np.asarray(pool))
     return np.maximum(np.maximum(by_noise, plan.min_gain * np.abs(mean)), plan.min_units)
 
 
 def worth_confirming(plan: ConfirmPlan, score: float, runs: int, pool: Sequence[float], noise: Noise) -> bool:
-    """Is a leader's single measurement far enough ahead? `pool` holds the incumbent's replicates."""
+    """Whether a leader's single measurement is far enough ahead of `pool`, the incumbent's replicates, to be confirmed."""
     if not pool:
         return False
     mean = float(np.mean(pool))
@@ -302,10 +302,10 @@ def _is_fixed(attempt: Attempt, index: int) -> bool:
 
 
 def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
-    """What to do after the replicates so far; looks are repeated from the first, so nobody can peek.
+    """What to do after the replicates so far. All looks are computed again from the first, so none can be added.
 
-    A candidate that is better and misses a hard rule by little gets the remaining replicates before it is
-    given up, because bounds tighten with them.
+    A candidate that is better and misses a gate by little gets the remaining replicates before it is
+    rejected, because bounds tighten with them.
     """
     looks: list[Look] = []
     for index, n in enumerate(plan.looks):
@@ -328,14 +328,14 @@ def next_step(attempt: Attempt, plan: ConfirmPlan) -> Step:
     raise ValueError("the plan has no looks; plan_for(spec) makes one that has")
 
 
-def gates_hold(gates: Sequence[Gate], seeds: Sequence[SeedResult], looks: int = 1) -> bool:
-    """Do these fresh replicates, taken together, pass every hard rule of the environment?
+def gates_pass(gates: Sequence[Gate], seeds: Sequence[SeedResult], looks: int = 1) -> bool:
+    """Whether these fresh replicates, taken together, pass every gate of the environment.
 
-    A rule that may be asked at each of several `looks` is asked at a level that they share (Bonferroni): asked
-    three times at 95 %, a candidate exactly on a bound passes in more than 5 % of its confirmations.
+    A gate that is tested at each of several `looks` is tested at a level that they share (Bonferroni): tested
+    three times at 95 %, a candidate exactly on a bound would pass in more than 5 % of its confirmations.
     """
-    for rule in gates:
-        gate = rule.model_copy(update={"confidence": 1 - (1 - rule.confidence) / looks})
+    for single in gates:
+        gate = single.model_copy(update={"confidence": 1 - (1 - single.confidence) / looks})
         values = [seed.quantities[gate.quantity] for seed in seeds if gate.quantity in seed.quantities]
         if len(values) != len(seeds) or not judge_gate(gate, values).passed:
             return False
@@ -343,7 +343,7 @@ def gates_hold(gates: Sequence[Gate], seeds: Sequence[SeedResult], looks: int = 
 
 
 def gates_out_of_reach(gates: Sequence[Gate], seeds: Sequence[SeedResult], confidence: float) -> bool:
-    """Do these fresh replicates miss a hard rule so clearly that the attempt need not go on? `confidence` 0: never.
+    """Whether these fresh replicates miss a gate so clearly that the attempt can end. `confidence` 0: always False.
 
     At 0.95 and looks at 8, 14 and 24 replicates this ends 86 % of the attempts of a candidate whose mean misses by
     three quarters of its spread, 8 % of one exactly on the limit, 0.1 % of one that passes in 92 of 100; in 4,500
@@ -358,7 +358,7 @@ def gates_out_of_reach(gates: Sequence[Gate], seeds: Sequence[SeedResult], confi
 def power_statement(
     plan: ConfirmPlan, noise_sd: float, item_sd: float = 0.0, items: int = 0, score: float = 0.0
 ) -> dict[str, float]:
-    """What the last look can show at a typical attempt's level: gain with 80 % power, in sd and in units.
+    """The gain that the last look detects with 80 % power at a typical attempt's level, in sd and in units of the score.
 
     Typical: the attempt in the middle of a campaign whose trials are all noise, the worst case. With `item_sd`, the
     spread at one test item of the difference of two programs, also what `items` items show there however many runs

@@ -1,16 +1,15 @@
-"""The promotions of a campaign: who stands where (`lineage.leaderboard`), and what a confirmation needs besides.
+"""The book of a campaign's confirmations: its leaderboard, noise, replicates and the level left, from lineage rows.
 
 Use: `book = Book(plan)`, `book.read(row)` for every row; then `book.candidate()` is the leader if it should
-be confirmed now, `book.open()` its attempt, `row_fields(attempt, step, trials)` what the confirmation event
-records. `bakeoff verify` folds the same rows again (`evaluators.statistics.recompute`), so nothing else may
+be confirmed now, `book.open()` its attempt, `row_fields(attempt, step, trials)` the columns of the confirmation
+event. `bakeoff verify` reads the same rows again (`evaluators.statistics.recompute`), so nothing else may
 influence a promotion.
 
-What is read from rows besides: `calibration` (scores of the start), the level that each attempt spent, which programs
-do not depend on their seed, and which measurements hold the replicates.
-Fresh replicates are kept per program; a program's screening scores are never among them, the
-start's are, because nothing was chosen by them.
+Besides the leaderboard (`lineage.leaderboard`) it keeps the `calibration` scores of the start, the level that each
+attempt spent, which programs do not depend on their seed, and the hashes of the measurements of fresh replicates.
+Screening scores of a program are never among its fresh replicates; the start's are, because they selected nothing.
 
-Limits: confirmations of one campaign are recorded one after the other; memory grows by the replicates.
+Limits: confirmations of one campaign are recorded one after the other; memory grows with the replicates.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from lineage.records import Row, Status
 
 
 class Book(Leaderboard):
-    """The running state; read rows in order, ask at any time."""
+    """Read rows in order; every property and method answers for the rows read so far."""
 
     def __init__(self, plan: ConfirmPlan) -> None:
         super().__init__(plan.sign)
@@ -55,7 +54,7 @@ class Book(Leaderboard):
         self._in_a_row: list[float] = []
 
     def read(self, row: Row) -> None:
-        """Take one row in; events that say nothing about promotions are passed over."""
+        """Update the book by one row; events that do not concern confirmations change nothing."""
         champions = len(self.confirmed)
         super().read(row)
         if row.event == "trial":
@@ -90,11 +89,11 @@ class Book(Leaderboard):
         self.failures[beaten] = self.failures.get(beaten, 0) + len(detail.get("incumbent_failures", []))
 
     def evidence(self, incumbent: str | None = None) -> tuple[str, ...]:
-        """Hashes of the measurements that hold the incumbent's fresh replicates, oldest first, the start's first too."""
+        """Hashes of the measurements that hold the incumbent's fresh replicates, oldest first, with the start's first measurement."""
         return tuple(self._evidence.get(incumbent or self.incumbent or "", ()))
 
     def must_depend(self, *parents: str | None) -> bool:
-        """Must the runs of a program depend on the seed, because those of the start or of one of these do?"""
+        """Whether a program's runs must depend on the seed, because the start's or one of these parents' do."""
         said = [self.deterministic.get(trial) for trial in (self.start, *parents) if trial]
         return self.plan.rules >= 2 and False in said
 
@@ -142,9 +141,10 @@ class Book(Leaderboard):
     def open(
         self, trials: int | None = None, incumbent: str | None = None, candidate: str | None = None
     ) -> Attempt:
-        """An attempt opened now, or earlier: at `trials` outcomes, against an `incumbent` that led then.
+        """A new attempt: level, noise and pool from the rows before it.
 
-        Everything that the first look may know from before.
+        For an attempt that was opened earlier, `trials` is the number of outcomes then and `incumbent` the program that
+        was tested against.
         """
         pool = () if self.plan.is_paired else self.pool(incumbent)
         seen = self.trials if trials is None else trials
@@ -168,8 +168,8 @@ def book_of(rows: Iterable[Row], plan: ConfirmPlan) -> Book:
 def row_fields(attempt: Attempt, step: Step, trials: int) -> dict[str, Any]:
     """Columns of the confirmation event; `trials` is `Book.trials` when the attempt was opened.
 
-    The caller adds who, when, seeds and measurement hashes (`detail_json` is a dict here, so that
-    hashes can be put beside; dump it with sorted keys).
+    The caller adds trial, time, seeds and measurement hashes. `detail_json` is a dict here, so that the caller can add
+    hashes; dump it with sorted keys. Raises ValueError for an attempt that is not decided.
     """
     if isinstance(step, Continue):
         raise ValueError("the attempt is not decided: run what Continue asks for and call next_step again")

@@ -1,9 +1,9 @@
-"""From stored measurements to what a test is asked with: items of both programs, runs that repeat, failures.
+"""Inputs of a confirmation or sealed look from stored measurements: items of both programs, repeated runs, failures.
 
 Use: `chance_of(candidate, incumbent, plan, read)` at a look, `is_fixed(candidate, incumbent)` after it, `side_of` and `looked`
 for a sealed event, `failure_rate` for runs that failed. `read(measurement)` gives the items of a measurement's runs
 by quantity, None for an older one that has none. Flows and `evaluators.statistics.recompute` call the same functions, so a verdict
-and its check cannot differ by more than their facts. Limits: all items of an attempt are in memory at once.
+and its check differ only if their measurements do. Limits: all items of an attempt are in memory at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def chance_of(
     if sides[0] is None or sides[1] is None:
         whose = "candidate" if sides[0] is None else "incumbent"
         raise StoreCorrupt(
-            f"no measurement of the {whose} says what each test item gave; see `bakeoff verify`"
+            f"no measurement of the {whose} records the result of each test item; see `bakeoff verify`"
         )
     return item_chance(sides[0], sides[1], plan.sign)
 
@@ -51,7 +51,7 @@ def seeds_of(measurements: Sequence[Measurement]) -> list[SeedResult]:
 
 
 def is_fixed(candidate: Sequence[Measurement], incumbent: Sequence[Measurement]) -> bool:
-    """Did every run of either program repeat one result, so that further runs cannot say more?"""
+    """Whether every run of either program gave the same result, so that further runs add no information."""
     return all(deterministic(seeds_of(side)) is True for side in (candidate, incumbent))
 
 
@@ -65,9 +65,9 @@ def side_of(measurements: Sequence[Measurement], plan: ConfirmPlan, read: Read) 
 def sealed_fault(
     champion: Sequence[Measurement], replaced: Sequence[Measurement], spec: EnvironmentSpec, seeded: bool
 ) -> str:
-    """Why a champion's sealed measurements do not count: the rule broken, or a hard rule missed; empty when none is.
+    """Why a champion's sealed measurements do not count: the rule broken or the gate missed; empty when none is.
 
-    A hard rule counts only where the replaced program does not miss it as clearly: one split may be harder.
+    A gate counts only where the replaced program does not miss it as clearly: one split may be harder.
     """
     earlier: list[SeedResult] = []
     for measurement in champion:

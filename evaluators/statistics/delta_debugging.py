@@ -1,6 +1,6 @@
 """Smallest part of an accumulated change that still does what the whole does: delta debugging. Pure driver.
 
-Use: `minimise(parts, test)`; `parts` is how many hunks (or edits) the change has, `test(subset)` says whether
+Use: `minimise(parts, test)`; `parts` is how many hunks (or edits) the change has, `test(subset)` returns whether
 the program with only these hunks keeps the confirmed gain (False too when it does not run), and costs a
 measurement. Returns the kept indices and how the search went. `most_tests` bounds the cost; when it is
 reached the smallest set that passed so far is the answer and `is_minimal` is False.
@@ -24,7 +24,7 @@ Subset = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Minimised:
-    """`tests`: measurements spent. `tried`: every subset asked about, with the answer, in order."""
+    """`tests`: measurements spent. `tried`: every subset tested, with its result, in order."""
 
     kept: Subset
     is_minimal: bool
@@ -68,7 +68,7 @@ def minimise(parts: int, test: Callable[[Subset], bool], most_tests: int = 200) 
 
 
 def _reduce(current: Subset, size: int, passes: Callable[[Subset], bool]) -> tuple[Subset, int] | None:
-    """One round of ddmin: a chunk that passes alone (go on in halves), else a complement (chunks stay)."""
+    """One round of ddmin: a chunk that passes alone (then halve it), else a complement (then keep the chunks)."""
     chunks = _chunks(current, size)
     for chunk in chunks:
         if len(chunk) < len(current) and passes(chunk):

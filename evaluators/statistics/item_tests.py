@@ -1,15 +1,15 @@
-"""Chance of test items beside chance of seeds: the test of a gain whose score is a mean over items. Pure.
+"""The test of a gain whose score is a mean over test items: variance by items and by seeds. Pure.
 
 Use: `item_chance(candidate, incumbent)` from the items of two programs' runs on one split (`evaluators.judge.items`), then
 `compare(gain, seed_variance, seed_df, chance)` gives p-values of both directions, and `interval`.
 
-Two things chance decides: which seeds were drawn and which items the split holds. Each program is measured on every
+Two samples are random: the seeds that were drawn and the items in the split. Each program is measured on every
 item, so the two are crossed, and items pair up. With u = w / sum(w), d_i the difference of the two programs' mean
 values at item i and D = sum(u d) the gain:
 
     item part      V_I = n / (n - 1) * sum_i (u_i (d_i - D))^2                         n - 1 degrees of freedom
     seed part      V_S, of the run means (`evaluators.statistics.confirmation.standard_error` squared)
-    both hold what runs do at single items, so that is taken off once:
+    both contain the run-by-item interaction, so it is subtracted once:
     residual       V_E = sum over the two programs of sum_i u_i^2 s_i^2 / runs,  s_i^2 the run-by-item interaction
     variance of D  V = max(V_S, V_I, V_S + V_I - V_E)
 
@@ -35,7 +35,7 @@ from evaluators.judge.items import Items
 
 @dataclass(frozen=True)
 class ItemChance:
-    """`variance` of the gain by the choice of items, its `df`, and the `residual` that the seeds' spread holds too.
+    """`variance` of the gain by the choice of items, its `df`, and the `residual` that is part of the seeds' spread as well.
 
     `wins` and `losses`: items that only the candidate or only the incumbent has right; both -1 where they cannot be
     counted, because a run depends on its seed or items are not right or wrong.

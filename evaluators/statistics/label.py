@@ -2,19 +2,19 @@
 
 Use: `label(spec, build=..., runs=..., measurement=..., leader_score=...)` for a trial that became a
 program, `label_refusal(cause, message, numbers)` for one that did not, `label_infra(what)` for a fault
-of ours. `bakeoff verify` calls the same functions on the recorded facts and compares.
+of the machine or of Bakeoff. `bakeoff verify` calls the same functions on the recorded facts and compares.
 
 The first rule that fits decides:
 
-1. a failed preflight check (the ladder is ordered, cheapest first)
-2. a fault of ours in any run: `harness_abort`, even when another seed failed for its own reason,
-   because a sick machine makes candidates fail; the trial is run again
+1. a failed preflight check (the checks run in order, cheapest first)
+2. a fault of the machine or of Bakeoff in any run: `harness_abort`, even when another seed failed by its own
+   fault, because a faulty machine makes candidates fail; the trial is run again
 3. an attempt on the judge, then a broken protocol rule, in any run
 4. the first training run that failed, then the first prediction run that failed
 5. a failed audit (causality), then equal results of different seeds where the start's or parent's differ
 6. a missed gate: size first, then the others in the environment's order
-   (5 and 6 are `evaluators.statistics.lawful`, which confirmation, seal, replay and verify ask too)
-7. no score although nothing failed: ours, `infra:no_score`
+   (5 and 6 are in `evaluators.statistics.lawful`, which confirmation, sealed scoring, replay and verify use too)
+7. no score although nothing failed: a fault of Bakeoff, `infra:no_score`
 8. the start: `baseline`; strictly better than the leader: `keep`; else `discard`
 
 Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.records` agree):
@@ -27,40 +27,50 @@ Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.r
 | cpu_cap, wall_cap | train_budget_overrun; eval_budget_overrun while predicting |
 | oversize | size_blocked |
 | gate_missed, not_causal, illegal:<rule>, tamper | disqualified |
-| pruned | discard (its own curve said that it would not be better) |
+| pruned | discard (ended early: its training curve was far behind its parent's) |
 | infra:<what> | harness_abort |
 | (none) | baseline, keep, discard |
 
-How the end of a process becomes a cause is `evaluators.judge.causes`; a run that did not end well and has no
-cause is `infra:unexplained`, because then the judge, not the candidate, is at fault.
+`evaluators.judge.causes` turns the end of a process into a cause. A run that did not end well and has no cause
+is `infra:unexplained`: then the judge, not the candidate, is at fault.
 
-Numbers that every label carries where the facts hold them (`evaluators.statistics.margins` has the list): bytes,
-cap and bytes over or to spare; CPU seconds, cap and seconds over or to spare; each missed gate's mean,
-bound, limit and how much it is short by; exception and line. They are what turned failures into
-the paper's repairs (arXiv 2605.05724 section 5).
+Keys of `Label.numbers`, present wherever the facts contain them. Proposers repair failures from them
+(arXiv 2605.05724 section 5):
 
-Limits: log text and exceptions come from the candidate and are quoted, bounded and stripped, never
-trusted. A strict improvement of one measurement is only a `keep`; `evaluators.statistics.confirmation` decides what
-is a champion.
+    artifact_bytes, cap_bytes, bytes_over | bytes_to_spare
+    train_cpu_s, train_cpu_cap_s, train_cpu_over_s | train_cpu_to_spare_s       largest over the seeds
+    predict_cpu_s, predict_cpu_cap_s, predict_cpu_over_s | predict_cpu_to_spare_s
+    (the same with `wall` when the wall clock ended the run, with `start` when it never got past start-up)
+    gate, gate_mean, gate_bound, gate_limit, short_by; per passed gate: <quantity>_to_spare
+    asked_bytes, free_bytes, total_bytes       of the accelerator's memory, when that ran out
+    stage, run, runs, runs_failed, exception, line, signal, exit_code, peak_bytes, worker_oom
+
+Limits: log text and exceptions come from the candidate; they are shortened and stripped, and decide nothing.
+A run over its cap is stopped there, so `..._over_s` is less than what the run needed. A better score of one
+measurement is only a `keep`; `evaluators.statistics.confirmation` decides what is a champion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evaluators.statistics.lawful import fault_of, is_cause
-from evaluators.statistics.margins import (
+from evaluators.statistics.lawful import (
     Numbers,
+    check_of,
     clean,
-    preflight_numbers,
-    run_cause,
-    run_numbers,
+    facts_numbers,
+    fault_of,
+    gate_value,
+    is_cause,
+    judge_numbers,
+    overrun,
+    run_sentence,
     seed_cause,
     seed_numbers,
-    spare_numbers,
+    size_text,
     stated,
 )
-from lineage.environment_spec import EnvironmentSpec
+from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import CAUSES, Check, Label, Measurement, Status, TrainRun, check_cause
 
 STATUS_OF_CAUSE: dict[str, Status] = {
@@ -88,7 +98,7 @@ STATUS_OF_CAUSE: dict[str, Status] = {
     "infra": Status.HARNESS_ABORT,
 }
 
-# A preflight check is named for its rung; its `numbers["cause"]` may say it more exactly.
+# Cause of a failed preflight check by the check's name; its `numbers["cause"]` may be more exact.
 CAUSE_OF_CHECK = {
     "parse": "syntax",
     "syntax": "syntax",
@@ -102,7 +112,7 @@ CAUSE_OF_CHECK = {
 
 
 def status_of(cause: str, *, predicting: bool = False) -> Status:
-    """Status of a cause; the budget causes depend on which of the two budgets was used up."""
+    """Status of a cause. `predicting`: the budget that was used up is that of prediction, not of training."""
     status = STATUS_OF_CAUSE[cause.partition(":")[0]]
     if predicting and status is Status.TRAIN_BUDGET_OVERRUN:
         return Status.EVAL_BUDGET_OVERRUN
@@ -121,7 +131,7 @@ def label_refusal(cause: str, message: str, numbers: Mapping[str, float | int | 
 
 
 def label_infra(what: str, message: str = "") -> Label:
-    """Label of a trial that ended by a fault of ours; such a trial is run again and never counted."""
+    """Label of a trial that ended by a fault of the machine or of Bakeoff; it is run again and not counted."""
     word = clean(what.removeprefix("infra:"), 60).replace(" ", "_") or "unknown"
     text = clean(message, 400) or f"the harness failed ({word}), not the candidate"
     return Label(status=Status.HARNESS_ABORT, cause=f"infra:{word}", numbers={}, text=text)
@@ -153,8 +163,8 @@ def label(
 
 
 def _preflight(check: Check) -> Label:
-    told = str(check.numbers.get("cause", ""))
-    cause = told if is_cause(told) else CAUSE_OF_CHECK.get(check.name, "smoke")
+    stated_cause = str(check.numbers.get("cause", ""))
+    cause = stated_cause if is_cause(stated_cause) else CAUSE_OF_CHECK.get(check.name, "smoke")
     status = status_of(cause)
     if status in (Status.CRASH, Status.TRAIN_BUDGET_OVERRUN, Status.DISCARD):
         # A crash or overrun on the tiny run is still a preflight crash: no real run was spent on it.
@@ -195,7 +205,7 @@ def _failed_run(
 
 
 def _without_spare(spare: Numbers, numbers: Numbers) -> Numbers:
-    """A run that was stopped at its cap has nothing to spare of it, whatever the other seeds left over."""
+    """Without the `to_spare` figures of a cap at which this run was stopped: they come from other seeds."""
     gone = {key.replace("_over_s", "_to_spare_s") for key in numbers if key.endswith("_over_s")}
     return {key: value for key, value in spare.items() if key not in gone}
 
@@ -203,7 +213,7 @@ def _without_spare(spare: Numbers, numbers: Numbers) -> Numbers:
 def _unlawful(
     spec: EnvironmentSpec, measurement: Measurement | None, seeded: bool, spare: Numbers
 ) -> Label | None:
-    """Rules 5 and 6: what `lawful.fault_of` says of a measurement in which every run has a result."""
+    """Rules 5 and 6: the result of `lawful.fault_of` for a measurement in which every run has a result."""
     fault = fault_of(measurement, spec, seeded=seeded) if measurement is not None else None
     if fault is None:
         return None
@@ -220,7 +230,7 @@ def _scored(
 ) -> Label:
     if measurement is None or measurement.score is None:
         missing = "no measurement" if measurement is None else "no score"
-        return label_infra(missing, f"nothing failed and yet there is {missing}; the judge must be looked at")
+        return label_infra(missing, f"nothing failed and yet there is {missing}; the judge must be checked")
     score, digits, unit = measurement.score, spec.score.digits, spec.score.unit
     shown = f"{score:.{digits}f} {unit}".rstrip()
     if is_baseline:
@@ -245,3 +255,95 @@ def _scored(
         )
     text = f"{shown}, not better than {against} (worse by {-gain:.{digits}f})"
     return Label(status=Status.DISCARD, numbers=numbers, text=text)
+
+
+def run_cause(spec: EnvironmentSpec, run: TrainRun) -> str | None:
+    """Why a training run failed; None when it left an artifact within the cap."""
+    if run.cause is not None:
+        return run.cause
+    if run.facts.end != "exit" or run.facts.code != 0 or not run.facts.started or run.artifact is None:
+        return "infra:unexplained"
+    return "oversize" if run.artifact.bytes > spec.budget.artifact_bytes else None
+
+
+def spare_numbers(
+    spec: EnvironmentSpec, runs: Sequence[TrainRun], measurement: Measurement | None
+) -> Numbers:
+    """What is left of each budget at the largest use over all seeds: the room that the next edit has."""
+    numbers: Numbers = {}
+    train = [run.facts.cpu_s for run in runs if run.facts.started]
+    if train:
+        numbers |= _clock("train", "cpu", max(train), spec.budget.train_cpu_s)
+    per_seed = measurement.per_seed if measurement else ()
+    predict = [seed.facts.cpu_s for seed in per_seed if seed.facts and seed.facts.started]
+    if predict:
+        numbers |= _clock("predict", "cpu", max(predict), spec.budget.predict_cpu_s)
+    sizes = [run.artifact.bytes for run in runs if run.artifact]
+    size = max(sizes, default=measurement.artifact_bytes if measurement else 0)
+    if size:
+        numbers |= _size(size, spec.budget.artifact_bytes)
+    if any(run.facts.oom_kills and run.cause is None for run in runs):
+        numbers["worker_oom"] = sum(run.facts.oom_kills for run in runs)
+    if measurement:
+        for gate in spec.gates:
+            numbers |= _gate_room(gate, measurement)
+    return numbers
+
+
+def _clock(stage: str, clock: str, seconds: float, cap: float) -> Numbers:
+    key = f"{stage}_{clock}"
+    left = round(cap - seconds, 3)
+    room: Numbers = {f"{key}_over_s": -left} if left < 0 else {f"{key}_to_spare_s": left}
+    return {f"{key}_s": round(seconds, 3), f"{key}_cap_s": cap, **room}
+
+
+def _size(size: int, cap: int) -> Numbers:
+    room: Numbers = {"bytes_over": size - cap} if size > cap else {"bytes_to_spare": cap - size}
+    return {"artifact_bytes": size, "cap_bytes": cap, **room}
+
+
+def _gate_room(gate: Gate, measurement: Measurement) -> Numbers:
+    value = gate_value(gate, check_of(gate, measurement), measurement)
+    if value is None:
+        return {}
+    room = value - gate.at_least if gate.at_least is not None else (gate.at_most or 0.0) - value
+    return {f"{gate.quantity}_to_spare": room} if room >= 0 else {}
+
+
+def _oversize(run: TrainRun, cap: int) -> tuple[int | None, int, str]:
+    """Bytes, cap and what was too big, from the sealed artifact or from what the seal counted."""
+    if run.artifact is not None:
+        return run.artifact.bytes, cap, "artifact"
+    what = "source" if "source_bytes" in run.numbers else "artifact"
+    size = run.numbers.get("source_bytes", run.numbers.get("bytes"))
+    stated_cap = run.numbers.get("cap", cap)
+    return (
+        int(size) if isinstance(size, int | float) else None,
+        int(stated_cap) if isinstance(stated_cap, int | float) else cap,
+        what,
+    )
+
+
+def preflight_numbers(check: Check, cause: str) -> Numbers:
+    """Numbers of a failed preflight check. A size has the same keys as after a real run."""
+    numbers: Numbers = {**judge_numbers(check.numbers), "stage": "build", "check": check.name}
+    size, cap = numbers.get("source_bytes", numbers.get("bytes")), numbers.get("cap")
+    if cause == "oversize" and isinstance(size, int) and isinstance(cap, int):
+        numbers |= {"cap_bytes": cap, "bytes_over": max(0, size - cap)}
+    return numbers
+
+
+def run_numbers(spec: EnvironmentSpec, run: TrainRun, cause: str) -> tuple[Numbers, str]:
+    """Numbers and sentence of a failed training run."""
+    facts, budget = run.facts, spec.budget
+    numbers: Numbers = facts_numbers(facts, "train")
+    stated_numbers = judge_numbers(run.numbers)
+    if cause == "oversize":
+        size, cap, what = _oversize(run, budget.artifact_bytes)
+        if size is not None:
+            return {**stated_numbers, **numbers, **_size(size, cap)}, size_text(size, cap, what)
+    if cause in ("cpu_cap", "wall_cap"):
+        cap_s = budget.train_cpu_s if cause == "cpu_cap" else budget.train_wall_s
+        seconds, text = overrun("train", cause, facts, cap_s, stated_numbers.get("cap_s"))
+        return {**stated_numbers, **numbers, **seconds}, text
+    return {**stated_numbers, **numbers}, run_sentence("training", cause, facts, run.numbers)

@@ -39,7 +39,7 @@ class Noise:
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Noise:
-    """Spread within groups, pooled; groups of one value say nothing."""
+    """Spread within groups, pooled; groups of one value are left out."""
     total = Noise()
     for group in groups:
         if len(group) > 1:

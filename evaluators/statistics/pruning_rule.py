@@ -1,14 +1,14 @@
-"""May a run be ended early because its own curve is hopelessly behind its parent's? Pure.
+"""The rule that ends a training run early when its curve is far behind its parent's. Pure.
 
 Use: `pruner(parents, direction, start, gain)` with the parent's recorded curves (one per seed), then
 `ends_at(pruner, curve)` each time the candidate reports; the caller ends the run at the step that it gives.
 The curve comes from the candidate through `report(step, value)`, so it is advice: it can end its own
 run, with status `discard` and cause `pruned`, and never raises a score.
 
-A parent's curve is a candidate's word too, and must not end the runs of its children by being too good to be
-true. So it counts only as far as the judge bears it out: at equal share of the steps it is taken for no better
-than the start's curve, improved by the relative `gain` over the start that the judge measured for the
-parent. The start's own curves are the recipe's, not an edit's.
+A parent's curve is reported by a candidate too, and a forged one must not end the runs of its children. So it is
+bounded by what the judge measured: at equal share of the steps it is taken for no better than the start's curve
+improved by the relative `gain` over the start that the judge measured for the parent. The start's own curves
+come from the recipe, not from an edit.
 
 Rule, after the successive-halving family (Li et al. 2018) but against one known rival and much more
 careful: compare at equal share of the parent's steps; from a quarter of them on; the candidate must
@@ -88,7 +88,7 @@ def pruner(
 
 
 def ends_at(rival: Pruner, curve: Curve) -> float | None:
-    """The step at which the rule ends this run; None while it goes on. Later points change nothing."""
+    """The step at which the rule ends this run; None while the run may continue. Later points change nothing."""
     if not rival.usable:
         return None
     steps, values = _clean(curve)

@@ -5,7 +5,7 @@ return one `Mismatch` per thing that the facts do not support, none when all is 
 rows of one campaign in lineage order. `measured(sha256)` gives a stored Measurement, `evidence(row)` the
 inputs that the label stage had; either may answer None, which is itself reported where a claim rests on it.
 
-Limits: what these functions see is as honest as the hashes that `lineage.verify.store` checks first.
+Limits: what these functions see is as honest as the hashes that `lineage.verify.store_checks` checks first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from evaluators.statistics.confirmation import (
     Confirmed,
     ConfirmPlan,
     Continue,
-    gates_hold,
     gates_out_of_reach,
+    gates_pass,
     next_step,
 )
 from evaluators.statistics.confirmation_book import Book
@@ -55,7 +55,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the label stage had: preflight checks, training runs, the measurement."""
+    """Inputs of the label stage: preflight checks, training runs, the measurement."""
 
     build: tuple[Check, ...] = ()
     runs: tuple[TrainRun, ...] = ()
@@ -81,7 +81,7 @@ def recompute_promotions(
     book, found = Book(plan), []
     sealed: list[Row] = []
     last_trials = 0
-    held: set[str | None] = (
+    incumbents: set[str | None] = (
         set()
     )  # incumbents since the confirmation before: a veto may replace one meanwhile
     for row in rows:
@@ -99,7 +99,7 @@ def recompute_promotions(
                 if plan.has_items:
                     more, again = _items_again(row, detail, book, measured, read)
                     found += more
-            found += _confirmation(row, {**detail, **again}, book, trials, held)
+            found += _confirmation(row, {**detail, **again}, book, trials, incumbents)
             if measured is not None:
                 found += _replicates(row, detail, measured)
                 found += _gates(row, detail, plan, spec, measured) if spec is not None else []
@@ -108,12 +108,12 @@ def recompute_promotions(
                 found += _sealed(row, sealed, book, spec, measured, read)
             sealed.append(row)
         book.read(row)
-        held = {book.incumbent} if row.event == "confirmation" else held | {book.incumbent}
+        incumbents = {book.incumbent} if row.event == "confirmation" else incumbents | {book.incumbent}
     return found
 
 
 def _confirmation(
-    row: Row, detail: dict[str, Any], book: Book, trials: int, held: set[str | None]
+    row: Row, detail: dict[str, Any], book: Book, trials: int, incumbents: set[str | None]
 ) -> list[Mismatch]:
     trial, plan = row.trial or "", book.plan
     found = []
@@ -121,10 +121,10 @@ def _confirmation(
     def say(what: str, recorded: object, recomputed: object) -> None:
         found.append(Mismatch(trial, what, str(recorded), str(recomputed)))
 
-    if row.incumbent not in held:
+    if row.incumbent not in incumbents:
         say("incumbent", row.incumbent, book.incumbent)
     attempt = replace(
-        book.open(trials, row.incumbent if row.incumbent in held else None, trial),
+        book.open(trials, row.incumbent if row.incumbent in incumbents else None, trial),
         candidate=tuple(row.scores),
         incumbent=tuple(float(v) for v in detail.get("incumbent_scores", [])),
         gates=tuple(bool(g) for g in detail.get("gates", [])),
@@ -156,12 +156,13 @@ def _confirmation(
     mean = math.fsum(row.scores) / len(row.scores)
     if row.score is not None and not _close(row.score, mean):
         say("score", row.score, mean)
-    told = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
+    recorded_looks = [(look["n"], look["p_value"], look["level"]) for look in detail.get("looks", [])]
     again = [(look.n, look.p_value, look.level) for look in step.looks]
-    if len(told) != len(again) or not all(
-        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2]) for a, b in zip(told, again, strict=True)
+    if len(recorded_looks) != len(again) or not all(
+        a[0] == b[0] and _close(a[1], b[1]) and _close(a[2], b[2])
+        for a, b in zip(recorded_looks, again, strict=True)
     ):
-        say("looks", told, again)
+        say("looks", recorded_looks, again)
     return found
 
 
@@ -307,12 +308,12 @@ def _replicates(row: Row, detail: dict[str, Any], measured: Measured) -> list[Mi
 def _gates(
     row: Row, detail: dict[str, Any], plan: ConfirmPlan, spec: EnvironmentSpec, measured: Measured
 ) -> list[Mismatch]:
-    """The recorded answer of the hard rules after each look against the candidate's measurements."""
+    """Compares the recorded gate results after each look with the candidate's measurements."""
     made = [measured(sha) for sha in detail.get("measurements", [])]
     seeds = [seed for measurement in made if measurement is not None for seed in measurement.per_seed]
     recorded = [bool(gate) for gate in detail.get("gates", [])]
-    again = [gates_hold(spec.gates, seeds[:n], plan.gate_looks) for n in plan.looks[: len(recorded)]]
-    # Not said is taken for yes by `next_step`, so a confirmation must have said it for each of its looks.
+    again = [gates_pass(spec.gates, seeds[:n], plan.gate_looks) for n in plan.looks[: len(recorded)]]
+    # `next_step` takes a missing entry for yes, so a confirmation must have recorded one for each of its looks.
     looks = len(detail.get("looks", []))
     silent = row.verdict == "confirmed" and bool(spec.gates) and len(recorded) != looks
     if recorded != again or silent:
@@ -383,7 +384,7 @@ def _leader_named(row: Row, was_open: list[Leader | None], leaderboard: Leaderbo
 
 
 def _named(row: Row, leaderboard: Leaderboard) -> Leader | None:
-    """The leader that a row says it was decided against; that of the moment where a row says nothing."""
+    """The leader that a row names as its comparison; the present leader where it names none."""
     detail = json.loads(row.detail_json)
     if not isinstance(detail, dict) or "leader" not in detail:
         return leaderboard.leader()
@@ -416,7 +417,7 @@ def _label(
         seeded=seeded,
     )
     found = []
-    if (row.status, row.cause) != (again.status, again.cause) and not _told_infra(row):
+    if (row.status, row.cause) != (again.status, again.cause) and not _is_harness_fault(row):
         found.append(Mismatch(trial, "label", _name(row.status, row.cause), _name(again.status, again.cause)))
     score = facts.measurement.score if facts.measurement else None
     if not _close(row.score, score):
@@ -431,8 +432,8 @@ def _label(
     return found
 
 
-def _told_infra(row: Row) -> bool:
-    """A fault of ours between the stages leaves no trace in the evidence, and claims nothing."""
+def _is_harness_fault(row: Row) -> bool:
+    """Whether the row records a harness fault: one between the stages leaves no evidence, and claims no score."""
     return row.status is Status.HARNESS_ABORT and row.score is None
 
 

@@ -12,7 +12,7 @@ split and seeds. Verdicts:
   scheduling alone moved 6 ms of work to 13 ms there. Where `deciding` is given, times outside it (the
   wall clock of an environment that scores CPU seconds) are shown and decide nothing.
 - `differs`: a figure is outside, a seed that worked fails (or the reverse), or the two are not of the same
-  thing (other source, environment or judge), which the reasons say.
+  thing (other source, environment or judge); `reasons` lists why.
 
 Each figure carries both values, so that a person can disagree. Limits: with 1 or 2 seeds and no noise
 floor for a quantity, any difference in it is reported as `differs`, except in a time.
@@ -37,7 +37,7 @@ TAIL_LEVEL = 0.005  # each side of the 99 % interval
 
 @dataclass(frozen=True)
 class Figure:
-    """One quantity, its mean over seeds then and now, and what that says."""
+    """One quantity: its mean over seeds when recorded and when replayed, and the verdict on it."""
 
     name: str
     recorded: float
@@ -53,7 +53,7 @@ class Replay:
 
 
 def is_time(name: str) -> bool:
-    """Does the quantity depend on the machine's mood?"""
+    """Whether the quantity depends on the machine's load: a time or a memory size."""
     return any(name.endswith(word) or name.startswith(word) for word in TIME_WORDS)
 
 

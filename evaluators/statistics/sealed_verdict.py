@@ -1,4 +1,4 @@
-"""What the sealed split says of a champion: its gain over the start with an interval, and a verdict. Pure.
+"""A champion's gain over the start on the sealed split, with an interval and a verdict. Pure.
 
 Use: `sealed_fields(plan, Looked(...))` gives the columns of a `sealed` event and what goes into its detail; `bakeoff verify`
 calls it again on the recorded measurements.
@@ -12,12 +12,12 @@ machine which has become slower since does not count.
 SealedVerdict, at the level of this look:
 
 - `reversed`: shown to be worse than the start or than the program that it replaced, or a sealed measurement is not
-  lawful, or misses a hard rule out of reach that the replaced program does not miss. It loses its title.
+  lawful, or clearly misses a gate that the replaced program does not miss. It is no champion any more.
 - `generalises`: shown to be better than the start.
 - `not shown`: neither.
 
 Every look costs: look k has `level_of(alpha, k)` = alpha / (k (k + 1)), which over any number of looks sums to alpha, so the
-chance that a campaign without a real gain ever says `generalises` is at most alpha. Intervals are two-sided with that level
+chance that a campaign without a real gain ever reports `generalises` is at most alpha. Intervals are two-sided with that level
 on each side: 95 % at the first look for an alpha of 0.05, wider later.
 
 `contradicted`: the public gain lies above the sealed one by more than both intervals allow. Gains are compared relative to
@@ -94,7 +94,7 @@ class Looked:
     """What a look at the sealed split has to go by. `look` counts from 1.
 
     `steps`: of former champions, oldest first, as (public, sealed), where the score is a time. `fault`: why a sealed
-    measurement is not lawful, or which hard rule is missed; empty when none is.
+    measurement is not lawful, or which gate is missed; empty when none is.
     """
 
     look: int

@@ -24,8 +24,8 @@ from evaluators.statistics.confirmation import (
     Continue,
     Step,
     Unconfirmed,
-    gates_hold,
     gates_out_of_reach,
+    gates_pass,
     next_step,
 )
 from evaluators.statistics.confirmation_book import row_fields
@@ -38,9 +38,8 @@ from evaluators.statistics.confirmation_inputs import (
     look_at_sealed,
     seeds_of,
 )
-from evaluators.statistics.label import status_of
-from evaluators.statistics.lawful import Fault, deterministic, fault_of
-from evaluators.statistics.margins import run_cause, run_numbers, stated
+from evaluators.statistics.label import run_cause, run_numbers, status_of
+from evaluators.statistics.lawful import Fault, deterministic, fault_of, stated
 from flows.campaign import attempts
 from flows.campaign.attempts import Opening
 from flows.campaign.champion_control_run import control_run
@@ -283,7 +282,7 @@ def _note_look(work: Work) -> None:
     """
     plan, rules, old = work.engine.config.plan, work.engine.config.spec.gates, work.attempt
     seeds = [seed for m in work.measured[CANDIDATE] for seed in m.per_seed]
-    passed = gates_hold(rules, seeds, plan.gate_looks)
+    passed = gates_pass(rules, seeds, plan.gate_looks)
     hopeless = gates_out_of_reach(rules, seeds, plan.gate_futility)
     work.attempt = replace(old, gates=(*old.gates, passed), hopeless=(*old.hopeless, hopeless))
     if plan.has_items:

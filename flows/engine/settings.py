@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 
 from lineage.errors import SpecInvalid
 
-ARMS = ("specialists", "generic", "single", "no_lineage", "random")
 SEARCH, LIMITS, MODELS, MACHINE, FAULTS = (
     "The search",
     "Limits",
@@ -76,7 +75,7 @@ class Settings(BaseModel):
     model: str = _setting("", MODELS, "model of the specialists; default: the one of `bakeoff ask`")
     models: dict[str, str] = _setting({}, MODELS, "other models for some roles, as JSON by role")
     prices: dict[str, dict[str, float]] = _setting(
-        {}, MODELS, "changes to agents/llm/prices.toml, as JSON by model"
+        {}, MODELS, "changes to the list prices of genai-prices, as JSON by model"
     )
     free_models: tuple[str, ...] = _setting(
         (), MODELS, "models that cost nothing, such as local ones", option="--free-model"

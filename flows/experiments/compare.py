@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
+from agents.roles import ARMS
 from flows.campaign.embedded import Start, create_campaign
 from flows.engine.config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
 from flows.engine.proposers import refuse_arm
-from flows.engine.settings import ARMS, Settings
+from flows.engine.settings import Settings
 from flows.environments.loading import load_environment
 from flows.experiments.arm_results import figures, results
 from flows.experiments.arms_table import ArmComparison

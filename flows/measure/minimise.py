@@ -30,7 +30,7 @@ from agents.edits.normal_form import ast_hash
 from agents.edits.search_replace import canonical_diff
 from evaluators.judge.client import Bench
 from evaluators.judge.information import source_bytes
-from evaluators.statistics.confirmation import gates_hold
+from evaluators.statistics.confirmation import gates_pass
 from evaluators.statistics.delta_debugging import Subset, minimise
 from evaluators.statistics.noise import Noise
 from flows.engine.config import CampaignConfig, draw_seeds
@@ -137,7 +137,7 @@ class _Search:
         self.told(f"gain over the start {self.gain:.4g}; a part may lose {self.allowed:.4g}")
 
     def _must(self, seen: Seen, whose: str) -> tuple[SeedResult, ...]:
-        why = seen.why or ("" if gates_hold(self.rule.spec.gates, seen.results) else "a gate fails")
+        why = seen.why or ("" if gates_pass(self.rule.spec.gates, seen.results) else "a gate fails")
         if why:
             raise UsageError(f"{whose} cannot be measured again: {why}; choose another trial or more --runs")
         return seen.results
@@ -181,7 +181,7 @@ class _Search:
             if seen.why:
                 return math.inf, seen.why
             ours += seen.results
-        if gates and not gates_hold(self.rule.spec.gates, ours):
+        if gates and not gates_pass(self.rule.spec.gates, ours):
             return math.inf, "a gate fails"
         return self.sign * (self._mean(theirs) - self._mean(ours)), ""
 

@@ -20,7 +20,7 @@ from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result, list_results
 from lineage.verify.findings import Finding
-from lineage.verify.store import verify
+from lineage.verify.store_checks import verify
 
 Progress = Callable[[int, int], None]
 

@@ -1,4 +1,4 @@
-"""Who may write to a campaign: epochs, claimed one after the other in the store, and what that makes of late events.
+"""Ownership of a campaign: epochs, claimed one after the other in the store, and events of replaced owners.
 
 An owner claims the next epoch with a create-if-absent object and stamps it on every event that it, and the trial
 workers that it dispatches, append. `Fence.check` looks for a later epoch before each append and each result; a writer
@@ -85,10 +85,10 @@ def claim_epoch(store: Store, campaign: str, owner: Owner) -> None:
 
 @dataclass
 class Fence:
-    """What a writer of one epoch asks before it writes. Epoch 0 asks nothing: nobody owns what it does.
+    """Checks before each write of one epoch that no later epoch was claimed. Epoch 0 has no owner and is not checked.
 
     `follows` is for a trial worker: when the next owner dispatches through the same `server`, it waits for the very
-    run that this worker executes, so the worker goes on under the new epoch instead of stopping.
+    run that this worker executes, so the worker continues under the new epoch instead of stopping.
     """
 
     store: Store
@@ -169,15 +169,15 @@ def heads(table: Any, since: int) -> dict[str, int]:
 def heads_of(detail_json: str) -> Heads | None:
     """The heads that a campaign row carries; None when it is no fence row."""
     try:
-        told = json.loads(detail_json).get("heads")
+        fenced = json.loads(detail_json).get("heads")
     except (ValueError, AttributeError):
         return None
-    return told if isinstance(told, dict) else None
+    return fenced if isinstance(fenced, dict) else None
 
 
 @dataclass(frozen=True)
 class FenceRow:
-    """The first event of an epoch: where it stands in its writer's chain, and what its owner had read."""
+    """The first event of an epoch: its position in its writer's chain, and the heads that its owner had read."""
 
     writer: str
     seq: int
@@ -190,9 +190,9 @@ def fences(table: Any) -> dict[int, FenceRow]:
     names = ["epoch", "writer", "writer_seq", "detail_json"]
     found: dict[int, FenceRow] = {}
     for values in table.filter(wanted).select(names).to_pylist():
-        told = heads_of(values["detail_json"])
-        if told is not None:
-            found.setdefault(values["epoch"], FenceRow(values["writer"], values["writer_seq"], told))
+        fenced = heads_of(values["detail_json"])
+        if fenced is not None:
+            found.setdefault(values["epoch"], FenceRow(values["writer"], values["writer_seq"], fenced))
     return found
 
 
@@ -216,18 +216,18 @@ def superseded(table: Any, known: Mapping[int, FenceRow]) -> set[str]:
     """Ids of the events in a table that had been superseded when they were written."""
     if not known or not table.num_rows:
         return set()
-    epochs, told = table["epoch"].to_numpy(), valid_fences(known)
-    at = np.flatnonzero((epochs > 0) & (epochs < max(told)))
+    epochs, fenced = table["epoch"].to_numpy(), valid_fences(known)
+    at = np.flatnonzero((epochs > 0) & (epochs < max(fenced)))
     if not len(at):
         return set()
     rows = table.select(["event_id", "epoch", "writer", "writer_seq"]).take(pa.array(at)).to_pydict()
     columns = zip(*rows.values(), strict=True)
-    return {event for event, epoch, writer, seq in columns if is_superseded(epoch, writer, seq, told)}
+    return {event for event, epoch, writer, seq in columns if is_superseded(epoch, writer, seq, fenced)}
 
 
-def without(table: Any, dead: Iterable[str]) -> Any:
-    """The table without these events; the same object when it holds none of them."""
-    values = pa.array(list(dead), pa.string())
+def without(table: Any, event_ids: Iterable[str]) -> Any:
+    """The table without these events; the same object when it contains none of them."""
+    values = pa.array(list(event_ids), pa.string())
     if not len(values) or not table.num_rows:
         return table
     hit = pc.is_in(table["event_id"], value_set=values)

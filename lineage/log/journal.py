@@ -1,4 +1,4 @@
-"""The writer's side of lineage: one immutable object per event, no shared state, no lock.
+"""The writer of a campaign's events: one immutable object per event, no shared state, no lock.
 
 Use: `Journal(store, campaign, "campaign").append(row)` returns the event id once the row is durable.
 Every Journal is its own chain (name plus 8 random hex digits): its first row points at the newest row
@@ -57,7 +57,7 @@ class Journal:
     def append(self, row: Row, after: str = "") -> str:
         """Make a row durable and return its event id; see the module text for what a failure means.
 
-        `after`: newest event that the writer has read; the row gets a later id, whatever the clocks of others say.
+        `after`: newest event that the writer has read; the row gets a later id, even when other machines' clocks are ahead.
         """
         if row.campaign != self._campaign:
             raise UsageError(f"a row of campaign {row.campaign!r} cannot be appended to {self._campaign!r}")

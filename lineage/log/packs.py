@@ -47,7 +47,7 @@ def pack_key(campaign: str, first: int, last: int, data: bytes) -> str:
 
 
 def pack_range(key: str) -> Range | None:
-    """First and last part of a pack key; None for a file that is not ours."""
+    """First and last part of a pack key; None for any other file."""
     match = PACK_NAME.fullmatch(key.rsplit("/", 1)[-1])
     return (int(match[1]), int(match[2])) if match else None
 
@@ -60,7 +60,7 @@ def encode_pack(tables: Sequence[Any], first: int, shas: Sequence[str], prev: st
 
 
 def decode_pack(key: str, data: bytes) -> Pack:
-    """The pack in a file; StoreCorrupt when it does not hold together."""
+    """The pack in a file; raises StoreCorrupt when name, footer and rows disagree."""
     match = PACK_NAME.fullmatch(key.rsplit("/", 1)[-1])
     if match is None or sha256(data)[:16] != match[3]:
         raise StoreCorrupt(f"{key}: the bytes do not match the name; delete it, packs are only copies")

@@ -3,7 +3,7 @@
 log/campaign=C/<event_id>-<first 16 hex of the file's sha256>.parquet   one event, only the columns it sets
 lineage/campaign=C/part-<12 digits>.parquet                             many events, the full schema
 
-A part's footer holds, under the key `lineage`, which log objects it covers, which it found damaged, its number
+A part's footer has, under the key `lineage`, the log objects that it covers and those that were damaged, its number
 and the sha256 of the part before it. Pages carry checksums and every read verifies them: without,
 124 of 150 flipped bits were read back silently wrong.
 """
@@ -32,7 +32,7 @@ PART_NAME = re.compile(r"part-([0-9]{12})\.parquet")
 
 @dataclass(frozen=True)
 class Footer:
-    """What a part says about itself."""
+    """The metadata that a part carries about itself."""
 
     part: int
     prev_sha256: str | None
@@ -55,14 +55,14 @@ def part_key(campaign: str, number: int) -> str:
 
 
 def part_number(key: str) -> int | None:
-    """Number of a part key; None for a file that is not ours."""
+    """Number of a part key; None for any other file."""
     match = PART_NAME.fullmatch(key.rsplit("/", 1)[-1])
     return int(match[1]) if match else None
 
 
 @lru_cache(maxsize=4096)  # a reader asks of the whole tail at every look
 def log_event(key: str) -> str | None:
-    """Event id in a log key; None for a file that is not ours."""
+    """Event id in a log key; None for any other file."""
     match = LOG_NAME.fullmatch(key.rsplit("/", 1)[-1])
     return match[1] if match else None
 
@@ -144,7 +144,7 @@ def encode_part(records: Sequence[StoredRow], footer: Footer) -> bytes:
 
 
 def decode_part(key: str, data: bytes) -> tuple[Any, Footer]:
-    """Table (current schema) and footer of a part; StoreCorrupt when either does not hold together."""
+    """Table (current schema) and footer of a part; raises StoreCorrupt when they disagree."""
     table = read_parquet(data, key)
     footer = _footer(key, table.schema.metadata, table.num_rows)
     return conform(table, key), footer

@@ -1,9 +1,9 @@
-"""Anchors: the hash of the last part, kept outside the file that it vouches for.
+"""Anchors: the hash of the last part, stored outside that part, so that a rewritten part is found.
 
 Use: every compaction writes `anchors/campaign=C/part-<n>.json`; print `anchor(store, campaign)` at the end of
 a campaign and keep the line outside the store: `verify(store, anchor=line)` then finds a rolled-back or
 rewritten last part even when somebody rewrote the stored anchor too.
-Limits: an anchor vouches for compacted rows only; compact before taking one.
+Limits: an anchor covers compacted rows only; compact before taking one.
 """
 
 from __future__ import annotations

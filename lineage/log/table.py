@@ -1,11 +1,11 @@
-"""The reader's side: log and parts joined into one view, kept fresh at the cost of what is new; and compaction.
+"""The reader of a campaign's events: log and parts joined into one view, refreshed incrementally; and compaction.
 
 Use: `lineage = Lineage(store, campaign)`; `lineage.refresh()` returns a frozen `queries.View`;
 `lineage.compact(min_new=256)` moves the log's tail into the next part.
 Protocol: list the log, THEN list the parts; rows = parts + (log - rows already in parts); an object that
 vanished in between was compacted meanwhile: look again. Creating part n+1 exclusively is the
 commit, so any number of compactors may run or die at any point. No clocks.
-Limits: one thread at a time per object; the whole campaign is held in memory (about 0.3 KB a row).
+Limits: one thread at a time per object; the whole campaign is in memory (about 0.3 KB a row).
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Lineage:
     def _read_ranges(
         self, spans: Sequence[tuple[int, int]], packs: Mapping[tuple[int, int], str], names: Mapping[str, str]
     ) -> list[Any]:
-        """Tables of these runs of parts, in order; a pack that does not hold together is read part by part."""
+        """Tables of these runs of parts, in order; a damaged pack is read part by part."""
         keys = [part_key(self.campaign, a) if a == b else packs[a, b] for a, b in spans]
         tables = []
         for (first, last), key, data in zip(spans, keys, self._store.get_many(keys), strict=True):
@@ -316,9 +316,9 @@ class Lineage:
         if self._settled is not None and known.keys() == self._fences.keys():
             return
         self._fences = known
-        dead = superseded(self._base, known)
-        if dead != self._superseded:
-            self._superseded, self._settled = dead, None
+        superseded_ids = superseded(self._base, known)
+        if superseded_ids != self._superseded:
+            self._superseded, self._settled = superseded_ids, None
 
     def heads(self) -> dict[str, int]:
         """What the owner of a new epoch has read: the last event of each writer that a takeover would cut off."""

@@ -1,8 +1,8 @@
-"""`audit`: the paper's analyses for any campaign, and the paper's own figure beside ours where it printed one.
+"""`audit`: the paper's analyses for any campaign, beside the paper's own figures where it has them.
 
 Use: `result = audit(view)` gives a dict ready for JSON; `lines(result)` the same for a terminal.
 Counts leave the baseline row out. Shares are fractions of 1. "Architecture" counts, as in the paper, a
-submission whose specialist or logged domain is architecture, whatever its diff and outcome.
+submission whose specialist or logged domain is architecture, independent of its diff and outcome.
 Limits: one campaign; the diversity figures rest on choices that the paper does not give (see `diversity`).
 """
 
@@ -142,27 +142,27 @@ def _forecasts(trials: Sequence[Row]) -> dict[str, Any]:
 
     Rows that had to be repaired are counted apart: a forecast that hung on a broken text is weaker evidence.
     """
-    told = [
+    forecasts = [
         (row, (row.expected_delta < 0) == (row.delta_best < 0))
         for row in trials
         if row.status in (Status.KEEP, Status.DISCARD)
         and row.expected_delta is not None
         and row.delta_best is not None
     ]
-    whole = [hit for row, hit in told if "repaired" not in _detail(row)]
+    whole = [hit for row, hit in forecasts if "repaired" not in _detail(row)]
     return {
         "forecasts": len(whole),
         "forecast_hits": sum(whole),
         "forecast_hit_rate": sum(whole) / len(whole) if whole else None,
-        "forecasts_with_repaired": len(told),
-        "forecast_hits_with_repaired": sum(hit for _, hit in told),
+        "forecasts_with_repaired": len(forecasts),
+        "forecast_hits_with_repaired": sum(hit for _, hit in forecasts),
     }
 
 
 def _throughput(trials: Sequence[Row]) -> dict[str, Any]:
     """Trials per hour from the first to the last record, and eta = rate x mean trial time / roles (paper, Eq. 1).
 
-    The paper's trial time includes queueing and logging that its records do not hold, so its eta is higher.
+    The paper's trial time includes queueing and logging that its records do not have, so its eta is higher.
     """
     times = sorted(row.t_finished for row in trials if row.t_finished)
     hours = (times[-1] - times[0]).total_seconds() / 3600 if len(times) > 1 else 0.0
@@ -193,7 +193,7 @@ def _quarters(trials: Sequence[Row]) -> list[dict[str, int]]:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """The audit as text, with the paper's figure beside ours where it printed one."""
+    """The audit as text, beside the paper's own figures where it has them."""
     trials, paper = result["trials"], result["paper"]
 
     def beside(key: str, text: str) -> str:

@@ -1,4 +1,4 @@
-"""How varied the hypotheses of a campaign are: TF-IDF, online clustering, near-duplicates.
+"""Diversity of a campaign's hypotheses: TF-IDF, online clustering, near-duplicates.
 
 The paper gives the clustering rule (join the nearest centroid at cosine >= 0.30, else start a cluster; effective
 count = exp of the Shannon entropy of cluster sizes) but not the tokeniser, the centroid update or what a
@@ -39,7 +39,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
 
     try:
         matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-    except ValueError:  # no text holds a word
+    except ValueError:  # no text contains a word
         return Diversity(len(texts), 0, 0.0, 0.0, 0.0)
     sizes = _cluster(matrix)
     shares = sizes / sizes.sum()

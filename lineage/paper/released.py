@@ -4,7 +4,7 @@ Use: `report = import_released(folder, store, "c-paper-golf")`. One `trial` row 
 with every original column under `detail_json.released`; the files themselves are kept as blobs.
 Damaged rows are repaired (see `released_tsv`) and carry `detail_json.repaired`.
 Which environment it is, and whether lower is better, follows from the columns.
-Limits: these runs hold no code, so there are no sources, diffs or measurements to verify. All rows are one commit:
+Limits: these runs have no code, so there are no sources, diffs or measurements to verify. All rows are one commit:
 an import that was killed left nothing or everything. One run per campaign.
 """
 
@@ -40,7 +40,7 @@ CAUSE_OF_STATUS = {
     "disqualified": "gate_missed",
     "harness_abort": "infra:harness",
 }
-# The hard rules of the paper's environments: bytes of code plus model, seconds, accuracy.
+# The gates and caps of the paper's environments: bytes of code plus model, seconds, accuracy.
 SIZE_CAP, TRAIN_CAP, EVAL_CAP, ACCURACY_GATE = (
     16_000_000,
     {"parameter_golf": 600.0, "nanochat_d12": 5400.0},
@@ -219,7 +219,7 @@ def _cause(status: Status, text: dict[str, str]) -> str | None:
 
 
 def _numbers(status: Status, text: dict[str, str], environment: str) -> dict[str, float]:
-    """By how much a hard rule was missed, where the columns tell."""
+    """By how much a gate or cap was missed, where the columns give it."""
     size, train = number(text.get("artifact_bytes")), number(text.get("train_s"))
     evaluation, accuracy = number(text.get("eval_s")), number(text.get("accuracy"))
     cap = TRAIN_CAP.get(environment)

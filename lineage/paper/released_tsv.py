@@ -172,7 +172,7 @@ def _row(names: list[str], record: str) -> ReleasedRow:
 
 
 def _as_csv(names: list[str], record: str) -> tuple[dict[str, str], str] | None:
-    """A record whose quoted text holds tabs or line ends is one csv row."""
+    """A record whose quoted text contains tabs or line ends is one csv row."""
     try:
         rows = list(csv.reader(io.StringIO(record, newline=""), delimiter="\t", quotechar='"', strict=True))
     except csv.Error:

@@ -65,7 +65,7 @@ def put_blob(store: Store, data: bytes) -> str:
 
 
 def get_blob(store: Store, sha: str) -> bytes:
-    """The bytes with this hash; raises ObjectMissing, or StoreCorrupt when they are not what the name says."""
+    """The bytes with this hash; raises ObjectMissing, or StoreCorrupt when they do not match the name."""
     key = blob_key(sha)
     return _checked(store.get(key), sha, key)
 

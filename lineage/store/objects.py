@@ -1,4 +1,4 @@
-"""Where a campaign's objects live: a local folder or `s3://bucket/prefix`, behind six functions.
+"""The objects of a campaign in a local folder or `s3://bucket/prefix`, behind six functions.
 
 Use: `store = open_store(root, create=True)`, then `create`, `get`, `get_many`, `list`, `exists`.
 `create` is the only way to write: same bytes already there is quiet success, other bytes raise
@@ -79,7 +79,7 @@ def _mark(store: Store) -> None:
 
 
 def check_store(store: Store) -> None:
-    """Prove that create-if-absent holds here; raise StoreDenied when a second create went through.
+    """Prove that create-if-absent works here; raises StoreDenied when a second create succeeded.
 
     Some S3 look-alikes answer 200 to a conditional PUT and overwrite (rclone serve s3 does).
     """
@@ -164,7 +164,7 @@ class LocalStore:
         _sync_folder(folder.parent)
 
     def _sweep(self) -> None:
-        """Remove temporary files of dead processes of this machine, once per store object."""
+        """Remove temporary files of ended processes of this machine, once per store object."""
         if self._swept:
             return
         self._swept = True

@@ -1,6 +1,6 @@
-"""Evaluator results that can be written once: a claim key created if absent, plus a content-addressed payload.
+"""Results of the judge that can be written once: a claim key created if absent, plus a content-addressed payload.
 
-Use: `put_result(store, campaign, trial, "screen", payload)` from the engine only; trial processes hold
+Use: `put_result(store, campaign, trial, "screen", payload)` from the engine only; trial processes have
 no credentials. Writing the same payload again is quiet; another payload raises `ObjectExists`.
 The claim lies at `results/campaign=C/trial=T/NAME.json` and names its place and the payload's sha256 and size.
 Limits: the payload is written before the claim, so a crash between leaves an orphaned blob, never a claim
@@ -30,13 +30,13 @@ def claim_key(campaign: str, trial: str, name: str) -> str:
 
 
 def claim_bytes(campaign: str, trial: str, name: str, payload: bytes) -> bytes:
-    """What a claim says; its place is part of it, so that two claims cannot be exchanged."""
+    """The content of a claim. Campaign, trial and name are part of it, so that two claims cannot be swapped."""
     place = {"campaign": campaign, "trial": trial, "name": name}
     return canonical_json({**place, "bytes": len(payload), "sha256": sha256(payload)})
 
 
 def claim_place(key: str) -> tuple[str, str, str] | None:
-    """campaign, trial and name of a claim key; None for a file that is not ours."""
+    """campaign, trial and name of a claim key; None for any other file."""
     match = CLAIM_KEY.fullmatch(key)
     return (match[1], match[2], match[3]) if match else None
 

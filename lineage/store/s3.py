@@ -1,4 +1,4 @@
-"""The same six functions on S3 and everything that speaks it; the only module that knows s3fs.
+"""The same six functions on S3 and everything that speaks it; the only module that uses s3fs.
 
 Use: `open_store("s3://bucket/prefix")`. Endpoint, region and keys come from the standard variables
 AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE.

@@ -1,4 +1,4 @@
-"""What a verification found, as plain records.
+"""Findings of a verification, and its report.
 
 A *problem* means that the record is not what was written; a *note* is worth knowing and harmless: an
 orphan left by a crash, a campaign that has not ended, a foreign file.
@@ -12,8 +12,8 @@ from typing import Literal
 
 Kind = Literal[
     "missing",  # an object or row that something refers to is not there
-    "altered",  # bytes or values are not what their hash says
-    "swapped",  # an object holds the content that belongs under another name
+    "altered",  # bytes or values do not match their hash
+    "swapped",  # an object has the content that belongs under another name
     "added",  # a row that the campaign did not write
     "doubled",  # the same event or outcome twice
     "reordered",  # rows of a chain out of their order

@@ -32,7 +32,7 @@ from lineage.store.blobs import blob_key, pack, put_blob
 from lineage.store.objects import LocalStore, Store, open_store
 from lineage.store.results import claim_key, put_result
 from lineage.verify.findings import Finding, VerifyReport
-from lineage.verify.store import verify
+from lineage.verify.store_checks import verify
 
 
 @pytest.fixture

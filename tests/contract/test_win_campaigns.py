@@ -237,18 +237,18 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         assert run(engine, "t0001").status == "keep"
         first = confirm(engine)
         assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed")
-        assert engine.view().standing.champions == ["t0001"]
+        assert engine.view().leaderboard.champions == ["t0001"]
         assert run(engine, "t0002").status == "keep"
         with failing_at("incumbent", 0):
             second = confirm(engine)
         assert second is not None and (second.trial, second.verdict) == ("t0002", "unconfirmed")
         detail = json.loads(second.detail_json)
         assert detail["reason"] == "incumbent_failed" and detail["incumbent"] == "t0001"
-        standing = engine.view().standing
+        standing = engine.view().leaderboard
         assert standing.fallen == {"t0001": "failed"} and standing.incumbent == "t0000"
         third = confirm(engine)  # the same leader, against the one before
         assert third is not None and (third.trial, third.incumbent) == ("t0002", "t0000")
-        assert third.verdict == "confirmed" and engine.view().standing.champions == ["t0002"]
+        assert third.verdict == "confirmed" and engine.view().leaderboard.champions == ["t0002"]
         assert problems(engine) == []
 
 
@@ -267,9 +267,9 @@ def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tm
         (sealed,) = view.events("sealed")
         assert sealed.sealed_verdict == "reversed"
         assert sealed.sealed_high is not None and sealed.sealed_high < 0 < (sealed.gain_low or 0)
-        assert view.standing.fallen == {"t0001": "reversed"}
-        assert view.standing.champions == [] and view.standing.leader() is not None
-        assert (view.standing.incumbent, view.standing.leader()[0]) == ("t0000", "t0000")  # type: ignore[index]
+        assert view.leaderboard.fallen == {"t0001": "reversed"}
+        assert view.leaderboard.champions == [] and view.leaderboard.leader() is not None
+        assert (view.leaderboard.incumbent, view.leaderboard.leader()[0]) == ("t0000", "t0000")  # type: ignore[index]
         told = headline(spec, digest(view, spec))
         assert told.startswith("ALARM: t0001 was confirmed, and the sealed split reverses its gain"), told
         (first, *_) = [line for line in morning_summary(view, spec).splitlines() if line and line[0] != "#"]
@@ -278,4 +278,4 @@ def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tm
         assert run(engine, "t0002").status == "keep", "the next one is held against the start again"
         again = confirm(engine)
         assert again is not None and (again.incumbent, again.verdict) == ("t0000", "confirmed")
-        assert engine.view().standing.champions == ["t0002"]
+        assert engine.view().leaderboard.champions == ["t0002"]

@@ -16,7 +16,7 @@ from lineage.errors import ObjectExists
 from lineage.log.table import Lineage
 from lineage.store.objects import LocalStore, Store, open_store
 from lineage.store.results import get_result
-from lineage.verify.store import verify
+from lineage.verify.store_checks import verify
 
 REPO = Path(__file__).resolve().parents[2]
 VICTIMS = Path(__file__).with_name("store_victims.py")

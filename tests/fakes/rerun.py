@@ -52,6 +52,6 @@ class RecordedChat:
 def rerun(record: dict[str, Any], request: ProposalRequest) -> Proposal:
     """The Proposal that the recorded replies lead to when they go through the tools again."""
     chat = RecordedChat(record["proposer"], record["host"], recorded_replies(record))
-    prices = Prices("replay", "recorded", {record["model"]: FREE})
+    prices = Prices("replay", {record["model"]: FREE})
     settings = SessionSettings(model=record["model"], max_turns=max(1, len(record["turns"])))
     return run_session(chat, request, render(request), settings, Ledger(), prices, "rerun")

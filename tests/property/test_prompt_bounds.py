@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.llm.prompt import render, size_limit
-from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS, clipped, listed
 from agents.llm.prompt_sections import SECTIONS
+from agents.llm.prompt_sizes import ROUND_BUDGETS, SYSTEM_BUDGETS, clipped, listed
 from lineage.environment_spec import Role
 from lineage.records import CAUSES, Row, Status
 from tests.fakes import lab

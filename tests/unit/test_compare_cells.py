@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agents.roles import ARMS
 from flows.engine.proposers import build_proposer
-from flows.engine.settings import ARMS, Settings
+from flows.engine.settings import Settings
 from flows.environments.loading import load_environment
 from flows.experiments.compare import order, plan_cells, read_comparison
 from flows.experiments.fork import inherited

@@ -13,7 +13,7 @@ from lineage.log.journal import Journal
 from lineage.log.table import Lineage
 from lineage.records import Row, Status
 from lineage.store.objects import Store, open_store
-from lineage.verify.store import verify
+from lineage.verify.store_checks import verify
 
 C = "c-owned"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import date
+from importlib.metadata import version
 from random import Random
 
 import pytest
 
 from agents.llm.ledger import Cap, Caps, Ledger, TrialCapReached, all_tokens
-from agents.llm.prices import Rate, is_loopback, load_prices
+from agents.llm.prices import FREE, Rate, is_loopback, load_prices
 from lineage.errors import BudgetSpent, NothingLeft, SpecInvalid, UnknownName
 from lineage.records import Row, Usage
 
@@ -25,9 +25,9 @@ def spend(ledger: Ledger, usage: Usage = ONE, role: str = "opt", session: str = 
 # ---- prices ------------------------------------------------------------------------------------
 
 
-def test_the_shipped_table_says_its_date_and_source_and_prices_the_default_model() -> None:
+def test_the_list_prices_name_their_version_and_have_the_default_model() -> None:
     prices = load_prices()
-    assert date.fromisoformat(prices.version) and prices.source
+    assert prices.version == f"genai-prices {version('genai-prices')}"
     rate, table = prices.rate("claude-opus-5-5")
     assert (rate.input, rate.output, table) == (4.0, 20.0, prices.version)
     assert prices.rate("claude-haiku-4-5-20251001")[0] == prices.rate("claude-haiku-4-5")[0]
@@ -95,6 +95,14 @@ def test_own_prices_and_declared_free_models() -> None:
 def test_a_wrong_price_names_the_model_and_the_key(fields: dict[str, float]) -> None:
     with pytest.raises(SpecInvalid, match=r"prices\.mine"):
         load_prices({"mine": fields})
+
+
+def test_models_of_other_providers_have_their_list_price_but_a_local_server_is_free() -> None:
+    prices = load_prices()
+    away, table = prices.rate("gpt-5", "api.openai.com")
+    assert away.output > away.input > 0 and table == prices.version
+    assert prices.rate("gpt-5", "127.0.0.1") == (FREE, f"{prices.version}:local")
+    assert prices.rate("claude-opus-5-5", "127.0.0.1")[0].input == 4.0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "box.localhost"])

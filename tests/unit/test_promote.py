@@ -15,8 +15,8 @@ from evaluators.statistics.confirmation import (
     Continue,
     Unconfirmed,
     alpha_for,
-    gates_hold,
     gates_out_of_reach,
+    gates_pass,
     next_step,
     plan_for,
     power_statement,
@@ -297,7 +297,7 @@ def test_a_candidate_on_its_gate_passes_a_confirmation_in_five_of_a_hundred_not_
         hits = 0
         for values in drawn:
             seeds = [SeedResult(seed=0, quantities={"accuracy": float(value)}) for value in values]
-            hits += any(gates_hold([gate], seeds[:n], shared) for n in looks)
+            hits += any(gates_pass([gate], seeds[:n], shared) for n in looks)
         return hits / len(drawn)
 
     assert passed(1) > 0.07
@@ -316,7 +316,7 @@ def test_giving_up_early_costs_hardly_any_candidate_that_would_have_passed() -> 
         early = passes = lost = 0
         for values in generator.normal(mean, 0.004, (1500, looks[-1])):
             seeds = [SeedResult(seed=0, quantities={"accuracy": float(value)}) for value in values]
-            passed = [gates_hold([gate], seeds[:n], len(looks)) for n in looks]
+            passed = [gates_pass([gate], seeds[:n], len(looks)) for n in looks]
             given_up = [gates_out_of_reach([gate], seeds[:n], 0.95) for n in looks[:-1]]
             first = given_up.index(True) if any(given_up) else len(looks)
             early += any(given_up)

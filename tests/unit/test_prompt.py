@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agents.llm.prompt import SEPARATOR, render, render_dry_run, size_limit
-from agents.llm.prompt_budget import ROUND_BUDGETS, SYSTEM_BUDGETS
 from agents.llm.prompt_sections import SECTIONS
+from agents.llm.prompt_sizes import ROUND_BUDGETS, SYSTEM_BUDGETS
 from agents.roles import generalist
 from evaluators.statistics.label import label
 from lineage.environment_spec import Role

@@ -15,7 +15,7 @@ from lineage.paper.released_tsv import read_run
 from lineage.records import Row
 from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
-from lineage.verify.store import verify
+from lineage.verify.store_checks import verify
 
 GOLF = [
     "exp_id",

@@ -2,10 +2,10 @@
 
 Use: `report = verify(store, "c-golf-1", relabel=..., anchor="c-golf-1:12:3050:ab12…")`; `report.ok`.
 `relabel(store, view)` recomputes labels and promotions and yields findings; it comes from flows, because
-lineage knows no evaluator.
-Limits: what the last un-compacted rows of a writer said is vouched for by nothing later, and somebody who can
+lineage does not import evaluators.
+Limits: nothing later confirms the last rows of a writer that are not compacted yet, and somebody who can
 rewrite the whole store can rewrite its anchors: keep the printed anchor line elsewhere and pass it here.
-Reads every byte once (about 100 MB/s locally) and holds one part in memory at a time.
+Reads every byte once (about 100 MB/s locally) with one part in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lineage.store.blobs import blob_key, read_manifest, unpack
 from lineage.store.objects import MARKER, MARKER_BYTES, Store
 from lineage.store.results import claim_bytes, claim_place, read_claim
 from lineage.verify.findings import Finding, VerifyReport
-from lineage.verify.rows import RowCheck
+from lineage.verify.row_checks import RowCheck
 
 Relabel = Callable[[Store, View], Iterable[Finding]]
 Progress = Callable[[int, int], None]
@@ -171,7 +171,7 @@ class _Check:
             for entry in self.blob_kinds.get(sha, "").split():
                 self._must_exist(entry, f"source tree {sha[:16]}… of {where}")
         self.mentions |= rows.mentions
-        if name not in self.wanted:  # read only to know what its rows refer to
+        if name not in self.wanted:  # read only for what its rows refer to
             del self.report.findings[before:]
         else:
             self.report.rows += rows.count
@@ -248,7 +248,7 @@ class _Check:
                        f"{what}: the anchor given says {said.rows} rows and sha256 {said.sha256[:16]}…")  # fmt: skip
 
     def _packs(self, name: str) -> None:
-        """A pack must hold exactly the rows of its parts."""
+        """Checks that a pack has exactly the rows of its parts."""
         for key, data in self.read([k for k in self.folders.get(pack_folder(name), []) if pack_range(k)]):
             try:
                 pack = decode_pack(key, data)
@@ -306,7 +306,7 @@ class _Check:
             self.found("missing", blob_key(sha), f"{where} refers to it; restore it from a copy")
 
     def orphans(self) -> None:
-        """Blobs that no row, claim or tree of any campaign mentions, and files that are not ours."""
+        """Blobs that no row, claim or tree of any campaign mentions, and files that Bakeoff did not write."""
         reached: set[str] = set()
         todo = [sha for sha in self.mentions if sha in self.blob_kinds]
         while todo:

@@ -1,4 +1,4 @@
-"""What a proposal says about itself: a hypothesis with its evidence, and notes that can be read back.
+"""The text of a proposal: a hypothesis with its evidence, and notes that the proposer can parse again.
 
 The hypothesis is one or two sentences: what changes, on which trial, why it should help, and which
 earlier trials speak for it. The notes name the choice of parent and the forecast, and end with the
@@ -81,11 +81,11 @@ def _room(candidate: Candidate) -> str:
 def hypothesis(memory: Memory, candidate: Candidate, delta: Delta) -> str:
     parent = candidate.parent.trial.id
     seen = evidence(memory, candidate, delta)
-    told = "; ".join(outcome(memory, trial) for trial in seen)
+    earlier = "; ".join(outcome(memory, trial) for trial in seen)
     values = _values(candidate, delta)
     if candidate.kind == "numbers":
         text = f"{values} on {parent}: {candidate.by}"
-        text += f"; the same direction gave {told}." if told else "; this direction is new."
+        text += f"; the same direction gave {earlier}." if earlier else "; this direction is new."
     elif candidate.kind in ("crossover", "undo"):
         other = candidate.other
         assert other is not None
@@ -98,8 +98,8 @@ def hypothesis(memory: Memory, candidate: Candidate, delta: Delta) -> str:
     else:
         parts = [f"{_lower(t.title)}, as {t.why}" for t in candidate.techniques]
         text = f"On {parent}: {'; together with '.join(parts)}{f' ({values})' if values else ''}."
-        if told:
-            text += f" Tried before: {told}; {_room(candidate) or 'the parent is another one now'}."
+        if earlier:
+            text += f" Tried before: {earlier}; {_room(candidate) or 'the parent is another one now'}."
     return text[:2000]
 
 

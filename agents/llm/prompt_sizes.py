@@ -1,4 +1,4 @@
-"""Room for each section of a prompt, and how lists are made to fit.
+"""The size of each section of a prompt in characters, and cutting lists to fit.
 
 Every section has its own budget in characters and is cut to it alone, so none can push out another:
 in the paper's late runs one list of 135 children had removed the recent rows altogether. The sums
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Static part: templates and specifications, written by people.
+# Static part: templates and specifications, written by hand.
 SYSTEM_BUDGETS = {"rules": 5_200, "environment": 4_000, "surface": 4_000, "role": 6_400}
 # Per round: rendered from lineage.
 ROUND_BUDGETS = {
@@ -31,7 +31,7 @@ FRAME = 400
 
 
 def clipped(text: str, budget: int) -> str:
-    """Whole lines up to the budget, and a line that says that something was cut."""
+    """Whole lines up to the budget, and a line that reports the cut."""
     if len(text) <= budget:
         return text
     mark = "(cut to its budget)"
@@ -43,7 +43,7 @@ def clipped(text: str, budget: int) -> str:
 def listed(
     title: str, lines: Sequence[str], budget: int, *, of: int | None = None, none: str = "none yet"
 ) -> str:
-    """A heading and as many leading lines as fit, each one whole; says how many of how many are shown."""
+    """A heading and as many leading lines as fit, each one whole, with how many of how many are shown."""
     head = f"## {title}"
     if not lines:
         return clipped(f"{head}\n{none}", budget)

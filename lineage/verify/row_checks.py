@@ -1,6 +1,6 @@
-"""The rows of one campaign under verification: hashes, chains, order, and what results say about them.
+"""The rows of one campaign under verification: hashes, chains, order, and agreement with the stored results.
 
-Use (by `lineage.verify.store` only): feed `part` and `log` and `claim`, then `finish`.
+Use (by `lineage.verify.store_checks` only): feed `part` and `log` and `claim`, then `finish`.
 Limits: keeps a few hundred bytes per row; full rows are not kept.
 """
 
@@ -28,7 +28,7 @@ Link = tuple[int, str, str | None, str]
 
 
 class RowCheck:
-    """Collects what the rows of a campaign say and finds where they contradict each other."""
+    """Reads the rows of a campaign and finds where they contradict each other."""
 
     def __init__(self, campaign: str, root: str) -> None:
         self.campaign = campaign
@@ -117,19 +117,19 @@ class RowCheck:
     def _stamp(self, where: str, record: StoredRow) -> None:
         epoch, writer, seq = int(record["epoch"]), str(record["writer"]), int(record["writer_seq"])
         self._stamped.append((str(record["event_id"]), where, epoch, writer, seq))
-        told = heads_of(record.get("detail_json", "{}")) if record.get("event") == "campaign" else None
-        if told is not None:
-            self._fences.setdefault(epoch, FenceRow(writer, seq, told))
+        fenced = heads_of(record.get("detail_json", "{}")) if record.get("event") == "campaign" else None
+        if fenced is not None:
+            self._fences.setdefault(epoch, FenceRow(writer, seq, fenced))
 
     def _superseded(self) -> set[str]:
         """Events that an owner wrote after another had taken over: listed, and left out of what follows."""
-        told, dead = valid_fences(self._fences), set()
+        fenced, superseded = valid_fences(self._fences), set()
         for event, where, epoch, writer, seq in self._stamped:
-            if is_superseded(epoch, writer, seq, told):
-                dead.add(event)
-                text = f"event {event} of epoch {epoch} was written after epoch {min(n for n in told if n > epoch)} began"
+            if is_superseded(epoch, writer, seq, fenced):
+                superseded.add(event)
+                text = f"event {event} of epoch {epoch} was written after epoch {min(n for n in fenced if n > epoch)} began"
                 self._found("superseded", where, f"{text}; readers leave it out")
-        return dead
+        return superseded
 
     def _outcome(self, where: str, row: Row) -> None:
         trial = str(row.trial)
@@ -143,7 +143,7 @@ class RowCheck:
             self._outcomes[trial] = (where, row)
 
     def claim(self, key: str, trial: str, name: str, sha: str, payload: bytes) -> None:
-        """A recorded result: a label is the trial's row, a measurement holds its score."""
+        """A recorded result: a label is the trial's row, a measurement contains its score."""
         self._claimed[sha] = trial
         try:
             said = json.loads(payload)
@@ -168,14 +168,14 @@ class RowCheck:
     def finish(self, parts: int) -> Iterable[Finding]:
         """All findings about the rows; `parts` is the number of compacted parts."""
         hashes = set(self._events.values())
-        dead = self._superseded()
+        superseded = self._superseded()
         for event, where, row in self._ends:
-            if event not in dead:
+            if event not in superseded:
                 self._outcome(where, row)
         self._later = [
-            row.model_copy(update={"epoch": 0}) for event, row in self._afterwards if event not in dead
+            row.model_copy(update={"epoch": 0}) for event, row in self._afterwards if event not in superseded
         ]  # as it was recorded, before an epoch was stamped on it
-        self._ended = next((end for event, end in reversed(self._stops) if event not in dead), False)
+        self._ended = next((end for event, end in reversed(self._stops) if event not in superseded), False)
         for writer in sorted(self._writers):
             self._chain(writer, self._writers[writer], hashes)
         self._results()
