@@ -214,7 +214,12 @@ class _Grown(Record):
         return {name: value for name, value in stored.items() if value or name not in _ADDED}
 
 
-_ADDED = frozenset({"answers_sha256", "sketch", "artifact_sha256", "items_sha256", "effects"})
+_ADDED = frozenset(
+    {
+        *("answers_sha256", "sketch", "artifact_sha256", "items_sha256", "effects"),
+        *("prepared", "prepared_cpu_s", "prepared_wall_s"),
+    }
+)
 
 
 class RunFacts(_Grown):
@@ -246,6 +251,11 @@ class RunFacts(_Grown):
     )
     # left out where there is none, so that the bytes and hashes of older measurements stay what they are
     device: DeviceUse | None = Field(None, exclude_if=lambda value: value is None)
+    prepared: bool = Field(
+        False, description="forked from a process that had imported the packages; else a start of its own"
+    )
+    prepared_cpu_s: Finite = Field(0.0, description="CPU seconds of that import, which this run did not pay")
+    prepared_wall_s: Finite = 0.0
 
 
 class Artifact(Record):
@@ -431,3 +441,14 @@ class Row(Record):
     device_peak_bytes: int | None = None
     energy_j: Finite | None = None
     utilisation: Finite | None = Field(None, description="mean of the timed runs, 0 to 1")
+    planned_runs: int | None = Field(
+        None, description="runs that the trial was to have; `scores` has fewer where racing ended it"
+    )
+    slot_s: Finite | None = Field(
+        None, description="seconds for which its runs had a slot, all of them added up"
+    )
+    slot_measured_s: Finite | None = Field(None, description="of these, what a score or a cap rests on")
+    slot_starting_s: Finite | None = Field(
+        None, description="of these, starts of processes before it and the handling of artifacts"
+    )
+    measured_cpu_s: Finite | None = Field(None, description="CPU seconds of what was measured")

@@ -4,8 +4,10 @@ Use: `reference(measurement)` of the start gives a `Reference`; `bill(budget, re
 seconds of one run count although they lay before `ready`, or in the predictor. Where time is the score they are added
 to it; elsewhere they count against the training budget, together with training (`over_budget`), because a network
 that is trained before its data come, or while it is loaded, is trained none the less. Free are `start_factor` times
-the start's own start-up, of each of the two processes, and `predict_factor` times its predictions. Limits: without a
-reference nothing is billed; that is only so while the start itself is measured.
+the start's own start-up, of each of the two processes, and `predict_factor` times its predictions. A run that was
+forked from a process with the packages imported is billed as if it had paid for that import, and so is the start: what
+is free stays what it is where every run starts an interpreter of its own. Limits: without a reference nothing is
+billed; that is only so while the start itself is measured.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ PARTS = (
     "predict_start_wall",
     "predict_wall",
 )
+INHERITED = ("train_prepared_cpu", "predict_prepared_cpu", "train_prepared_wall", "predict_prepared_wall")
 
 
 class Reference(Record):
-    """Seconds that the start recipe needs outside training, means over its runs."""
+    """Seconds that the start recipe needs outside training, means over its runs.
+
+    `*_prepared_*`: of the import that its processes inherited; 0 where they imported by themselves.
+    """
 
     train_start_cpu: Finite
     predict_start_cpu: Finite
@@ -35,6 +41,10 @@ class Reference(Record):
     train_start_wall: Finite
     predict_start_wall: Finite
     predict_wall: Finite
+    train_prepared_cpu: Finite = 0.0
+    predict_prepared_cpu: Finite = 0.0
+    train_prepared_wall: Finite = 0.0
+    predict_prepared_wall: Finite = 0.0
 
 
 class Bill(Record):
@@ -52,16 +62,24 @@ def reference(start: Measurement | None) -> Reference | None:
     names = {part: f"{part}_seconds" for part in PARTS}
     if any(name not in found for name in names.values()):
         return None
-    return Reference(**{part: found[name] for part, name in names.items()})
+    inherited = {part: found.get(f"{part}_seconds", 0.0) for part in INHERITED}
+    return Reference(**{part: found[name] for part, name in names.items()}, **inherited)
 
 
 def start_seconds(train: RunFacts, sittings: Sequence[RunFacts]) -> dict[str, float]:
     """The quantities that a reference is made from, beside those of prediction."""
+    inherited = {
+        "train_prepared_cpu_seconds": train.prepared_cpu_s,
+        "train_prepared_wall_seconds": train.prepared_wall_s,
+        "predict_prepared_cpu_seconds": max(one.prepared_cpu_s for one in sittings),
+        "predict_prepared_wall_seconds": max(one.prepared_wall_s for one in sittings),
+    }
     return {
         "train_start_cpu_seconds": train.start_cpu_s,
         "train_start_wall_seconds": train.start_wall_s,
         "predict_start_cpu_seconds": max(one.start_cpu_s for one in sittings),
         "predict_start_wall_seconds": max(one.start_wall_s for one in sittings),
+        **(inherited if train.prepared else {}),
     }
 
 
@@ -69,19 +87,35 @@ def bill(budget: Budget, known: Reference | None, train: RunFacts, sittings: Seq
     """What one run owes."""
     if known is None:
         return Bill()
+    factor = budget.start_factor
 
-    def over(used: float, free: float, factor: float) -> float:
-        return max(0.0, used - factor * free)
+    def start(own: float, start_own: float, imported: float, start_imported: float) -> float:
+        # one import is as good as another: of two servers the slower one's would be billed to the run
+        paid = start_imported if imported and start_imported else imported
+        return max(0.0, own + paid - factor * (start_own + start_imported))
 
-    found = start_seconds(train, sittings)
-    start, answer = budget.start_factor, budget.predict_factor
+    def answer(used: float, free: float) -> float:
+        return max(0.0, used - budget.predict_factor * free)
+
     return Bill(
-        start_cpu=over(found["train_start_cpu_seconds"], known.train_start_cpu, start)
-        + over(found["predict_start_cpu_seconds"], known.predict_start_cpu, start),
-        start_wall=over(found["train_start_wall_seconds"], known.train_start_wall, start)
-        + over(found["predict_start_wall_seconds"], known.predict_start_wall, start),
-        predict_cpu=over(max(one.cpu_s for one in sittings), known.predict_cpu, answer),
-        predict_wall=over(max(one.wall_s for one in sittings), known.predict_wall, answer),
+        start_cpu=start(
+            train.start_cpu_s, known.train_start_cpu, train.prepared_cpu_s, known.train_prepared_cpu
+        )
+        + max(
+            start(one.start_cpu_s, known.predict_start_cpu, one.prepared_cpu_s, known.predict_prepared_cpu)
+            for one in sittings
+        ),
+        start_wall=start(
+            train.start_wall_s, known.train_start_wall, train.prepared_wall_s, known.train_prepared_wall
+        )
+        + max(
+            start(
+                one.start_wall_s, known.predict_start_wall, one.prepared_wall_s, known.predict_prepared_wall
+            )
+            for one in sittings
+        ),
+        predict_cpu=answer(max(one.cpu_s for one in sittings), known.predict_cpu),
+        predict_wall=answer(max(one.wall_s for one in sittings), known.predict_wall),
     )
 
 

@@ -31,8 +31,9 @@ from evaluators.judge.embedded_data import embedded_data, pays_for_bytes
 from evaluators.judge.identity import environment_sha256, evaluator_sha256, machine_identity
 from evaluators.judge.information import added_information, source_bytes
 from evaluators.judge.sandbox import session
-from evaluators.judge.sandbox.box import Box, Limits, limits_for, request
+from evaluators.judge.sandbox.box import Box, Limits, Server, limits_for, request
 from evaluators.judge.sandbox.layers import CLEAN_ENV
+from evaluators.judge.sandbox.prepared import server_for
 from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.workspace import read_source, stage, workplace, write_files
 from lineage.environment_spec import EnvironmentSpec
@@ -47,6 +48,7 @@ __all__ = [
     "environment_sha256",
     "evaluator_sha256",
     "judge",
+    "judge_server",
     "machine_identity",
     "smoke",
     "train",
@@ -101,6 +103,15 @@ def _box(
         devices=devices,
         limits=caps,
     )
+
+
+def _server(bench: Bench, box: Box) -> Server | None:
+    """The fork server of runs like `box`, where the probe has proven that path; None for a start of its own."""
+    return server_for(bench.isolation.tools, box) if bench.isolation.prepared else None
+
+
+def _request(bench: Bench, box: Box) -> dict[str, Any]:
+    return request(box, bench.isolation.tools, server=_server(bench, box))
 
 
 def _as_text(files: Mapping[str, bytes] | None) -> dict[str, str] | None:
@@ -171,7 +182,7 @@ def train(
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(request(box, bench.isolation.tools), cancel, on_progress)
+            final = session.run(_request(bench, box), cancel, on_progress)
         final["device"] = watch.use
         cause, numbers = causes.explain(final, caps, artifact_needed=True)
         changed = effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
@@ -237,7 +248,7 @@ def smoke(
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(request(box, bench.isolation.tools), cancel)
+            final = session.run(_request(bench, box), cancel)
         final["device"] = watch.use
     check = _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
     return _guarded(check, final["effects"], guard)
@@ -303,7 +314,7 @@ def judge(
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
-        size = source_bytes(files)
+        size, server = source_bytes(files), judge_server(bench, devices)
         job: dict[str, Any] = {
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
@@ -319,6 +330,7 @@ def judge(
             "purpose": purpose,
             "split": split,
             "reference": bench.reference.model_dump(mode="json") if bench.reference else None,
+            "server": server.model_dump() if server is not None else None,
         }
         answer = _ask_judge(job, cancel)
         if not answer:
@@ -327,6 +339,13 @@ def judge(
         if keep is not None and measured.items_sha256:
             keep(_items(folder, measured.items_sha256))
     return measured
+
+
+def judge_server(bench: Bench, devices: Devices = ()) -> Server | None:
+    """The fork server that the judge's predictors come from: that of training, where one serves both."""
+    caps = limits_for(bench.spec.budget, 1, 1, writes=False)
+    nowhere = Path("/nonexistent")
+    return _server(bench, _box(bench, "predict", nowhere, nowhere, nowhere, caps, devices))
 
 
 def _items(folder: Path, wanted: str) -> bytes:
@@ -378,7 +397,7 @@ def _ask_judge(job: dict[str, Any], cancel: threading.Event | None) -> bytes:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**CLEAN_ENV, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            pass_fds=(held,),
+            pass_fds=(held, job["server"]["socket"]) if job["server"] else (held,),
             start_new_session=True,
         )
     finally:

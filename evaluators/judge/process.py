@@ -33,7 +33,7 @@ from evaluators.judge.information import added_information
 from evaluators.judge.items import NAME as ITEMS
 from evaluators.judge.items import pack, stacked
 from evaluators.judge.questions import Kept, Questions, Sitting
-from evaluators.judge.sandbox.box import MIB, Box, Limits, limits_for, request
+from evaluators.judge.sandbox.box import MIB, Box, Limits, Server, limits_for, request
 from evaluators.judge.sandbox.compiled import compiled
 from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.sandbox.session import Session
@@ -62,6 +62,7 @@ class Job:
     lifeline: int
     reference: Reference | None = None
     start: Mapping[str, bytes] | None = None
+    server: Server | None = None
 
 
 def read_job(raw: bytes) -> Job:
@@ -82,6 +83,7 @@ def read_job(raw: bytes) -> Job:
         lifeline=job["lifeline"],
         start=None if job["start"] is None else {n: s.encode("latin-1") for n, s in job["start"].items()},
         reference=Reference.model_validate(job["reference"]) if job["reference"] else None,
+        server=Server.model_validate(job["server"]) if job["server"] else None,
     )
 
 
@@ -129,7 +131,9 @@ def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any],
         box = _box(job, artifact)
         handles = [*channel.theirs.values(), job.lifeline]
         with Watch(job.devices) as watch:
-            session = Session(request(box, job.isolation.tools, channel.theirs), handles)
+            # the fork server has the packages' real files in its memory, and their prose with them
+            server = None if box.compiled else job.server
+            session = Session(request(box, job.isolation.tools, channel.theirs, server), handles)
             channel.give_away()
             try:
                 if session.released():

@@ -14,8 +14,10 @@ The first rule that fits decides:
 5. a failed audit (causality), then equal results of different seeds where the start's or parent's differ
 6. a missed gate: size first, then the others in the environment's order
    (5 and 6 are in `evaluators.statistics.lawful`, which confirmation, sealed scoring, replay and verify use too)
-7. no score although nothing failed: a fault of Bakeoff, `infra:no_score`
-8. the start: `baseline`; strictly better than the leader: `keep`; else `discard`
+7. a screen that racing ended (`evaluators.statistics.racing`): `discard`, or a missed gate where a gate was the reason; its
+   few runs are asked for no other gate
+8. no score although nothing failed: a fault of Bakeoff, `infra:no_score`
+9. the start: `baseline`; strictly better than the leader: `keep`; else `discard`
 
 Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.records` agree):
 
@@ -70,6 +72,7 @@ from evaluators.statistics.lawful import (
     size_text,
     stated,
 )
+from evaluators.statistics.racing import Stopped
 from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import CAUSES, Check, Label, Measurement, Status, TrainRun, check_cause
 
@@ -146,15 +149,24 @@ def label(
     leader_score: float | None = None,
     is_baseline: bool = False,
     seeded: bool = False,
+    stopped: Stopped | None = None,
 ) -> Label:
     """Label of a trial that became a program. Total: any combination of records gets a label.
 
-    `seeded`: runs of the start or of the parent depend on the seed, so those of this program must.
+    `seeded`: runs of the start or of the parent depend on the seed, so those of this program must. `stopped`: why
+    its screen ended before all its runs.
     """
     failed = next((check for check in build if not check.passed), None)
     if failed is not None:
         return _preflight(failed)
     spare = spare_numbers(spec, runs, measurement)
+    if stopped is not None and measurement is not None:
+        asked = measurement.model_copy(update={"gates": ()})
+        return (
+            _failed_run(spec, runs, measurement, spare)
+            or _unlawful(spec, asked, seeded, spare)
+            or _ended_early(spec, measurement, stopped, spare)
+        )
     return (
         _failed_run(spec, runs, measurement, spare)
         or _unlawful(spec, measurement, seeded, spare)
@@ -219,6 +231,29 @@ def _unlawful(
         return None
     numbers = stated({**spare, **fault.numbers})
     return Label(status=status_of(fault.cause), cause=fault.cause, numbers=numbers, text=fault.text)
+
+
+def _ended_early(spec: EnvironmentSpec, measurement: Measurement, stopped: Stopped, spare: Numbers) -> Label:
+    """A screen that racing ended: what its runs gave, and why more of them would not have helped."""
+    digits = spec.score.digits
+    numbers = {**spare, "runs": stopped.runs, "planned_runs": stopped.planned, "best_expected": stopped.best}
+    if measurement.score is not None:
+        numbers["score"] = measurement.score
+    if stopped.leader:
+        numbers |= {"leader_score": stopped.limit, "delta_best": stopped.mean - stopped.limit}
+        text = (
+            f"{stopped.mean:.{digits}f} {spec.score.unit}".rstrip()
+            + f", {stopped.text}: all of them would hardly "
+            f"be better than {stopped.best:.{digits}f}, the leader has {stopped.limit:.{digits}f}"
+        )
+        return Label(status=Status.DISCARD, numbers=stated(numbers), text=text)
+    missed = tuple(gate for gate in measurement.gates if gate.name.partition(" ")[0] == stopped.quantity)
+    fault = fault_of(measurement.model_copy(update={"gates": missed, "audits": ()}), spec)
+    if fault is None:
+        return label_infra("racing", f"{stopped.text} for {stopped.quantity}, which they do not miss")
+    numbers = stated({**numbers, **fault.numbers})
+    text = f"{fault.text}; {stopped.text}"
+    return Label(status=status_of(fault.cause), cause=fault.cause, numbers=numbers, text=text)
 
 
 def _scored(

@@ -30,6 +30,7 @@ from evaluators.statistics.confirmation_inputs import Read, SealedRuns, chance_o
 from evaluators.statistics.item_tests import ItemChance
 from evaluators.statistics.label import label, status_of
 from evaluators.statistics.lawful import deterministic, fault_of
+from evaluators.statistics.racing import RacingPlan, Stopped, look
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError
 from lineage.leaderboard import INCUMBENT_FAILED, UNLAWFUL, Leaderboard
@@ -344,8 +345,11 @@ def recompute_labels(
     plan: ConfirmPlan,
     spec: EnvironmentSpec,
     evidence: Callable[[Row], Evidence | None],
+    racing: RacingPlan | None = None,
 ) -> list[Mismatch]:
     """Every trial row's status, cause and score again, against the leader that the row names.
+
+    `racing`: the campaign's plan for ending screens early, whose decisions are made again too.
 
     Other rows may be appended while a label is decided, so that leader need not be the one just before the row;
     but it must have led at some time while the trial was open.
@@ -354,6 +358,7 @@ def recompute_labels(
     depends: dict[str | None, bool | None] = {}
     led: list[Leader | None] = [None]
     begun: dict[str, int] = {}
+    start: tuple[SeedResult, ...] = ()
     for row in rows:
         if row.event == "submitted" and row.trial is not None:
             begun[row.trial] = len(led) - 1
@@ -364,7 +369,11 @@ def recompute_labels(
             if plan.rules >= 2:
                 depends[row.trial] = deterministic(made.per_seed) if made is not None else None
             seeded = False in (depends.get(leaderboard.start), depends.get(row.parent))
-            found += _leader_named(row, was_open, leaderboard) + _label(row, leaderboard, spec, facts, seeded)
+            stopped, wrong = _raced(row, spec, made, racing, _named(row, leaderboard), start)
+            found += [*_leader_named(row, was_open, leaderboard), *wrong]
+            found += _label(row, leaderboard, spec, facts, seeded, stopped)
+            if row.status is Status.BASELINE and made is not None:
+                start = made.per_seed
             if plan.rules >= 2 and row.deterministic != depends[row.trial]:
                 said, again = str(row.deterministic), str(depends[row.trial])
                 found.append(Mismatch(row.trial or "", "independence of the seed", said, again))
@@ -372,6 +381,48 @@ def recompute_labels(
         if (leader := leaderboard.leader()) != led[-1]:
             led.append(leader)
     return found
+
+
+def _raced(
+    row: Row,
+    spec: EnvironmentSpec,
+    made: Measurement | None,
+    racing: RacingPlan | None,
+    leader: Leader | None,
+    start: Sequence[SeedResult],
+) -> tuple[Stopped | None, list[Mismatch]]:
+    """Why the screen of a row ended early, decided again; what the row says otherwise, and a keep without all its runs."""
+    detail = json.loads(row.detail_json)
+    said = detail.get("racing") if isinstance(detail, dict) else None
+    again = None
+    if racing is not None and made is not None and said is not None:
+        again = look(racing, spec, made.per_seed, leader, start)
+    found = []
+    recorded = Stopped.model_validate(said) if said is not None else None
+    if not _same_stop(recorded, again):
+        found.append(Mismatch(row.trial or "", "end of the screen", _stop_text(recorded), _stop_text(again)))
+    if racing is not None and row.status is Status.KEEP and len(row.scores) < racing.runs:
+        text = f"keep after {len(row.scores)} runs"
+        found.append(Mismatch(row.trial or "", "runs of the screen", text, f"{racing.runs} runs are needed"))
+    return again, found
+
+
+def _same_stop(one: Stopped | None, other: Stopped | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    same = (one.runs, one.planned, one.quantity, one.leader) == (
+        other.runs,
+        other.planned,
+        other.quantity,
+        other.leader,
+    )
+    return same and all(_near(getattr(one, n), getattr(other, n)) for n in ("mean", "best", "limit", "level"))
+
+
+def _stop_text(stopped: Stopped | None) -> str:
+    if stopped is None:
+        return "after all runs"
+    return f"{stopped.text}: {stopped.quantity} at best {stopped.best:.6g}, needed {stopped.limit:.6g}"
 
 
 def _leader_named(row: Row, was_open: list[Leader | None], leaderboard: Leaderboard) -> list[Mismatch]:
@@ -397,7 +448,12 @@ def _leader_text(leader: Leader | None) -> str:
 
 
 def _label(
-    row: Row, leaderboard: Leaderboard, spec: EnvironmentSpec, facts: Evidence | None, seeded: bool
+    row: Row,
+    leaderboard: Leaderboard,
+    spec: EnvironmentSpec,
+    facts: Evidence | None,
+    seeded: bool,
+    stopped: Stopped | None,
 ) -> list[Mismatch]:
     trial = row.trial or ""
     if facts is None or row.status is Status.REJECTED:
@@ -415,6 +471,7 @@ def _label(
         leader_score=leader[1] if leader else None,
         is_baseline=leaderboard.start is None and row.parent is None,
         seeded=seeded,
+        stopped=stopped,
     )
     found = []
     if (row.status, row.cause) != (again.status, again.cause) and not _is_harness_fault(row):

@@ -163,7 +163,8 @@ def replicates(engine: Engine, begun: Opening) -> tuple[list[TrainRun], list[Mea
         if found[2] == "measurement":
             measured.append(Measurement.model_validate_json(raw))
         else:
-            runs += Trained.model_validate_json(raw).runs
+            trained = Trained.model_validate_json(raw)
+            runs += [*trained.runs, *trained.beyond]
     return runs, measured
 
 

@@ -33,7 +33,8 @@ def first_start(engine: Engine) -> datetime:
 
 def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] | None = None) -> datetime:
     at = now()
-    details = _details(engine.config) | ({"heads": dict(heads)} if heads is not None else {})
+    heads_read = {"heads": dict(heads)} if heads is not None else {}
+    details = {**_details(engine.config), "slots": engine.slots, **heads_read}
     engine.append(
         Row(
             event="campaign",

@@ -40,7 +40,7 @@ def _run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, flo
     bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
     seed = draw_seeds(engine.config, patched.source_sha256, f"control-{ref.trial}", 1)[0]
     try:
-        with engine.place(f"{ref.trial} control run") as devices:
+        with engine.place(stages.confirm_place(ref.trial), "control run", stages.CONFIRM_RANK) as devices:
             check, measured = control(
                 bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel, devices=devices
             )

@@ -1,7 +1,7 @@
 """Confirming a leader: fresh seeds beside the incumbent until the test is decided, then the sealed split.
 
-Runs are interleaved one by one, candidate then incumbent, so that a machine that slows down slows
-both. The statistics are `evaluators.statistics.confirmation`; this module only runs what it asks for. What is stored of an
+Runs start in alternating order, candidate then incumbent, as many at once as slots are free, so that a machine that
+slows down slows both; results count in that order whichever ends first. The statistics are `evaluators.statistics.confirmation`; this module only runs what it asks for. What is stored of an
 attempt, and where a killed one is continued, is `flows.campaign.attempts`. One attempt at a time per campaign,
 because each level depends on the attempts before it.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from prefect import flow
@@ -49,7 +51,10 @@ from flows.engine.live_events import ConfirmationEnded, Confirming, Note
 from flows.engine.promotion_book import book, reader
 from flows.engine.records import Patched, Trained, TrialRef
 from flows.machine.folders import bakeoff_version
+from flows.measure.side_by_side import in_order
 from flows.report.device_facts import as_detail, device_columns, device_runs
+from flows.report.slot_time import as_detail as as_slots
+from flows.report.slot_time import slot_columns
 from flows.trial import stages
 from flows.trial.allocation import check_time, handed_back, preemptible
 from flows.trial.recording import measurement_sha
@@ -178,16 +183,34 @@ async def decide(work: Work) -> Step:
             return step
         left = {CANDIDATE: step.candidate, INCUMBENT: step.incumbent}
         while any(count > 0 for count in left.values()):
-            for side in left:
-                if left[side] <= 0:
-                    continue
-                left[side] -= await _replicate(work, side)
-                if work.failed[CANDIDATE]:
-                    return Unconfirmed(_reason(work) if plan.rules >= 2 else "failed")
-                failures = len(work.failed[INCUMBENT])
-                if failures and (not work.start_is_incumbent or failures > plan.looks[-1]):
-                    return Unconfirmed("incumbent_failed")
+            ended = await _replicates(work, left)
+            if ended is not None:
+                return ended
         await asyncio.to_thread(_note_look, work)
+
+
+async def _replicates(work: Work, left: dict[str, int]) -> Unconfirmed | None:
+    """Run what is left of both sides, and take it off `left`; how the attempt ends, where a failure ends it."""
+    turns = _alternating(work, left)
+    jobs = [partial(_run_of, work, side, index) for side, index in turns]
+    async with aclosing(in_order(work.engine.slots, jobs)) as results:
+        at = 0
+        async for measurement, fault in results:
+            side, index = turns[at]
+            at += 1
+            left[side] -= _count(work, side, index, measurement, fault)
+            if work.failed[CANDIDATE]:
+                return Unconfirmed(_reason(work) if plan_of(work).rules >= 2 else "failed")
+            failures = len(work.failed[INCUMBENT])
+            if failures and (not work.start_is_incumbent or failures > plan_of(work).looks[-1]):
+                return Unconfirmed("incumbent_failed")
+    return None
+
+
+def _alternating(work: Work, left: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Side and index of the next runs: candidate, incumbent, candidate, and so on while both have some left."""
+    first = {side: len(work.measured[side]) + len(work.failed[side]) for side in left}
+    return [(side, first[side] + at) for at in range(max(left.values())) for side in left if at < left[side]]
 
 
 async def controlled(work: Work, step: Confirmed) -> Step:
@@ -207,12 +230,14 @@ def _reason(work: Work) -> str:
     return "unlawful" if status_of(cause) in (Status.DISQUALIFIED, Status.SIZE_BLOCKED) else "failed"
 
 
-async def _replicate(work: Work, side: str) -> bool:
-    """One more run of one side, stored or new; False when it has no lawful score, which is then noted."""
-    done, plan = work.measured[side], work.engine.config.plan
-    work.engine.emit(Confirming(work.ref.trial, len(work.measured[CANDIDATE]), plan.looks[-1]))
-    index = len(done) + len(work.failed[side])
-    measurement, fault = await _measurement(work, side, index)
+async def _run_of(work: Work, side: str, index: int) -> tuple[Measurement | None, Fault | None]:
+    work.engine.emit(Confirming(work.ref.trial, len(work.measured[CANDIDATE]), plan_of(work).looks[-1]))
+    return await _measurement(work, side, index)
+
+
+def _count(work: Work, side: str, index: int, measurement: Measurement | None, fault: Fault | None) -> bool:
+    """Take up a run of one side; False when it has no lawful score, which is then noted."""
+    done, plan = work.measured[side], plan_of(work)
     value = measurement.per_seed[0].quantities.get(measurement.metric) if measurement is not None else None
     if measurement is not None and (plan.rules >= 2 or value is None):
         fault = fault_of(
@@ -295,6 +320,7 @@ def _note_look(work: Work) -> None:
 def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequence[Measurement]) -> Row:
     """The confirmation event of a decided attempt; `runs` and `measured` are all that it cost, repeated runs too."""
     on_devices = device_runs((), runs, measured)
+    uses = work.engine.uses_of(stages.confirm_place(work.ref.trial))
     fields = row_fields(work.attempt, step, work.opening.trials)
     ours, theirs = work.measured[CANDIDATE], work.measured[INCUMBENT]
     detail = {
@@ -305,6 +331,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         **({"control": work.control.model_dump(mode="json")} if work.control is not None else {}),
         **_failures(work),
         **({"device_runs": as_detail(on_devices)} if on_devices else {}),
+        **({"slots": as_slots(uses)} if uses else {}),
     }
     broken = work.failed[CANDIDATE][0].fault if work.failed[CANDIDATE] else None
     return Row(
@@ -322,6 +349,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         detail_json=json.dumps(detail, sort_keys=True),
         **attempts.cpu_of(runs, measured),
         **device_columns(on_devices),
+        **slot_columns(uses, runs, measured),
         **fields,
     )
 
@@ -352,10 +380,10 @@ async def seal(work: Work, decided: Row) -> None:
     """Score champion and incumbent on the split that no agent ever sees a score of, with the confirmed artifacts."""
     row = await asyncio.to_thread(attempts.recorded, work.engine, work.opening, "sealed")
     if row is None:
-        scored = {CANDIDATE: await _both_splits(work, CANDIDATE, len(decided.scores))}
+        runs = {CANDIDATE: len(decided.scores)}
         if plan_of(work).rules >= 2:
-            runs = len(json.loads(decided.detail_json)["incumbent_scores"])
-            scored[INCUMBENT] = await _both_splits(work, INCUMBENT, runs)
+            runs[INCUMBENT] = len(json.loads(decided.detail_json)["incumbent_scores"])
+        scored = await _both_splits(work, runs)
         row = await asyncio.to_thread(sealed_event, work, scored)
     await asyncio.to_thread(attempts.record, work.engine, work.opening, row)
     if row.sealed_verdict == "reversed":
@@ -363,15 +391,37 @@ async def seal(work: Work, decided: Row) -> None:
         work.engine.emit(Note(text))
 
 
-async def _both_splits(work: Work, side: str, runs: int) -> list[tuple[Measurement, Measurement]]:
-    """(public, sealed) measurements of the first `runs` replicates of one side that have a score."""
-    found: list[tuple[Measurement, Measurement]] = []
+async def _both_splits(
+    work: Work, runs: Mapping[str, int]
+) -> dict[str, list[tuple[Measurement, Measurement]]]:
+    """(public, sealed) measurements of each side: of so many first replicates as have a score."""
+    public = {side: await _with_score(work, side, count) for side, count in runs.items()}
+    turns = [
+        (side, *public[side][at])
+        for at in range(max(runs.values()))
+        for side in runs
+        if at < len(public[side])
+    ]
+    found: dict[str, list[tuple[Measurement, Measurement]]] = {side: [] for side in runs}
+    jobs = [partial(_sealed, work, side, index) for side, index, _ in turns]
+    async with aclosing(in_order(work.engine.slots, jobs)) as results:
+        at = 0
+        async for sealed in results:
+            side, _, seen = turns[at]
+            at += 1
+            found[side].append((seen, sealed))
+    return found
+
+
+async def _with_score(work: Work, side: str, count: int) -> list[tuple[int, Measurement]]:
+    """Index and public measurement of the first `count` replicates of one side that have a score."""
+    found: list[tuple[int, Measurement]] = []
     index = 0
-    while len(found) < runs:
+    while len(found) < count:
         public, _ = await _measurement(work, side, index)
         if public is not None and public.score is not None:
-            found.append((public, await _sealed(work, side, index)))
-        elif index > runs + plan_of(work).looks[-1]:
+            found.append((index, public))
+        elif index > count + plan_of(work).looks[-1]:
             raise InfraFault("seal", f"{work.ref.trial}: replicates of its confirmation are not stored")
         index += 1
     return found
@@ -395,6 +445,9 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
         "measurements": [measurement_sha(m) for m in sealed],
         "public_quantities": _quantities(public),
     }
+    uses = work.engine.uses_of(stages.confirm_place(work.ref.trial))
+    if uses:
+        detail["slots"] = as_slots(uses)
     columns: dict[str, Any] = {}
     if INCUMBENT in scored:
         view, store = work.engine.view(), work.engine.store
@@ -423,6 +476,7 @@ def sealed_event(work: Work, scored: dict[str, list[tuple[Measurement, Measureme
             s.facts.cpu_s + s.facts.start_cpu_s for m in sealed for s in m.per_seed if s.facts
         ),
         detail_json=json.dumps(detail, sort_keys=True),
+        **slot_columns(uses, (), [pair[1] for pairs in scored.values() for pair in pairs]),
         **columns,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from evaluators.judge import client
 from evaluators.judge.accelerators import describe
+from evaluators.statistics import racing
 from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
 from flows.campaign.stop_signals import stop_on_signals
@@ -95,6 +96,7 @@ def create_campaign(
         roles=roles,
         settings=settings,
         plan=plan_for(environment.spec, settings.trials),
+        racing=racing.plan_for(environment.spec.evaluation.runs) if settings.racing else None,
         secret=start.secret or new_secret(),
         start_sha256=put_tree(store, files),
         environment_sha256=environment_sha256,

@@ -32,6 +32,7 @@ def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
         return
     print(f"isolation: {str(report['level']).upper()} ({', '.join(report['layers']) or 'no layers'})")
     print(f"  holds: {', '.join(report['holds']) or 'nothing'}")
+    print(f"  {report['start']}")
     if report["not_held"]:
         print(f"  NOT held: {', '.join(report['not_held'])}")
     for line in report["advice"]:

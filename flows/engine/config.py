@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pydantic import Field
 
 from evaluators.statistics.confirmation import ConfirmPlan
+from evaluators.statistics.racing import RacingPlan
 from flows.engine.settings import Settings
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UsageError
@@ -70,6 +71,7 @@ class CampaignConfig(Record):
     forked_from: Origin | None = None
     bakeoff_version: str
     created_at: datetime
+    racing: RacingPlan | None = Field(None, description="when a screen ends before all its runs; None: never")
 
     def role(self, name: str) -> Role:
         return next(role for role in self.roles if role.name == name)

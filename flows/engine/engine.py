@@ -10,8 +10,9 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Engine:
     begun: dict[str, asyncio.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    _uses: dict[str, list[tuple[str, float, float]]] = field(default_factory=dict)
 
     def view(self) -> View:
         """The lineage as of now (every row acknowledged before the call)."""
@@ -116,17 +118,36 @@ class Engine:
         """Candidate processes at once on this machine."""
         return slots_of(self.config.settings.slots, self.config.spec.budget.gpus, self.bench.pool)
 
-    def place(self, whose: str) -> AbstractContextManager[tuple[Device, ...]]:
-        """A slot for one candidate process, with its devices; see `device_holds.place`. `whose` names the run in messages."""
-        return place(
+    @contextmanager
+    def place(
+        self, trial: str, what: str, rank: int = 0, cancel: threading.Event | None = None
+    ) -> Iterator[tuple[Device, ...]]:
+        """A slot for one candidate process, with its devices; see `device_holds.place`.
+
+        `trial` (or the confirmation's folder of one) and `what` are for what people are told, and for `uses_of`.
+        """
+        held = place(
             self.config.spec.budget.gpus,
             self.bench.pool,
             self.slots,
             whose=slots_key(self.root, self.config.id),
-            cancel=self.cancel,
-            told=lambda text: self.emit(Note(f"{whose}: {text}")),
+            cancel=cancel or self.cancel,
+            told=lambda text: self.emit(Note(f"{trial} {what}: {text}")),
             busy_s=self.config.settings.accelerator_wait_s,
+            rank=rank,
         )
+        with held as devices:
+            began = time.time()
+            try:
+                yield devices
+            finally:
+                with self._lock:
+                    self._uses.setdefault(trial, []).append((what, began, time.time()))
+
+    def uses_of(self, trial: str) -> list[tuple[str, float, float]]:
+        """What this process had slots for on behalf of a trial since this was last asked: purpose, began, ended."""
+        with self._lock:
+            return sorted(self._uses.pop(trial, []), key=lambda use: use[1])
 
     def check_devices(self) -> None:
         """Raise InfraFault when this machine has fewer GPUs than one run needs."""

@@ -11,6 +11,11 @@ from lineage.records import Check, Record, TrainRun
 Purpose = Literal["screen", "calibrate", "confirm", "sealed", "replay"]
 
 
+def part_name(purpose: str, first: int) -> str:
+    """Under which purpose the runs of a trial from `first` on are stored: `screen`, `screen-2`."""
+    return f"{purpose}-{first}" if first else purpose
+
+
 class TrialRef(Record):
     """Names one trial to any process: where its store is, which campaign, which id, which role."""
 
@@ -67,6 +72,9 @@ class Trained(Record):
     places: tuple[str, ...]
     curves: tuple[Curve, ...] = ()
     pruning: Pruning | None = None
+    beyond: tuple[TrainRun, ...] = Field(
+        (), description="runs that were under way beside one that failed: they cost, and count for nothing"
+    )
 
     @property
     def purpose_word(self) -> Purpose:

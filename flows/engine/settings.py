@@ -56,6 +56,12 @@ class Settings(BaseModel):
     confirm: bool = _setting(
         True, SEARCH, "confirm leaders with fresh seeds", option="--confirm/--no-confirm"
     )
+    racing: bool = _setting(
+        True,
+        SEARCH,
+        "end a screen early when its trial can no longer become a keep",
+        option="--racing/--no-racing",
+    )
     steering: str = _setting("", SEARCH, "a note in every prompt", option="--steer")
     script: str = _setting("", SEARCH, "proposals of the scripted proposer, or the record to replay")
 

@@ -16,7 +16,6 @@ go through here (another user's) is seen on the device, and waited for.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import threading
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from evaluators.judge import accelerators
 from flows.machine.folders import home, run_key
+from flows.machine.line import place_in_line
 from flows.machine.slots import POLL_SECONDS, SlotCancelled, slot
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault, UsageError
@@ -87,14 +87,16 @@ def place(
     cancel: threading.Event | None = None,
     told: Told | None = None,
     busy_s: float | None = None,
+    rank: int = 0,
 ) -> Iterator[tuple[Device, ...]]:
     """Hold a slot and `needed` of `devices`; yields those. Blocks until both are free.
 
-    `whose` tells apart whose slots are counted where devices are held: without devices they are the machine's.
+    `whose` tells apart whose slots are counted where devices are held: without devices they are the machine's. `rank`:
+    of the place in the line for a slot (`flows.machine.line`), such as how many runs the trial has had already.
     Raises SlotCancelled when `cancel` is set while waiting, InfraFault `busy_accelerator` when somebody else's
     processes stay on the devices for `busy_s`, InfraFault `accelerator` when the driver fails.
     """
-    with slot(slot_kind(needed, whose), slots, cancel):
+    with slot(slot_kind(needed, whose), slots, cancel, rank):
         if needed < 1:
             yield ()
             return
@@ -279,61 +281,13 @@ def _left(device: Device, before: int | None) -> str:
 
 @contextmanager
 def _line(devices: Sequence[Device], cancel: threading.Event | None) -> Iterator[None]:
-    """Stand in line for these devices; entered when nobody who could use one of them came before.
-
-    A place in the line is a locked file with a number: a dead one's can be locked, and goes. Numbers are given one at
-    a time and grow, because two that came in together, or by a clock that was put back, would each hold what the
-    other one waits for.
-    """
-    folder = device_folder() / "line"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}"  # of no file before, so that no other is removed
-    staging = folder.parent / f".{name}"
-    handle = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    ours = staging
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        wanted = {device.uuid for device in devices}
-        os.pwrite(handle, json.dumps(sorted(wanted)).encode(), 0)
-        with _alone(folder.parent / "line.order"):
-            last = max((int(path.name.partition("-")[0]) for path in folder.iterdir()), default=0)
-            ours = staging.rename(folder / f"{last + 1:020d}-{name}")
-        while any(_before(path, wanted) for path in sorted(folder.iterdir()) if path.name < ours.name):
+    """Wait in line for these devices; entered when nobody who could use one of them came before."""
+    with place_in_line(device_folder(), {device.uuid for device in devices}) as ahead:
+        while ahead():
             if cancel is not None and cancel.is_set():
                 raise SlotCancelled
             time.sleep(POLL_SECONDS)
         yield
-    finally:
-        ours.unlink(missing_ok=True)
-        staging.unlink(missing_ok=True)
-        os.close(handle)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _before(path: Path, wanted: set[str]) -> bool:
-    """Is somebody alive at this place in the line, who could use one of these devices?"""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return bool(wanted & set(json.loads(os.pread(handle, 1 << 16, 0) or b"[]")))
-    else:
-        path.unlink(missing_ok=True)
-        return False
-    finally:
-        os.close(handle)
 
 
 def busy_devices() -> int:

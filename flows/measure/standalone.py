@@ -3,13 +3,15 @@
 Use: `with bench_for(spec, ...) as bench:` then `measure(bench, files, seeds, ...)` trains once per seed and
 has the judge measure the artifacts. `check_world` says first whether this is still the environment and
 the judge of a record. Limits: one program at a time; artifacts live only inside the call; Ctrl-C ends
-the candidate, because the supervisor ends with the pipe to this process.
+the candidates.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import place, raise_if_infra, require, slots_of
 from flows.machine.folders import home
 from flows.machine.sandbox_level import proven
+from flows.measure.side_by_side import side_by_side
 from lineage.errors import InfraFault, UsageError
 from lineage.queries import View
 from lineage.records import Check, Device, Measurement, TrainRun
@@ -92,9 +95,12 @@ def beside_start(bench: Bench, store: Store, config: CampaignConfig, view: View)
     return replace(bench, start=get_tree(store, config.start_sha256), reference=billing.reference(start))
 
 
-def _place(bench: Bench, slots: int, told: Told | None) -> AbstractContextManager[tuple[Device, ...]]:
+def _place(
+    bench: Bench, slots: int, told: Told | None, rank: int = 0, stop: threading.Event | None = None
+) -> AbstractContextManager[tuple[Device, ...]]:
     needed = bench.spec.budget.gpus
-    return place(needed, bench.pool, slots_of(slots, needed, bench.pool), whose="measuring", told=told)
+    at_once = slots_of(slots, needed, bench.pool)
+    return place(needed, bench.pool, at_once, whose="measuring", cancel=stop, told=told, rank=rank)
 
 
 def check_world(
@@ -136,7 +142,7 @@ def measure(
     stop_early: bool = False,
     told: Told | None = None,
 ) -> Measured:
-    """Train once per seed, then judge. `stop_early`: a seed that fails ends it without the judge.
+    """Train once per seed, as many at once as slots are free, then judge. `stop_early`: a seed that fails ends it without the judge.
 
     Raises InfraFault when the machine fails, after `INFRA_RETRIES` further tries.
     """
@@ -144,17 +150,24 @@ def measure(
         folder = Path(name)
         folder.chmod(0o711)
         source = write_files(folder / "source", files)
-        runs: list[tuple[TrainRun, Path]] = []
-        for index, seed in enumerate(seeds):
-            out = folder / f"seed{index}"
-            out.mkdir()
-            run = _train(bench, source, seed, out, slots, told)
-            runs.append((run, out))
-            if told is not None:
+        places = [folder / f"seed{index}" for index in range(len(seeds))]
+        done = itertools.count(1)
+
+        def one(index: int, stop: threading.Event) -> TrainRun:
+            places[index].mkdir()
+            run = _train(bench, source, seeds[index], places[index], slots, told, index, stop)
+            if told is not None and not stop.is_set():
                 outcome = run.cause or f"{run.facts.cpu_s:.2f} CPU-s"
-                told(f"{trial}: seed {index + 1} of {len(seeds)} trained ({outcome})")
-            if run.cause is not None and stop_early:
-                return Measured(tuple(run for run, _ in runs), None)
+                told(f"{trial}: seed {next(done)} of {len(seeds)} trained ({outcome})")
+            return run
+
+        at_once = slots_of(slots, bench.spec.budget.gpus, bench.pool)
+        trained, beyond = side_by_side(
+            len(seeds), at_once, one, lambda run: stop_early and run.cause is not None
+        )
+        if stop_early and any(run.cause is not None for run in trained):
+            return Measured((*trained, *beyond), None)
+        runs = list(zip(trained, places, strict=True))
         kept: list[bytes] = []
         measurement = _tried(lambda: _judge(bench, source, runs, trial, purpose, slots, told, kept))
     held = unpack(kept[-1])[1] if kept else {}
@@ -172,12 +185,22 @@ def _tried(work: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def _train(bench: Bench, source: Path, seed: int, out: Path, slots: int, told: Told | None) -> TrainRun:
+def _train(
+    bench: Bench,
+    source: Path,
+    seed: int,
+    out: Path,
+    slots: int,
+    told: Told | None,
+    rank: int,
+    stop: threading.Event,
+) -> TrainRun:
     def once() -> TrainRun:
-        with _place(bench, slots, told) as devices:
-            run = client.train(bench, source, seed, out, devices=devices)
+        with _place(bench, slots, told, rank, stop) as devices:
+            run = client.train(bench, source, seed, out, stop, devices=devices)
             why = run.numbers.get("detail") or run.facts.detail or "the sandbox could not run it"
-            raise_if_infra(run.cause, f"seed {seed}: {why}")
+            if not stop.is_set():
+                raise_if_infra(run.cause, f"seed {seed}: {why}")
         return run
 
     return _tried(once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +11,12 @@ from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
 from flows.engine.config import CampaignConfig, campaigns, load_config
 from flows.engine.promotion_book import reader
-from flows.engine.records import BuildChecks, Trained
+from flows.engine.records import BuildChecks, Trained, part_name
 from flows.measure.calibrate import Calibration
 from lineage.errors import StoreError
 from lineage.leaderboard import Leaderboard
 from lineage.queries import View
-from lineage.records import Measurement, Row
+from lineage.records import Measurement, Row, TrainRun
 from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result, list_results
@@ -51,15 +52,12 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
     plan, rows = config.plan, view.rows()
 
     def measured(sha: str) -> Measurement | None:
-        try:
-            return Measurement.model_validate_json(get_blob(store, sha))
-        except (StoreError, ValueError):
-            return None
+        return measurement_of(store, sha)
 
     def evidence(row: Row) -> Evidence | None:
-        return _evidence(store, config, row, measured)
+        return evidence_of(store, config, row, measured)
 
-    for mismatch in recompute_labels(rows, plan, config.spec, evidence):
+    for mismatch in recompute_labels(rows, plan, config.spec, evidence, config.racing):
         yield Finding("differs", mismatch.trial, str(mismatch))
     read = reader(store)
     for mismatch in recompute_promotions(rows, plan, measured, config.spec, read):
@@ -74,6 +72,14 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
         yield Finding("unfinished", f"trial {trial}", text)
     yield from _items(rows, measured, read)
     yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
+
+
+def measurement_of(store: Store, sha: str) -> Measurement | None:
+    """A stored measurement; None when it is not there or not readable as one."""
+    try:
+        return Measurement.model_validate_json(get_blob(store, sha))
+    except (StoreError, ValueError):
+        return None
 
 
 def _items(rows: list[Row], measured: Callable[[str], Measurement | None], read: Read) -> Iterator[Finding]:
@@ -106,7 +112,7 @@ def _calibrations(store: Store, config: CampaignConfig, rows: list[Row]) -> Iter
             yield Finding("differs", row.campaign, text)
 
 
-def _evidence(
+def evidence_of(
     store: Store, config: CampaignConfig, row: Row, measured: Callable[[str], Measurement | None]
 ) -> Evidence | None:
     """What the label stage had of a trial, from the results that the stages stored."""
@@ -114,13 +120,22 @@ def _evidence(
     raw = get_result(store, config.id, trial, "build")
     if raw is None:
         return None
-    purpose = "calibrate" if row.parent is None else "screen"
-    prefix = f"{purpose}-train-"
-    names = [name for name in list_results(store, config.id, trial) if name.startswith(prefix)]
-    newest = max(names, key=lambda name: int(name.removeprefix(prefix)), default=None)
-    trained = get_result(store, config.id, trial, newest) if newest else None
     return Evidence(
         build=BuildChecks.model_validate_json(raw).checks,
-        runs=Trained.model_validate_json(trained).runs if trained else (),
+        runs=tuple(_runs(store, config, trial, "calibrate" if row.parent is None else "screen")),
         measurement=measured(row.measurement_sha256) if row.measurement_sha256 else None,
     )
+
+
+def _runs(store: Store, config: CampaignConfig, trial: str, purpose: str) -> Iterator[TrainRun]:
+    """The runs of a trial in order: of each part of a raced screen the newest training."""
+    newest: dict[int, int] = {}
+    for name in list_results(store, config.id, trial):
+        found = re.fullmatch(rf"{purpose}(?:-(\d+))?-train-(\d+)", name)
+        if found is not None:
+            first = int(found[1] or 0)
+            newest[first] = max(int(found[2]), newest.get(first, 0))
+    for first, number in sorted(newest.items()):
+        stored = get_result(store, config.id, trial, f"{part_name(purpose, first)}-train-{number}")
+        if stored is not None:
+            yield from Trained.model_validate_json(stored).runs

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flows.report import formatting as w
 from flows.report.prune_checks import Prunes, prunes
+from flows.report.slot_time import SlotTime, where_time_goes
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
 
@@ -119,6 +120,7 @@ class Digest:
     forked_from: str = ""
     side_by_side: float | None = None
     prunes: Prunes = field(default_factory=Prunes)
+    slot_time: SlotTime | None = None
     isolation: Mapping[str, int] = field(default_factory=dict)
     evaluators: Mapping[str, int] = field(default_factory=dict)
     environments: Mapping[str, int] = field(default_factory=dict)
@@ -167,6 +169,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         campaign=view.campaign,
         trials=len(trials),
         prunes=prunes(trials, spec.sign),
+        slot_time=where_time_goes(view),
         open_trials=len(view.open_trials()),
         keeps=sum(row.status == Status.KEEP for row in trials),
         confirmed=len(confirmed),

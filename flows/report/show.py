@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report import formatting as w
+from flows.report import slot_time
 from flows.report.campaign_digest import Digest, digest, headline, in_sds, loads
 from flows.report.device_facts import devices_text
 from flows.report.prune_checks import prunes_text
@@ -126,6 +127,8 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
             if d.spent.cpu_s
             else None,
         ),
+        ("time", slot_time.line(d.slot_time) if d.slot_time else None),
+        ("", slot_time.bar(d.slot_time) if d.slot_time else None),
         ("pruning", prunes_text(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
         ("ended", d.ended_why),
@@ -441,6 +444,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "spent": {**asdict(d.spent), "tokens": d.spent.tokens},
         "forecasts": asdict(d.forecasts),
         "pruning": asdict(d.prunes),
+        "slot_time": asdict(d.slot_time) if d.slot_time else None,
         "isolation": dict(d.isolation),
         "evaluators": dict(d.evaluators),
         "started": d.started.isoformat() if d.started else None,

@@ -19,11 +19,12 @@ from agents.llm.transcript import read_exchange
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import Note
-from flows.engine.records import TrialRef
+from flows.engine.records import Patched, TrialRef, part_name
 from flows.report.formatting import trial_name
 from flows.trial import stages
 from flows.trial.allocation import check_time, handed_back, preemptible
-from flows.trial.recording import Progress
+from flows.trial.race import look_after, parts_of
+from flows.trial.recording import Progress, parent_of
 from flows.trial.tasks import build, evaluate, label, patch, propose, train
 from lineage.errors import (
     BudgetSpent,
@@ -35,7 +36,7 @@ from lineage.errors import (
     ProposerRefused,
     ProposerUnusable,
 )
-from lineage.records import Proposal, Row, Usage
+from lineage.records import Measurement, Proposal, Row, Usage
 
 
 @flow(name="trial", flow_run_name="{environment} · {role} · {trial}", persist_result=False)
@@ -120,11 +121,38 @@ async def _run_stages(ref: TrialRef, engine: Engine, progress: Progress, proposa
         return
     purpose = "calibrate" if ref.trial == BASELINE else "screen"
     seeds = stages.seeds_for(engine, patched, purpose)
-    trained = await _timed(progress, "train", train(ref, patched, purpose, seeds))
-    progress.runs, progress.pruning = trained.runs, trained.pruning
+    progress.planned_runs = len(seeds)
+    for first, last in parts_of(engine, purpose, len(seeds)):
+        name = part_name(purpose, first)
+        measured = await _part(ref, engine, progress, patched, name, seeds[first:last])
+        if measured is None:
+            return
+        if last < len(seeds):
+            seen = await asyncio.to_thread(look_after, engine, ref, measured, parent_of(progress))
+            progress.stopped = seen.stopped
+            if seen.is_over:
+                return
+
+
+async def _part(
+    ref: TrialRef, engine: Engine, progress: Progress, patched: Patched, name: str, seeds: tuple[int, ...]
+) -> Measurement | None:
+    """Train and judge some of the runs, or take up what is stored of them; the measurement of all so far.
+
+    None when a run failed in training, which decides the trial.
+    """
+    known = await asyncio.to_thread(stages.finished, engine, ref, name)
+    trained = known[0] if known else await _timed(progress, "train", train(ref, patched, name, seeds))
+    progress.runs += trained.runs
+    progress.beyond += trained.beyond
+    progress.pruning = progress.pruning or trained.pruning
     if any(run.cause is not None for run in trained.runs):
-        return
-    progress.measurement = await _timed(progress, "evaluate", evaluate(ref, patched, trained))
+        progress.measurement = None
+        return None
+    part = known[1] if known else await _timed(progress, "evaluate", evaluate(ref, patched, trained))
+    progress.judged += (part,)
+    progress.measurement = await asyncio.to_thread(stages.together, engine, progress.judged)
+    return progress.measurement
 
 
 async def _timed(progress: Progress, stage: str, work: Any) -> Any:
@@ -133,7 +161,7 @@ async def _timed(progress: Progress, stage: str, work: Any) -> Any:
     try:
         return await work
     finally:
-        progress.seconds[stage] = time.monotonic() - started
+        progress.seconds[stage] = progress.seconds.get(stage, 0.0) + time.monotonic() - started
 
 
 async def _rename(engine: Engine, name: str) -> None:

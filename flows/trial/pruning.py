@@ -19,6 +19,7 @@ from evaluators.statistics.pruning_rule import Pruner, ends_at, pruner
 from flows.engine.config import BASELINE
 from flows.engine.engine import Engine
 from flows.engine.records import Curve, Patched, Pruning, Trained, TrialRef
+from flows.trial.race import SCREEN
 from lineage.store.results import get_result, list_results
 
 MOST_POINTS = 240  # of a stored curve; a longer one is thinned
@@ -73,7 +74,7 @@ def is_checked(engine: Engine, trial: str) -> bool:
 def pruning_rule(engine: Engine, ref: TrialRef, purpose: str) -> Rule | None:
     """The rule for a first measurement of this trial; None where pruning is off or has nothing to go by."""
     plan = engine.config.spec.evaluation
-    if not plan.prune or purpose != "screen" or ref.trial == BASELINE:
+    if not plan.prune or purpose.partition("-")[0] != SCREEN or ref.trial == BASELINE:
         return None
     if not set(engine.config.role(ref.role).surfaces) <= set(plan.prune_surfaces):
         return None

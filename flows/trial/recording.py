@@ -15,12 +15,15 @@ from typing import Any
 from evaluators.judge import client
 from evaluators.statistics.label import label, label_infra, label_refusal
 from evaluators.statistics.lawful import deterministic
+from evaluators.statistics.racing import Stopped
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine
 from flows.engine.promotion_book import must_depend
 from flows.engine.records import Patched, Pruning, TrialRef
 from flows.machine.folders import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
+from flows.report.slot_time import as_detail as as_slots
+from flows.report.slot_time import slot_columns
 from flows.trial.payments import cost_of
 from lineage.errors import EditRefused
 from lineage.queries import View
@@ -41,7 +44,11 @@ class Progress:
     patched: Patched | None = None
     checks: tuple[Check, ...] = ()
     runs: tuple[TrainRun, ...] = ()
-    measurement: Measurement | None = None
+    beyond: tuple[TrainRun, ...] = ()  # cost without result: they were under way when another run failed
+    planned_runs: int | None = None
+    judged: tuple[Measurement, ...] = ()  # the parts in which the runs were judged
+    measurement: Measurement | None = None  # of all of them; None when a run failed in training
+    stopped: Stopped | None = None
     pruning: Pruning | None = None
     refusal: EditRefused | None = None
     infra: str | None = None
@@ -57,6 +64,9 @@ class Progress:
 def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple[str, float] | None]:
     """Label the trial against the leader as of now. Returns the label, the leader's id and standing score."""
     leader = view.leaderboard.leader()
+    stopped = progress.stopped
+    if stopped is not None and stopped.leader:
+        leader = (stopped.leader, stopped.limit)  # the one of the look, whoever leads by now
     if progress.infra is not None:
         return label_infra(progress.infra, progress.infra_text), leader
     if progress.refusal is not None:
@@ -69,7 +79,8 @@ def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple
         measurement=progress.measurement,
         leader_score=leader[1] if leader is not None else None,
         is_baseline=progress.ref.trial == BASELINE,
-        seeded=must_depend(engine.config, view, _parent(progress)),
+        seeded=must_depend(engine.config, view, parent_of(progress)),
+        stopped=stopped,
     )
     return decided, leader
 
@@ -101,7 +112,7 @@ def build_row(
     engine: Engine, progress: Progress, decided: Label, leader: tuple[str, float] | None, view: View
 ) -> Row:
     config, measurement = engine.config, progress.measurement
-    base = _parent(progress)
+    base = parent_of(progress)
     parent_score = view.quoted(base) if base is not None else None
     score = measurement.score if measurement is not None else None
     leader_score = leader[1] if leader is not None else None
@@ -112,9 +123,14 @@ def build_row(
         "gates": [check.model_dump() for check in measurement.gates] if measurement else [],
         "audits": [check.model_dump() for check in measurement.audits] if measurement else [],
     }
+    if progress.stopped is not None:
+        detail["racing"] = progress.stopped.model_dump()
     if progress.pruning is not None:
         detail["pruning"] = progress.pruning.model_dump()
-    on_devices = device_runs(progress.checks, progress.runs, [measurement] if measurement else [])
+    uses = engine.uses_of(progress.ref.trial)
+    if uses:
+        detail["slots"] = as_slots(uses)
+    on_devices = device_runs(progress.checks, progress.runs, progress.judged)
     if on_devices:
         detail["device_runs"] = as_detail(on_devices)
     if progress.proposal is not None and base not in (None, progress.proposal.parent):
@@ -124,9 +140,11 @@ def build_row(
         **_proposal_fields(engine, progress),
         **usage_fields(cost_of(engine, view, progress.ref.trial, _said(progress))),
         **_patch_fields(progress.patched),
-        **_measurement_fields(measurement),
+        **_measurement_fields(measurement, progress.stopped),
+        "planned_runs": progress.planned_runs,
         **_cost_fields(progress),
         **device_columns(on_devices),
+        **slot_columns(uses, progress.runs, progress.judged),
         "incumbent": view.leaderboard.incumbent,
         "status": decided.status,
         "cause": decided.cause,
@@ -142,7 +160,7 @@ def build_row(
     return Row(**values)
 
 
-def _parent(progress: Progress) -> str | None:
+def parent_of(progress: Progress) -> str | None:
     """The trial that this one is an edit of: where the edits were applied, which need not be where they were written."""
     if progress.proposal is None or progress.ref.trial == BASELINE:
         return None
@@ -183,7 +201,7 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
         "model": proposal.model or None,
         "edit_kind": proposal.edit_kind or None,
         "operator": proposal.operator or None,
-        "parent": _parent(progress),
+        "parent": parent_of(progress),
         "hypothesis": proposal.hypothesis,
         "expected_delta": proposal.expected_delta,
         "notes": proposal.notes or None,
@@ -219,7 +237,7 @@ def _patch_fields(patched: Patched | None) -> dict[str, Any]:
     }
 
 
-def _measurement_fields(measurement: Measurement | None) -> dict[str, Any]:
+def _measurement_fields(measurement: Measurement | None, stopped: Stopped | None) -> dict[str, Any]:
     if measurement is None:
         return {}
     scores = [
@@ -231,7 +249,10 @@ def _measurement_fields(measurement: Measurement | None) -> dict[str, Any]:
         "seeds": [s.seed for s in measurement.per_seed],
         "quantities_json": json.dumps(measurement.quantities, sort_keys=True),
         "noise_sd": statistics.stdev(scores) if len(scores) > 1 else None,
-        "gate_ok": all(gate.passed for gate in measurement.gates),
+        # bounds over the few runs of a screen that its score ended say nothing
+        "gate_ok": all(gate.passed for gate in measurement.gates)
+        if stopped is None or not stopped.leader
+        else None,
         "artifact_bytes": measurement.artifact_bytes or None,
         "measurement_sha256": measurement_sha(measurement),
         "deterministic": deterministic(measurement.per_seed),
@@ -245,12 +266,8 @@ def measurement_sha(measurement: Measurement) -> str:
 
 
 def _cost_fields(progress: Progress) -> dict[str, Any]:
-    facts = [run.facts for run in progress.runs]
-    judged = (
-        [s.facts for s in progress.measurement.per_seed if s.facts is not None]
-        if progress.measurement
-        else []
-    )
+    facts = [run.facts for run in [*progress.runs, *progress.beyond]]
+    judged = [s.facts for part in progress.judged for s in part.per_seed if s.facts is not None]
     smoke = next((check.numbers for check in progress.checks if check.name == "smoke"), {})
     values: dict[str, Any] = {f"{stage}_s": seconds for stage, seconds in progress.seconds.items()}
     peaks = [f.peak_bytes for f in [*facts, *judged]]

@@ -7,9 +7,11 @@ these in tasks and `tests` call them directly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,11 +23,13 @@ from agents.edits.search_replace import apply_edits, canonical_diff
 from agents.protocol import ProposalRequest
 from evaluators.judge import client
 from evaluators.judge.information import source_bytes
+from evaluators.judge.merging import merged
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note, RunsDone
 from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
+from flows.measure.side_by_side import side_by_side
 from flows.measure.standalone import beside_start
 from flows.trial.payments import allowed
 from flows.trial.pruning import Watcher, pruning_of, pruning_rule
@@ -35,10 +39,12 @@ from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
 from lineage.python_ast import parse as parse_source
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
-from lineage.store.blobs import put_tree
+from lineage.store.blobs import get_blob, put_tree
 from lineage.store.results import first_result, get_result, list_results, put_result
 
 CONFIRMING = ".confirm"
+JUDGED_ALONE = 4  # fewer runs than this are not worth a process of the judge
+CONFIRM_RANK = 2  # as a trial's third run: a confirmation neither waits for long nor stops the lanes
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
@@ -202,7 +208,7 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     if all(check.passed for check in checks):
         source = write_source(engine, engine.scratch(ref.trial), patched)
         guard = guard_of(engine, ref, patched)
-        with engine.place(f"{ref.trial} smoke test") as devices:
+        with engine.place(ref.trial, "smoke test") as devices:
             check = client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard, devices=devices)
             engine.raise_if_cancelled()
             raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial} smoke test: {check.detail}")
@@ -239,7 +245,9 @@ def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
 
 
 def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: Sequence[int]) -> Trained:
-    """One candidate process per seed; stops at the first seed that fails.
+    """One candidate process per seed, as many at once as slots are free; ends at the first seed that fails.
+
+    Seeds are in order whatever run ends first: of several failures the one with the lowest index counts.
 
     Artifacts stay in this machine's scratch space until the trial is judged; a resume reuses them
     when they are still there and their hashes match. Raises InfraFault for a fault of ours.
@@ -249,45 +257,65 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         return reused
     place = _place(engine, ref, purpose)
     source = write_source(engine, place, patched)
-    attempt = len(
-        [
-            name
-            for name in list_results(engine.store, ref.campaign, ref.trial)
-            if name.startswith(f"{purpose}-train-")
-        ]
-    )
+    attempt = len(_trainings(engine, ref, purpose))
     base = place / f"{purpose}-{attempt}"
     shutil.rmtree(base, ignore_errors=True)
-    runs: list[TrainRun] = []
-    places: list[str] = []
-    watchers: list[Watcher] = []
     rule = pruning_rule(engine, ref, purpose)
     guard = guard_of(engine, ref, patched)
-    for index, seed in enumerate(seeds):
-        out = base / f"seed{index}"
-        out.mkdir(parents=True)
-        with engine.place(f"{ref.trial} training") as devices:
-            watchers.append(Watcher(rule))
+    watchers = [Watcher(rule) for _ in seeds]
+    places = [base / f"seed{index}" for index in range(len(seeds))]
+    done = itertools.count(1)
+    account = account_of(ref, purpose)
+
+    def one(index: int, stop: threading.Event) -> TrainRun:
+        places[index].mkdir(parents=True)
+        with engine.place(account, "training", _rank(purpose, index), stop) as devices:
+            engine.raise_if_cancelled()
             run = client.train(
-                engine.bench, source, seed, out, engine.cancel, watchers[-1], guard=guard, devices=devices
+                engine.bench,
+                source,
+                seeds[index],
+                places[index],
+                stop,
+                watchers[index],
+                guard,
+                devices=devices,
             )
             engine.raise_if_cancelled()
-            raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
-        runs.append(run)
-        places.append(str(out))
-        engine.emit(RunsDone(ref.trial, index + 1, len(seeds)))
-        if run.cause is not None:
-            break
+            if not stop.is_set():
+                raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
+        engine.emit(RunsDone(ref.trial, next(done), len(seeds)))
+        return run
+
+    runs, beyond = side_by_side(len(seeds), engine.slots, one, _failed, engine.cancel)
     trained = Trained(
         purpose=purpose,
         attempt=attempt,
         machine=client.machine_identity(),
         runs=tuple(runs),
-        places=tuple(places),
-        curves=tuple(watcher.curve for watcher in watchers),
-        pruning=pruning_of(rule, watchers),
+        places=tuple(str(path) for path in places[: len(runs)]),
+        curves=tuple(watcher.curve for watcher in watchers[: len(runs)]),
+        pruning=pruning_of(rule, watchers[: len(runs)]),
+        beyond=tuple(beyond),
     )
     return _keep_training(engine, ref, trained)
+
+
+def _trainings(engine: Engine, ref: TrialRef, purpose: str) -> list[str]:
+    """Names of the stored trainings of a purpose, oldest first."""
+    prefix = f"{purpose}-train-"
+    names = [n for n in list_results(engine.store, ref.campaign, ref.trial) if n.startswith(prefix)]
+    return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
+
+
+def _failed(run: TrainRun) -> bool:
+    return run.cause is not None
+
+
+def _rank(purpose: str, index: int) -> int:
+    """Place in the line for a slot: by the runs that the trial has had, so that first runs go before fifth ones."""
+    word, _, first = purpose.partition("-")
+    return CONFIRM_RANK if word == "confirm" else index + (int(first) if first.isdecimal() else 0)
 
 
 def _keep_training(engine: Engine, ref: TrialRef, trained: Trained) -> Trained:
@@ -307,10 +335,7 @@ def _why(run: TrainRun) -> str:
 
 def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
     """The newest finished training of this purpose whose artifacts are still on this machine, whole."""
-    names = [
-        n for n in list_results(engine.store, ref.campaign, ref.trial) if n.startswith(f"{purpose}-train-")
-    ]
-    for name in sorted(names, key=lambda n: int(n.rsplit("-", 1)[1]), reverse=True):
+    for name in reversed(_trainings(engine, ref, purpose)):
         raw = get_result(engine.store, ref.campaign, ref.trial, name)
         trained = Trained.model_validate_json(raw) if raw is not None else None
         if trained is not None and all(
@@ -336,25 +361,65 @@ def evaluate(
         return Measurement.model_validate_json(stored)
     source = write_source(engine, _place(engine, ref, trained.purpose), patched)
     runs = [(run, Path(place)) for run, place in zip(trained.runs, trained.places, strict=True)]
-    with engine.place(f"{ref.trial} prediction") as devices:
-        measurement = client.judge(
-            beside_start(engine.bench, engine.store, engine.config, engine.view()),
-            source,
-            runs,
-            trial=ref.trial,
-            purpose=trained.purpose_word,
-            split="sealed" if split == "sealed" else "public",
-            cancel=engine.cancel,
-            keep=engine.blob,
-            devices=devices,
-        )
-        engine.raise_if_cancelled()
-        for seed in measurement.per_seed:
-            raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
-        for check in measurement.audits:
-            raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}")
+    bench = beside_start(engine.bench, engine.store, engine.config, engine.view())
+    share = -(-len(runs) // max(1, min(engine.slots, len(runs) // JUDGED_ALONE)))
+    pieces = [runs[at : at + share] for at in range(0, len(runs), share)]
+    account = account_of(ref, trained.purpose)
+
+    def one(index: int, stop: threading.Event) -> Measurement:
+        with engine.place(account, "prediction", _rank(trained.purpose, 0), stop) as devices:
+            found = client.judge(
+                bench,
+                source,
+                pieces[index],
+                trial=ref.trial,
+                purpose=trained.purpose_word,
+                split="sealed" if split == "sealed" else "public",
+                cancel=stop,
+                keep=engine.blob,
+                devices=devices,
+            )
+            engine.raise_if_cancelled()
+            for seed in found.per_seed:
+                raise_if_infra(seed.cause, f"trial {ref.trial}: the judge could not run: {seed.numbers}")
+            for check in found.audits:
+                raise_if_infra(
+                    check.numbers.get("cause"), f"trial {ref.trial}: {check.name}: {check.numbers}"
+                )
+        return found
+
+    parts, _ = side_by_side(len(pieces), engine.slots, one, lambda _: False, engine.cancel)
+    measurement = together(engine, parts)
     kept = first_result(engine.store, ref.campaign, ref.trial, name, measurement.model_dump_json().encode())
     return Measurement.model_validate_json(kept)
+
+
+def together(engine: Engine, parts: Sequence[Measurement]) -> Measurement:
+    """One measurement of runs that were judged in parts. It is stored by its contents."""
+    if len(parts) == 1:
+        return parts[0]
+    held = [get_blob(engine.store, part.items_sha256) if part.items_sha256 else None for part in parts]
+    measurement, items = merged(engine.config.spec, parts, held)
+    if items is not None:
+        engine.blob(items)
+    engine.blob(measurement.model_dump_json().encode())
+    return measurement
+
+
+def finished(engine: Engine, ref: TrialRef, purpose: str) -> tuple[Trained, Measurement] | None:
+    """A training that was judged before, and its measurement; None without one. Its artifacts may be gone."""
+    raw = get_result(engine.store, ref.campaign, ref.trial, f"{purpose}-measurement")
+    if raw is None:
+        return None
+    measured = Measurement.model_validate_json(raw)
+    judged = [seed.artifact_sha256 for seed in measured.per_seed]
+    for name in reversed(_trainings(engine, ref, purpose)):
+        trained = Trained.model_validate_json(
+            get_result(engine.store, ref.campaign, ref.trial, name) or b"null"
+        )
+        if judged == [run.artifact.sha256 if run.artifact else "" for run in trained.runs]:
+            return trained, measured
+    return None
 
 
 def seeds_for(engine: Engine, patched: Patched, purpose: str) -> tuple[int, ...]:
@@ -392,8 +457,13 @@ def confirm_place(trial: str) -> str:
     return trial + CONFIRMING
 
 
+def account_of(ref: TrialRef, purpose: str) -> str:
+    """Whose a run is: the trial's, or its confirmation's, by the name of the folder in scratch space."""
+    return confirm_place(ref.trial) if purpose.startswith("confirm") else ref.trial
+
+
 def _place(engine: Engine, ref: TrialRef, purpose: str) -> Path:
-    return engine.scratch(confirm_place(ref.trial) if purpose.startswith("confirm") else ref.trial)
+    return engine.scratch(account_of(ref, purpose))
 
 
 def drop_scratch(engine: Engine, place: str) -> None:

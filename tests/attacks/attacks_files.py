@@ -323,7 +323,7 @@ ATTACKS = [
             ("struct.py", "json.py", "traceback.py", "kernel.py", "entry.py"),
             "raise RuntimeError('shadow')\n",
         ),
-        (None, "import"),
+        (None, "import", "crash"),
         least=HONEST,
     ),
     Attack(

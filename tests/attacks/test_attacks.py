@@ -24,8 +24,9 @@ import pytest
 import workbench as wb
 from attack import Attack
 
-from evaluators.judge.client import Bench
+from evaluators.judge.client import Bench, judge_server
 from evaluators.judge.sandbox.cgroup import PREFIX
+from evaluators.judge.sandbox.prove import Isolation
 
 ROOT = Path(__file__).resolve().parents[2]
 # What these try either cannot be set up where paths are the host's, or is listed as not held there.
@@ -114,9 +115,20 @@ CASES = [
 ]
 
 
+@pytest.fixture(params=["as here", pytest.param("started", marks=pytest.mark.slow)])
+def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Isolation:
+    """Both ways in which a run comes to its process: forked, where this machine can, and started."""
+    here = wb.best()
+    if request.param == "as here":
+        return here
+    if not here.prepared:
+        pytest.skip(f"every run is started here: {here.prepared_fault}")
+    monkeypatch.setenv("BAKEOFF_PREPARED", "0")
+    return wb.best()
+
+
 @pytest.mark.parametrize("attack", CASES)
-def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
-    isolation = wb.best()
+def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path, isolation: Isolation) -> None:
     if isolation.level == "weak":
         pytest.skip(f"this machine's sandbox is {isolation.level}: not held: {', '.join(isolation.not_held)}")
     if not isolation.tools.bwrap and attack.name in NEED_MOUNTS:
@@ -125,12 +137,14 @@ def test_attack(attack: Attack, host: dict[str, str], tmp_path: Path) -> None:
     kind = "markov" if attack.base is wb.BIGRAM else "blobs"
     spec = (wb.markov if kind == "markov" else wb.blobs)(**attack.changes)
     bench = Bench(spec, folder / kind / "data", isolation, tmp_path / "scratch")
+    judge_server(bench)  # the engine's own, which stays
     before = everything(folder)
     processes = {p.pid for p in psutil.Process().children(recursive=True)}
     files = {name: fill(text, host) for name, text in {**attack.base, **attack.files}.items()}
 
     outcome = wb.run(bench, files, tmp_path)
 
+    assert outcome.run.facts.prepared is isolation.prepared or not outcome.run.facts.started
     assert outcome.cause in attack.causes, (outcome.run, outcome.measurement)
     if outcome.cause is None:
         _scored_as_it_must(attack, outcome)

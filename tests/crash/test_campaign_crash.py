@@ -152,9 +152,11 @@ def inside(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
     return found
 
 
-# what to look for in a command line; 747261696e is "train" in the sandboxed interpreter's argument
+# what to look for in a command line; 747261696e is "train" in the argument of a started interpreter. A forked run has
+# the command line of its server; the last one found is the run itself, where there is one
 VICTIMS = {
     "training": ("/bench/entry.py", "747261696e"),
+    "forked": ("/judge/sandbox/entry.py",),
     "judge": ("evaluators.judge.process",),
     "server": ("prefect", "server"),
 }
@@ -166,7 +168,7 @@ VICTIMS = {
 def test_a_part_of_it_is_killed(place: tuple[Path, dict[str, str]], victim: str) -> None:
     """A training, the judge or the Prefect server dies alone: the campaign goes on to a whole record."""
     folder, env = place
-    process = run(folder, env)
+    process = run(folder, {**env, "BAKEOFF_PREPARED": "0" if victim == "training" else "1"})
     wait_for(folder / "out.log", "t0000", process, 600)
     until = time.monotonic() + 300
     while not (found := inside(process, *VICTIMS[victim])) and time.monotonic() < until:

@@ -16,6 +16,7 @@ import pytest
 import workbench as wb
 
 from evaluators.judge import client
+from evaluators.judge.sandbox.box import PLACEHOLDER
 from evaluators.judge.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,35 +101,56 @@ def start_engine(folder: Path, files: dict[str, str], stage: str) -> subprocess.
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("victim", ["engine", "supervisor", "bwrap"])
-def test_killing_any_link_of_a_training_leaves_nothing(tmp_path: Path, victim: str) -> None:
+def full_tree() -> int:
+    """Processes of an engine whose candidate runs CLINGING, which are the last three."""
+    if wb.best().prepared:  # fork server, supervisor, bubblewrap twice, cat, the one that reports the end
+        return 6 + 3
+    return 6 if wb.best().tools.bwrap else 4  # supervisor, bubblewrap twice
+
+
+@pytest.mark.parametrize("path", ["as here", "started"])
+@pytest.mark.parametrize("victim", ["engine", "supervisor", "bwrap", "cat"])
+def test_killing_any_link_of_a_training_leaves_nothing(
+    tmp_path: Path, victim: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path == "started":
+        monkeypatch.setenv("BAKEOFF_PREPARED", "0")
+    if victim == "cat" and not wb.best().prepared:
+        pytest.skip("only a forked run has one")
     with start_engine(tmp_path, {**wb.CLASSIFIER, "train.py": CLINGING}, "train") as engine:
-        # supervisor, bubblewrap twice, interpreter, child, daemon
-        found = wait_for_tree(engine.pid, 6 if wb.best().tools.bwrap else 4)
+        found = wait_for_tree(engine.pid, full_tree())
         target = {
             "engine": engine.pid,
+            "cat": next((p.pid for p in found if _line(p) == [PLACEHOLDER]), 0),
             "supervisor": next(p.pid for p in found if "sandbox.supervisor" in " ".join(_line(p))),
             "bwrap": next((p.pid for p in found if "--args" in _line(p)), 0),
         }[victim]
         if not target:
             pytest.skip("no bubblewrap here")
         os.kill(target, signal.SIGKILL)
-        assert gone(found) == []
+        left = gone(found)
+        assert [p for p in left if victim == "engine" or not is_server(p, engine.pid)] == []
         engine.kill()
+        assert gone(left) == []
+
+
+def is_server(process: psutil.Process, engine: int) -> bool:
+    """Is it the fork server, which ends with its engine? The runs forked from it have its command line, not its parent."""
+    return process.ppid() == engine and "entry.py" in " ".join(_line(process))
 
 
 def test_killing_the_engine_ends_judge_and_predictor(tmp_path: Path) -> None:
     files = {**wb.CLASSIFIER, "predict.py": WAITING_PREDICTOR}
     with start_engine(tmp_path, files, "judge") as engine:
         assert engine.stdout is not None and engine.stdout.readline() == b"trained\n"
-        found = wait_for_tree(engine.pid, 4, "entry.py")
+        found = wait_for_tree(engine.pid, full_tree() - 2 if wb.best().prepared else 4, "entry.py")
         os.kill(engine.pid, signal.SIGKILL)
         assert gone(found) == []
 
 
 def test_a_killed_engine_leaves_no_scratch_folder(tmp_path: Path) -> None:
     with start_engine(tmp_path, {**wb.CLASSIFIER, "train.py": CLINGING}, "train") as engine:
-        found = wait_for_tree(engine.pid, 4)
+        found = wait_for_tree(engine.pid, full_tree())
         os.kill(engine.pid, signal.SIGKILL)
         assert gone(found) == []
     until = time.monotonic() + 3
@@ -142,6 +164,7 @@ def test_cancel_ends_a_run_within_a_second(tmp_path: Path, stage: str) -> None:
     bench = wb.classification(tmp_path)
     source = wb.write(tmp_path / "source", {**wb.CLASSIFIER, "predict.py": WAITING_PREDICTOR})
     cancel = threading.Event()
+    client.judge_server(bench)  # the engine's own, which stays
     if stage == "judge":
         run = client.train(bench, source, 1, tmp_path / "out")
     else:
@@ -150,7 +173,7 @@ def test_cancel_ends_a_run_within_a_second(tmp_path: Path, stage: str) -> None:
     set_at: list[float] = []
 
     def set_when_started() -> None:
-        wait_for_tree(os.getpid(), len(before) + 4, "entry.py")
+        wait_for_tree(os.getpid(), len(before) + (6 if bench.isolation.prepared else 4), "entry.py")
         time.sleep(0.3)
         set_at.append(time.monotonic())
         cancel.set()
@@ -178,13 +201,14 @@ def test_groups_of_dead_supervisors_are_swept(tmp_path: Path) -> None:
     if not tools.cgroup:
         pytest.skip("no control groups here")
     with start_engine(tmp_path, {**wb.CLASSIFIER, "train.py": CLINGING}, "train") as engine:
-        found = wait_for_tree(engine.pid, 4)
+        found = wait_for_tree(engine.pid, full_tree())
         supervisor = next(p for p in found if "sandbox.supervisor" in " ".join(_line(p)))
         left = list(Path(tools.cgroup["cpu"]).glob(f"{PREFIX}*-{supervisor.pid}-*"))
         assert left
         os.kill(supervisor.pid, signal.SIGKILL)  # it cannot clean up after itself
-        assert gone(found) == []
+        assert [p for p in gone(found) if not is_server(p, engine.pid)] == []
         engine.kill()
+        assert gone(found) == []
     assert wb.run(wb.classification(tmp_path / "next"), wb.CLASSIFIER, tmp_path / "r").cause is None
     assert not any(path.exists() for path in left)
 

@@ -38,12 +38,14 @@ def rehearse(fake: Path, out: Path) -> None:
 Span = tuple[datetime, datetime, str, str]  # began, ended, device, trial
 
 
-def environment(folder: Path, driver: Driver, gpus: int) -> dict[str, str]:
+def environment(
+    folder: Path, driver: Driver, gpus: int, calibrate: int = 3, pause: float = 0.0
+) -> dict[str, str]:
     """`quick` with so many GPUs a run, and with a pause in training that an edit can make longer; data are prepared."""
     place = quick.make(folder / "recipes")
     path = place / "environment.toml"
     text = path.read_text("utf-8").replace("threads = 1\n", f"threads = 1\ngpus = {gpus}\n", 1)
-    for key, value in {"runs": 1, "calibrate_runs": 3}.items():
+    for key, value in {"runs": 1, "calibrate_runs": calibrate}.items():
         text = text.replace(f"\n{key} = {quick.RUNS[key]}\n", f"\n{key} = {value}\n")
     path.write_text(text.replace("train_wall_s = 60", "train_wall_s = 240"), "utf-8")
     train = place / "source" / "train.py"
@@ -51,20 +53,22 @@ def environment(folder: Path, driver: Driver, gpus: int) -> dict[str, str]:
     body = body.replace("    parameters = ", "    _given()\n    time.sleep(fitting.PAUSE)\n    parameters = ")
     train.write_text(body + REHEARSE, "utf-8")
     fitting = place / "source" / "fitting.py"
-    fitting.write_text(fitting.read_text("utf-8").replace("STEPS = ", "PAUSE = 0.0\nSTEPS = ", 1), "utf-8")
+    fitting.write_text(
+        fitting.read_text("utf-8").replace("STEPS = ", f"PAUSE = {pause}\nSTEPS = ", 1), "utf-8"
+    )
     env = {**quick.environ(folder / "home", folder / "recipes"), **driver.environ}
     quick.bakeoff("prepare", "quick", env=env, cwd=folder)
     return env
 
 
-def script(folder: Path, count: int, pause: float) -> Path:
+def script(folder: Path, count: int, pause: float, was: float = 0.0) -> Path:
     """So many different edits of one role, each with a pause; returns the configuration that names them."""
     proposals = [
         Proposal(
             role="training", proposer="", parent="t0000", hypothesis=f"edit {at}",
             edits=(
                 Edit(path="fitting.py", search="STEPS = 300", replace=f"STEPS = {200 + at}"),
-                Edit(path="fitting.py", search="PAUSE = 0.0", replace=f"PAUSE = {pause}"),
+                Edit(path="fitting.py", search=f"PAUSE = {was}", replace=f"PAUSE = {pause}"),
             ),
         )
         for at in range(count)
@@ -129,3 +133,28 @@ def test_eight_trials_at_once_each_on_a_device_of_its_own(driver: Driver, tmp_pa
     assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0
     shown = quick.call("show", "r", "t0001", env=env, cwd=tmp_path).stdout
     assert rows.set_index("trial").loc["t0001", "devices"][0] in shown
+
+
+@pytest.mark.slow  # the pause, and eight sandboxes that start on two cores
+@pytest.mark.timeout(600)
+def test_one_lane_measures_eight_runs_of_the_start_at_once(driver: Driver, tmp_path: Path) -> None:
+    """Slots belong to runs: with one trial under way no device is idle, and run i has seed i."""
+    driver.devices(DEVICES)
+    env = environment(tmp_path, driver, gpus=1, calibrate=DEVICES, pause=PAUSE_S)
+    told = ("--trials", "1", "--role", "training", "--plain")
+    config = script(tmp_path, 1, pause=0.0, was=PAUSE_S)
+    config.write_text(config.read_text("utf-8") + "in_flight = 1\n", "utf-8")
+    quick.bakeoff(
+        "run", "quick", "--run", "r", *told, "--config", str(config), env=env, cwd=tmp_path, timeout=500
+    )
+    rows = pd.read_parquet(tmp_path / "r" / "lineage").query("event == 'trial'").set_index("trial")
+    taken = spans(rows.reset_index().query("trial == 't0000'"), ("train",))
+    assert len(taken) == DEVICES
+    assert len({device for _, _, device, _ in taken}) == DEVICES
+    assert max(began for began, *_ in taken) < min(ended for _, ended, *_ in taken), "all eight at one moment"
+    listed = [run["seed"] for run in json.loads(rows.loc["t0000", "detail_json"])["device_runs"]]
+    seeds = list(rows.loc["t0000", "seeds"])
+    assert [seed for seed in listed if seed is not None] == [*seeds, *seeds], (
+        "trained, then judged, in order of index"
+    )
+    assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0

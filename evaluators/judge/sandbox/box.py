@@ -28,6 +28,8 @@ MIB = 1 << 20
 # beside busy neighbours an import took 18 times its CPU time; it is a fiftieth of the usual start cap
 START_WALL_FACTOR = 6.0
 OWN_PROCESSES = 4  # bubblewrap twice, the interpreter, one to spare
+OWN_MORE = 2  # of a forked run: the program that keeps its sandbox open, and the process that reports its end
+PLACEHOLDER = "/usr/bin/cat"
 
 
 class Limits(Record):
@@ -96,6 +98,18 @@ class Box(Record):
     @property
     def release(self) -> str:
         return os.path.join(self.folder, "release")
+
+
+class Server(Record):
+    """A fork server as its clients need it: their end of its socket, and what a run inherits from it.
+
+    `cpu_s`, `wall_s`: seconds of its start up to the import of the packages. `bytes`: its anonymous memory.
+    """
+
+    socket: int
+    cpu_s: float
+    wall_s: float
+    bytes: int
 
 
 class View(Record):
@@ -389,31 +403,47 @@ def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
     return wanted
 
 
-def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None) -> dict[str, Any]:
-    """The request for one run. Makes the run's folders; `box.data` must be on the same file system."""
+def _child_locks(box: Box, layers: Layers) -> dict[str, Any]:
+    """What bubblewrap sets before it starts a program, for a process that joins the sandbox later."""
+    seccomp = {"alone": False, "loopback": box.limits.loopback, "forks": _forks(box, layers)}
+    return {"rlimits": rlimits(box, layers), "powerless": True, "seccomp": seccomp}
+
+
+def _prepared(
+    box: Box, layers: Layers, argv: list[str], inner: dict[str, Any], env: dict[str, str], server: Server
+) -> dict[str, Any]:
+    """The part of a request that concerns a run forked from `server`; `message` is what the server gets."""
+    message = {
+        "config": inner,
+        "argv": argv,
+        "env": {**env, "PWD": "/tmp"},  # bubblewrap sets it with --chdir
+        "cwd": "/tmp",
+        "locks": _child_locks(box, layers),
+    }
+    return {**server.model_dump(), "message": message}
+
+
+def request(
+    box: Box, layers: Layers, channels: Mapping[int, int] | None = None, server: Server | None = None
+) -> dict[str, Any]:
+    """The request for one run. Makes the run's folders; `box.data` must be on the same file system.
+
+    With `server` the run is forked from that process; needs bubblewrap and control groups.
+    """
     view = INSIDE if layers.bwrap else _outside(box)
     os.makedirs(box.release, exist_ok=True)
     env = environment(box, view)
-    inner = {
-        "mode": box.mode,
-        "kernel": view.kernel,
-        "definitions": view.definitions,
-        "libraries": list(box.libraries),
-        "locks": locks(box, layers, view),
-        "packages": _entries(box),
-        "inside": view.inside,
-        "recipe": view.recipe,
-        "fake": view.fake,
-        "out": view.out,
-        "outputs": box.outputs,
-        "context": box.context,
-        "fake_request": view.fake_request,
-    }
-    command = [packages.interpreter(), "-I", "-S", view.entry, marshal.dumps(inner).hex()]
+    inner = _inner(box, layers, view)
+    argv = [view.entry, marshal.dumps(inner).hex()]
+    command = [packages.interpreter(), "-I", "-S", *argv] if server is None else [PLACEHOLDER]
+    prepared = None if server is None else _prepared(box, layers, argv, inner, env, server)
     limits = box.limits.model_dump()
     files: dict[int, bytes] = {}
     if layers.bwrap:
         arguments = bwrap_arguments(box, env, userns_flag=layers.userns_flag)
+        if server is not None:
+            arguments += ["--info-fd", "8"]
+            limits["processes"] += OWN_MORE
         if layers.seccomp:
             arguments += ["--seccomp", "10"]
             files[10] = kernel.seccomp_code(
@@ -429,7 +459,6 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
             os.makedirs(path, exist_ok=True)
         limits |= {"out_folder": view.out}
     order = FIELD.join((os.path.join(view.release, "data"), str(box.seed))) + "\n"
-    grouped = {"memory", "pids", "cpu"} <= set(layers.cgroup)
     return {
         "argv": command,
         "memory_files": files,
@@ -441,7 +470,7 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         "env": env,
         "cwd": "/" if layers.bwrap else view.tmp,
         "pdeathsig": not layers.bwrap,
-        "subreaper": not (layers.bwrap and grouped),
+        "subreaper": not (layers.bwrap and layers.grouped),
         "cgroup": dict(layers.cgroup),
         "limits": limits,
         "release": [box.data, os.path.join(box.release, "data")],
@@ -449,4 +478,24 @@ def request(box: Box, layers: Layers, channels: Mapping[int, int] | None = None)
         "collect": {"folder": box.collect, "cap": box.artifact_cap} if box.collect else None,
         "channels": dict(channels or {}),
         "cleanup": box.folder,
+        "prepared": prepared,
+    }
+
+
+def _inner(box: Box, layers: Layers, view: View) -> dict[str, Any]:
+    """What `entry.py` is told."""
+    return {
+        "mode": box.mode,
+        "kernel": view.kernel,
+        "definitions": view.definitions,
+        "libraries": list(box.libraries),
+        "locks": locks(box, layers, view),
+        "packages": _entries(box),
+        "inside": view.inside,
+        "recipe": view.recipe,
+        "fake": view.fake,
+        "out": view.out,
+        "outputs": box.outputs,
+        "context": box.context,
+        "fake_request": view.fake_request,
     }

@@ -1,7 +1,7 @@
 """The engine's read-only program inside the sandbox: locks itself, then runs the candidate's code.
 
 Use: `python -I -S entry.py CONFIG` (marshal, in hex) with fds 3 (orders in), 4 (reports out), 5 (artifact
-out, or requests in) and 6 (answers out). After the locks it shares its process with the candidate, so
+out, or requests in) and 6 (answers out); in mode `prepare` it is the fork server of `fork_server.py` first. After the locks it shares its process with the candidate, so
 nothing it says is believed: reports are advice or only hurt the one who forges them. Limits: no
 site hooks run (-S), hence no .pth files and no editable installs; standard library until the locks hold.
 """
@@ -68,6 +68,17 @@ def _offer_packages(config: dict[str, Any]) -> None:
     """Only the environment's packages exist; interpreters that are started from here find the same."""
     _module("bakeoff_packages", os.path.join(config["inside"], "sitecustomize.py")).limit(config["packages"])
     sys.path.append(config["inside"])
+
+
+def _forked(config: dict[str, Any]) -> dict[str, Any]:
+    """Be the fork server. Returns in the process of each run, which is locked in already, with its configuration."""
+    before = set(sys.modules)
+    _offer_packages(config)
+    kernel = _module("bakeoff_kernel", config["kernel"])
+    serve = _module("bakeoff_fork_server", config["server"]).serve
+    served: dict[str, Any] = serve(config, kernel, before)
+    sys.path[sys.path.index(config["inside"])] = served["inside"]
+    return served
 
 
 def _looker(config: dict[str, Any]) -> Callable[..., None]:
@@ -282,13 +293,18 @@ def _explain(error: BaseException, config: dict[str, Any]) -> tuple[str, str, st
 
 def main() -> None:
     config: dict[str, Any] = marshal.loads(bytes.fromhex(sys.argv[1]))
+    is_forked = config["mode"] == "prepare"
+    if is_forked:
+        config = _forked(config)
     try:
-        _lock(config)
+        if not is_forked:
+            _lock(config)
     except Exception as error:
         print(f"sandbox set-up failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(SETUP_FAILED)
     say("up")
-    _offer_packages(config)
+    if not is_forked:
+        _offer_packages(config)
     if config["mode"] != "predict":
         sys.path.insert(0, config["recipe"])
     mode = {"train": run_train, "predict": run_predict, "smoke": run_smoke}[config["mode"]]

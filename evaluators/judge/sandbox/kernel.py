@@ -217,13 +217,18 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), f"prctl({option}, {value})")
 
 
+def setns(handle: int, kinds: int) -> None:
+    """Join namespaces of the process that the pidfd `handle` names; that of pids counts for children only."""
+    _check(_libc.setns(handle, kinds), "setns")
+
+
 def seccomp_code(*, alone: bool, loopback: bool = False, forks: bool = True) -> bytes:
     program = seccomp_program(alone=alone, loopback=loopback, forks=forks)
     return b"".join(struct.pack("HBBI", *row) for row in program)
 
 
-def seccomp(*, alone: bool, forks: bool = True) -> None:
-    code = seccomp_code(alone=alone, forks=forks)
+def seccomp(*, alone: bool, loopback: bool = False, forks: bool = True) -> None:
+    code = seccomp_code(alone=alone, loopback=loopback, forks=forks)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -291,7 +296,7 @@ def limit(limits: Mapping[str, int]) -> None:
 
 
 def lock(config: Mapping[str, Any]) -> None:
-    """Apply `rlimits` {name: value}, `powerless`, `landlock` {read, write} and `seccomp` {alone}, in that order."""
+    """Apply `rlimits` {name: value}, `powerless`, `landlock` {read, write} and `seccomp` {alone, ...}, in that order."""
     limit(config.get("rlimits", {}))
     if config.get("powerless"):
         drop_capabilities()

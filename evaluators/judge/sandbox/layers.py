@@ -43,6 +43,11 @@ class Layers(Record):
         return "cpu" in self.cgroup
 
     @property
+    def grouped(self) -> bool:
+        """Does a control group bound memory and processes, and count CPU time?"""
+        return {"memory", "pids", "cpu"} <= set(self.cgroup)
+
+    @property
     def clock(self) -> str:
         """Where CPU time is read, and what was done about what that clock would miss."""
         if self.counts_cpu:

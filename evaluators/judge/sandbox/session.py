@@ -42,7 +42,7 @@ class Session:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=CLEAN_ENV,
-            pass_fds=tuple(handles),
+            pass_fds=(*handles, *_sockets(request)),
             start_new_session=True,  # a Ctrl-C in the terminal is the engine's to answer
         )
         self.final: dict[str, Any] | None = None
@@ -133,6 +133,12 @@ class Session:
             for stream in (self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+def _sockets(request: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of the fork server that the run is to come from."""
+    prepared = request.get("prepared")
+    return (prepared["socket"],) if prepared else ()
 
 
 def _readable(final: dict[str, Any]) -> dict[str, Any]:

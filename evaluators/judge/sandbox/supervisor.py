@@ -22,10 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from evaluators.judge.sandbox.joining import Joining
+
 TICK_S = 0.1
 LOG_BYTES = 32_768
 CHUNK = 1 << 16
 SETUP_FAILED = 121
+LEAST_MEMORY = 16 << 20
 FIELD = "\x1f"
 LOOKS = ("imported", "trained", "predicted")
 MOST_EFFECTS = 24  # names kept of each look
@@ -55,6 +58,11 @@ def spawn(run: Run) -> None:
         run.artifact, wanted[5] = os.pipe()
         run.sealer = Sealer(request["collect"]["folder"], int(request["collect"]["cap"]))
     wanted.update(request["channels"])
+    if request["prepared"]:
+        from evaluators.judge.sandbox.joining import Joining
+
+        run.joining = Joining(request["prepared"], wanted)
+        wanted = run.joining.outer(log_out)
     for number, data in request["memory_files"].items():
         wanted[number] = _memory_file(data)
     run.began = time.monotonic()
@@ -66,7 +74,7 @@ def spawn(run: Run) -> None:
         except BaseException as error:
             os.write(2, f"sandbox start failed: {type(error).__name__}: {error}\n".encode())
             os._exit(SETUP_FAILED)
-    for handle in set(wanted.values()):
+    for handle in set(wanted.values()) - ({log_out} if run.joining else set()):
         os.close(handle)
     for handle in (run.reports, run.log, run.artifact):
         if handle >= 0:
@@ -211,6 +219,10 @@ def listen(run: Run, poller: select.poll, timeout_s: float) -> None:
         if handle == 0:
             read_commands(run)
             continue
+        if run.joining is not None and handle in run.joining.handles:
+            poller.unregister(handle)
+            join(run, run.joining, poller)
+            continue
         if handle not in (run.reports, run.log, run.artifact):
             poller.unregister(handle)  # the child's end; its status is collected next
             continue
@@ -222,6 +234,20 @@ def listen(run: Run, poller: select.poll, timeout_s: float) -> None:
         if not data or (handle == run.log and run.log_quota < 0):
             poller.unregister(handle)
         take(run, handle, data)
+
+
+def join(run: Run, joining: Joining, poller: select.poll) -> None:
+    """The sandbox stands: fork the run into it; or the run has ended: take its status."""
+    if joining.begun:
+        run.status = joining.ended()
+        if run.status is None:
+            run.stop("infra", detail="the process of the run was not forked, or its end not reported")
+        return
+    fault = joining.begin(run.group)
+    if fault:
+        run.stop("infra", detail=fault)
+    else:
+        poller.register(joining.status, select.POLLIN | select.POLLHUP)
 
 
 def take(run: Run, handle: int, data: bytes) -> None:
@@ -247,6 +273,8 @@ def watch(run: Run) -> None:
     for handle in (0, run.reports, run.log, run.artifact):
         if handle >= 0:
             poller.register(handle, select.POLLIN | select.POLLHUP)
+    if run.joining is not None:
+        poller.register(run.joining.stands, select.POLLIN | select.POLLHUP)
     if hasattr(os, "pidfd_open"):
         poller.register(os.pidfd_open(run.pid), select.POLLIN)
     parent, last = os.getppid(), 0.0
@@ -254,8 +282,9 @@ def watch(run: Run) -> None:
         listen(run, poller, TICK_S - (time.monotonic() - last))
         spent, status = tree.reap(run.pid)
         run.reaped_cpu += spent
-        if status is not None:
+        if run.status is None and status is not None:
             run.status = status
+        if run.status is not None:
             return
         if time.monotonic() - last >= TICK_S:
             last = time.monotonic()
@@ -332,7 +361,10 @@ def main() -> None:
     bases, limits = run.request["cgroup"], run.request["limits"]
     try:
         cgroup.sweep(bases)
-        run.group = cgroup.create(bases, cgroup.run_name(), memory=limits["memory"], pids=limits["processes"])
+        memory = limits["memory"]
+        if run.request["prepared"]:  # pages that are only read stay in the fork server's group
+            memory = max(LEAST_MEMORY, memory - run.request["prepared"]["bytes"])
+        run.group = cgroup.create(bases, cgroup.run_name(), memory=memory, pids=limits["processes"])
         load = os.getloadavg()[0]
         spawn(run)
         watch(run)

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from evaluators.judge.sandbox.joining import Joining
+
 LOG_BYTES_PER_TICK = 1 << 20
 MAX_ENTRIES = 10_000
 
@@ -27,6 +29,7 @@ class Run:
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
+        self.joining: Joining | None = None
         self.group: cgroup.Group | None = None
         self.sealer: Sealer | None = None
         self.pid = 0
@@ -63,6 +66,8 @@ def measure_memory(run: Run) -> int:
     now = cgroup.memory_bytes(run.group) if run.group else None
     if now is None:
         now = tree.memory_bytes(tree.descendants(os.getpid()))
+    if run.joining is not None and run.joining.begun:
+        now += run.request["prepared"]["bytes"]  # no page of it is in the run's group until it is written to
     run.peak = max(run.peak, now)
     return now
 
@@ -115,6 +120,14 @@ def verdict(run: Run) -> tuple[str, int]:
     return ("signal", number) if number else ("exit", code)
 
 
+def inherited(run: Run) -> dict[str, Any]:
+    """Was the run forked from a process with imported packages, and what did it not pay for that?"""
+    if run.joining is None:
+        return {}
+    found = run.request["prepared"]
+    return {"prepared": True, "prepared_cpu_s": found["cpu_s"], "prepared_wall_s": found["wall_s"]}
+
+
 def report(run: Run, ended: float, survivors: list[int]) -> dict[str, Any]:
     """The last event, once the tree is gone and the pipes are drained."""
     if run.sealer is not None and run.sealer.done and run.status is not None:
@@ -140,5 +153,6 @@ def report(run: Run, ended: float, survivors: list[int]) -> dict[str, Any]:
         "stage": run.stage,
         "rule": run.refused,
         "effects": run.effects,
+        **inherited(run),
         "artifact": run.sealer.result() if run.sealer is not None else None,
     }

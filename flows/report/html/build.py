@@ -25,6 +25,7 @@ import jinja2
 from markupsafe import Markup
 
 from flows.report import formatting as w
+from flows.report import slot_time
 from flows.report.campaign_digest import Digest, digest, headline, loads
 from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from flows.report.overfitting import overfitting_text
@@ -107,6 +108,8 @@ def render(
             gap=_tight(overfitting_text(view, spec)),
             w=w,
             pruning=prunes_text(facts.prunes),
+            slot_line=slot_time.line(facts.slot_time) if facts.slot_time else "",
+            slot_parts=slot_time.segments(facts.slot_time) if facts.slot_time else [],
             generated=(meta.generated or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
             csp=_policy(script, style),
             style=Markup(style),

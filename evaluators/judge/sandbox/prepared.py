@@ -1,0 +1,133 @@
+"""The engine's end of prepared processes: one fork server per environment, started when a run first needs it.
+
+Use: `server_for(tools, box)` gives the `Server` to put into a request, or None where the run has to start an interpreter
+of its own: no bubblewrap, no whole control group, devices (their driver must not be initialised before a fork), compiled
+packages (the server has read the real ones), an import that cannot be forked. `BAKEOFF_PREPARED=0` turns it off. Limits: the servers of a process end with it; at most
+`MOST_SERVERS` are kept, the oldest goes first; one that has died is replaced when it is next asked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import marshal
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+from evaluators.judge.sandbox import packages
+from evaluators.judge.sandbox.box import INSIDE, PLACEHOLDER, Box, Server, environment
+from evaluators.judge.sandbox.layers import HERE, Layers
+from lineage.errors import InfraFault
+
+MOST_SERVERS = 2
+START_S = 300.0  # an import of torch beside busy neighbours
+_Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+class _Running:
+    """One fork server: its process, our end of its socket, and what it said once it was ready."""
+
+    def __init__(self, box: Box) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        config = {
+            "mode": "prepare",
+            "socket": theirs.fileno(),
+            "server": str(HERE / "fork_server.py"),
+            "kernel": str(HERE / "kernel.py"),
+            "inside": str(HERE / "inside"),
+            "packages": packages.visible(box.packages, box.masked).entries,
+            "imports": list(box.packages),
+        }
+        command = [packages.interpreter(), "-I", "-S", str(HERE / "entry.py"), marshal.dumps(config).hex()]
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # no folder of anybody's: what an import may look for there is not the engine's to trust
+                env={**environment(box, INSIDE), "HOME": "/nonexistent", "TMPDIR": "/nonexistent"},
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self.ours = ours
+        self.said = self._ready()
+
+    def _ready(self) -> dict[str, Any]:
+        until = time.monotonic() + START_S
+        if not select.select([self.ours], [], [], until - time.monotonic())[0]:
+            self.close()
+            raise InfraFault("fork server", f"not ready after {START_S:g} s; is the machine overloaded?")
+        said = self.ours.recv(1 << 16)
+        if not said:
+            self.close()
+            return {"fault": f"the import ended the process (exit {self.process.returncode})"}
+        found: dict[str, Any] = marshal.loads(said)
+        return found
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """The end of its socket ends it."""
+        self.ours.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+_lock = threading.Lock()
+_running: OrderedDict[_Key, _Running] = OrderedDict()
+
+
+def switched_on() -> bool:
+    return os.environ.get("BAKEOFF_PREPARED", "1") != "0"
+
+
+def unfit(tools: Layers) -> str:
+    """What this sandbox lacks for forked runs; empty when it lacks nothing."""
+    if not switched_on():
+        return "BAKEOFF_PREPARED=0"
+    if not (tools.bwrap and tools.seccomp):
+        return "only bubblewrap with seccomp has namespaces that a process can be forked into"
+    if not tools.grouped:
+        return "no control group that bounds memory and processes and counts CPU time"
+    if not hasattr(os, "pidfd_open"):
+        return "this Python has no os.pidfd_open"
+    return "" if os.access(PLACEHOLDER, os.X_OK) else f"no {PLACEHOLDER}"
+
+
+def server_for(tools: Layers, box: Box) -> Server | None:
+    """The fork server for runs like `box`; None where its run starts an interpreter of its own. Raises InfraFault."""
+    if unfit(tools) or box.devices or box.compiled:
+        return None
+    key = (tuple(box.packages), tuple(sorted(environment(box, INSIDE).items())))
+    with _lock:
+        found = _running.get(key)
+        if found is None or not (found.said["fault"] or found.is_alive):
+            if found is not None:
+                found.close()
+            found = _running[key] = _Running(box)
+            while len(_running) > MOST_SERVERS:
+                _running.popitem(last=False)[1].close()
+        _running.move_to_end(key)
+    said = found.said
+    if said["fault"]:
+        return None
+    return Server(socket=found.ours.fileno(), cpu_s=said["cpu_s"], wall_s=said["wall_s"], bytes=said["bytes"])
+
+
+@atexit.register
+def close_all() -> None:
+    with _lock:
+        while _running:
+            _running.popitem()[1].close()
