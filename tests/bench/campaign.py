@@ -57,14 +57,14 @@ def run_rate(folder: Path, at_once: int, trials: int) -> dict[str, Any]:
 def _campaign(root: str, identifier: str) -> dict[str, Any]:
     """Run it; clocks (wall, this process's CPU, the server's CPU) at the end of the baseline and of the last trial."""
     from flows.campaign.embedded import run_campaign
+    from flows.engine.engine_events import RowAppended
 
     marks: dict[str, Any] = {"rows": [], "each": []}
 
     def on(event: Any) -> None:
-        row = event.get("row")
-        if event.get("kind") == "row" and row.event == "trial":
+        if isinstance(event, RowAppended) and event.row.event == "trial":
             clocks = (time.monotonic(), time.process_time(), server_cpu())
-            marks["rows"].append(row)
+            marks["rows"].append(event.row)
             marks["each"].append(clocks)
             marks.setdefault("start", clocks)
             marks["end"] = clocks
