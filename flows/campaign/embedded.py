@@ -33,6 +33,7 @@ from flows.engine.config import (
     save_config,
 )
 from flows.engine.engine import close_engine, engine_for
+from flows.engine.live_events import Note
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
 from flows.environments.loading import Environment, load_environment
@@ -161,8 +162,8 @@ def run_campaign(
         engine.sinks.extend(sinks or [])
         end = end_of_window(engine.config.settings.until, now(), engine.config.settings.timezone)
         if end is not None:
-            engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
-        engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
+            engine.emit(Note(f"until {end:%Y-%m-%d %H:%M %Z}"))
+        engine.emit(Note(f"Prefect UI: {url.removesuffix('/api')}"))
         try:
             with stop_on_signals(engine):
                 return _beside(lambda: asyncio.run(_run(root, campaign)))

@@ -86,7 +86,7 @@ class Calibration(Record):
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """Hard rules that the start does not pass here, in words."""
+        """Gates that the start does not pass here, in words."""
         return tuple(f"{gate.name}: {gate.detail}" for gate in self.gates if not gate.passed)
 
 
@@ -247,7 +247,7 @@ def matching(
     """The calibration that holds for a campaign started here and now; None when there is none.
 
     One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
-    for an altered one, one of another machine, and one whose start missed a hard rule.
+    for an altered one, one of another machine, and one whose start missed a gate.
     """
     found = load(environment)
     if found is None:
