@@ -89,6 +89,21 @@ class Budget(Spec):
     distributed: bool = Field(
         False, description="processes of one run talk over loopback (torch.distributed); implied by gpus > 1"
     )
+    # left out where unset, so that an environment that does not ask for it keeps its hash
+    fit_to_machine: float = Field(
+        1.0,
+        ge=1,
+        le=4,
+        exclude_if=lambda value: value == 1,
+        description="caps of seconds are multiplied by at most this on a slower machine; 1: never",
+    )
+    fitted_by: float = Field(
+        1.0,
+        ge=1,
+        le=4,
+        exclude_if=lambda value: value == 1,
+        description="by what the caps here have been multiplied; written by the engine",
+    )
 
     @property
     def loopback(self) -> bool:

@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "quick"
+# a start that reports its training curve, and the settings under which curves may end runs
+PRUNING = 'min_gain = 0.002\nprune = "lower"\nprune_surfaces = ["model"]\n'
+REPORTING = (
+    ("fitting.py", "import numpy as np\n", "import time\n\nimport numpy as np\n"),
+    ("fitting.py", "np.random.Generator) ->", "np.random.Generator, report=None) ->"),
+    ("fitting.py", "STEPS = 300", "STEPS = 6_000"),
+    ("fitting.py", "for _ in range", "for step in range"),
+    (
+        "fitting.py",
+        "        for name,",
+        "        if report is not None and step % 500 == 499:\n"
+        "            report(step, float((error**2).sum()))\n"
+        "            time.sleep(0.22)  # curves are heard at most 5 times a second\n        for name,",
+    ),
+    ("train.py", "seed: int) ->", "seed: int, report=None) ->"),
+    ("train.py", "default_rng(seed))", "default_rng(seed), report)"),
+)
 RUNS = {"runs": 2, "confirm_runs": 3, "max_confirm_runs": 5, "calibrate_runs": 3}
 
 

@@ -64,7 +64,7 @@ def chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]
     if spec.task.kind == "classification":
         labels = np.load(split / "labels.npy", allow_pickle=False)
         share = float(_shares(labels).max())
-        return {"accuracy": (share, math.sqrt(share * (1 - share) / len(labels)))}
+        return {"accuracy": (share, error_of("accuracy", share, len(labels)))}
     import json
 
     tokens = np.load(split / "tokens.npy", allow_pickle=False)
@@ -73,8 +73,15 @@ def chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]
     found = {"bits_per_byte": (bits / int(json.loads((split / "meta.json").read_bytes())["bytes"]), 0.0)}
     if (split / "items.jsonl").exists():
         count = len((split / "items.jsonl").read_bytes().splitlines())
-        found["centered_accuracy"] = (0.0, ITEM_SD / math.sqrt(max(1, count)))
+        found["centered_accuracy"] = (0.0, error_of("centered_accuracy", 0.0, count))
     return found
+
+
+def error_of(name: str, chance: float, items: int) -> float:
+    """Standard error of a quantity at chance over so many test items; 0 for bits, which a whole text gives."""
+    if name == "accuracy":
+        return math.sqrt(chance * (1 - chance) / max(1, items))
+    return ITEM_SD / math.sqrt(max(1, items)) if name == "centered_accuracy" else 0.0
 
 
 def _shares(values: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:

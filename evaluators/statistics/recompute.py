@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluators.judge.control_run import error_of
+from evaluators.judge.control_run import verdict as control_verdict
 from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,
@@ -194,6 +196,46 @@ def _items_again(
     if len(detail.get("items", [])) != len(chances) or (detail.get("fixed") or fixed) != fixed:
         found.append(Mismatch(trial, "looks with test items", str(detail.get("fixed")), str(fixed)))
     return found, {"items": chances, "fixed": fixed}
+
+
+def _control(row: Row, detail: dict[str, Any], measured: Measured, read: Read) -> list[Mismatch]:
+    """The control run's verdict from its measurement and those of the ordinary runs.
+
+    What chance gives on the split is taken from the record, because only the labels say it.
+    """
+    trial, told = row.trial or "", detail.get("control")
+    rejected = detail.get("reason") == "not_learnt"
+    if told is None:
+        needed = rejected or row.verdict == "confirmed"
+        return [Mismatch(trial, "control run", "none", "a confirmation needs one")] if needed else []
+    check = Check.model_validate(told)
+    if check.passed == rejected:
+        said = "passed" if check.passed else "failed"
+        return [Mismatch(trial, "verdict", str(detail.get("reason")), f"the control run {said}")]
+    if "ended" in check.numbers or "made" in check.numbers:  # it has no score, or there is no data to permute
+        return (
+            [] if check.passed else [Mismatch(trial, "control run", "failed", "a run without a score passes")]
+        )
+    sha = str(check.numbers.get("measurement_sha256", ""))
+    made, real = measured(sha) if sha else None, _stored(detail.get("measurements", []), measured)
+    if made is None or made.purpose != "control" or made.source_sha256 != row.source_sha256 or not real:
+        return [Mismatch(trial, "control run", f"measurement {sha or 'none'}", "no such control run")]
+    chance = {}
+    for name, items in (read(real[0]) or {}).items():
+        if f"{name}_chance" in check.numbers:
+            none = float(check.numbers[f"{name}_chance"])
+            chance[name] = (none, error_of(name, none, len(items)))
+    names = {name for m in real for name in m.quantities}
+    means = {n: math.fsum(m.quantities.get(n, math.nan) for m in real) / len(real) for n in names}
+    again = control_verdict(chance, means, made.quantities)
+    figures = {name: value for name, value in again.numbers.items() if name != "cause"}
+    stated = {name: check.numbers.get(name, math.nan) for name in figures}
+    if again.passed != check.passed or not all(_near(float(stated[n]), float(v)) for n, v in figures.items()):
+        recorded = f"{'passed' if check.passed else 'failed'}, {stated}"
+        return [
+            Mismatch(trial, "control run", recorded, f"{'passed' if again.passed else 'failed'}, {figures}")
+        ]
+    return []
 
 
 def _lawful(

@@ -47,6 +47,7 @@ from flows.campaign.attempts import Opening
 from flows.campaign.champion_control_run import control_run
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine, engine_of_worker
+from flows.engine.live_events import ConfirmationEnded, Confirming, Note
 from flows.engine.promotion_book import book, reader
 from flows.engine.records import Patched, Trained, TrialRef
 from flows.machine.folders import bakeoff_version
@@ -97,7 +98,7 @@ async def _decide(engine: Engine, trial: str) -> Row:
             runs, measured = await asyncio.to_thread(attempts.replicates, engine, work.opening)
             row = decision(work, step, runs, measured)
         if await asyncio.to_thread(attempts.record, engine, work.opening, row):
-            engine.emit({"kind": "confirm", "trial": trial, "state": row.verdict, "row": row})
+            engine.emit(ConfirmationEnded(trial))
         if await asyncio.to_thread(lambda: attempts.awaits_seal(engine.view(), work.opening.number)):
             await seal(work, row)
         await asyncio.to_thread(stages.drop_scratch, engine, stages.confirm_place(trial))
@@ -230,8 +231,7 @@ def _reason(work: Work) -> str:
 
 
 async def _run_of(work: Work, side: str, index: int) -> tuple[Measurement | None, Fault | None]:
-    progress = {"run": len(work.measured[CANDIDATE]), "of": plan_of(work).looks[-1]}
-    work.engine.emit({"kind": "confirm", "trial": work.ref.trial, "state": "running", **progress})
+    work.engine.emit(Confirming(work.ref.trial, len(work.measured[CANDIDATE]), plan_of(work).looks[-1]))
     return await _measurement(work, side, index)
 
 
@@ -267,7 +267,7 @@ def _count(work: Work, side: str, index: int, measurement: Measurement | None, f
 def _tell(work: Work, side: str, fault: Fault) -> None:
     whose = work.ref.trial if side == CANDIDATE else f"the incumbent {work.opening.incumbent}"
     text = f"{whose} failed on a fresh seed ({fault.cause}: {fault.text})"
-    work.engine.emit({"kind": "note", "text": text[:400]})
+    work.engine.emit(Note(text[:400]))
 
 
 async def _measurement(work: Work, side: str, index: int) -> tuple[Measurement | None, Fault | None]:
@@ -388,7 +388,7 @@ async def seal(work: Work, decided: Row) -> None:
     await asyncio.to_thread(attempts.record, work.engine, work.opening, row)
     if row.sealed_verdict == "reversed":
         text = f"{work.ref.trial} loses its title: the sealed split reversed its gain"
-        work.engine.emit({"kind": "note", "text": text})
+        work.engine.emit(Note(text))
 
 
 async def _both_splits(

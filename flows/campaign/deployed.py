@@ -30,6 +30,7 @@ from flows.campaign.owner import Ownership, owned
 from flows.engine.budget import end_of_window
 from flows.engine.config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
+from flows.engine.live_events import Note
 from flows.engine.records import TrialRef
 from flows.engine.settings import Settings, differences, load_settings, parameters
 from flows.environments.loading import load_environment
@@ -162,7 +163,7 @@ async def run_deployed(ref: TrialRef) -> Row:
         row = await asyncio.to_thread(lambda: engine.view().trial(ref.trial))
         if row is not None:
             return row
-        engine.emit({"kind": "note", "text": _again(ref.trial, end)})
+        engine.emit(Note(_again(ref.trial, end)))
     text = f"{DISPATCHES} flow runs ended without an outcome"
     progress = Progress(ref=ref, started=now(), infra="worker", infra_text=text)
     return await asyncio.to_thread(record, engine, progress)
@@ -218,7 +219,7 @@ async def confirm_deployed(ref: TrialRef) -> Row:
     async for end in _sent(engine, key, CONFIRM_DEPLOYMENT, parameters):
         state = _said(end)
         if end.name in HANDED_BACK:
-            engine.emit({"kind": "note", "text": _again(f"confirming {ref.trial}", end)})
+            engine.emit(Note(_again(f"confirming {ref.trial}", end)))
         row = await asyncio.to_thread(lambda: finished(engine.view(), begun.number))
         if row is not None:
             return row

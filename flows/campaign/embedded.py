@@ -33,6 +33,7 @@ from flows.engine.config import (
     save_config,
 )
 from flows.engine.engine import close_engine, engine_for
+from flows.engine.live_events import Note
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
 from flows.environments.loading import Environment, load_environment
@@ -41,7 +42,7 @@ from flows.machine.device_holds import require
 from flows.machine.folders import bakeoff_version
 from flows.machine.prefect_server import embedded_server, save_template
 from flows.machine.sandbox_level import proven
-from flows.measure.calibrate import matching
+from flows.measure.calibrate import fitted_here, matching
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
 from lineage.store.blobs import put_blob, put_tree
@@ -67,6 +68,8 @@ def create_campaign(
     InfraFault, StoreError, IsolationRefused.
     """
     environment = load_environment(settings.environment, settings.variant)
+    if runs_here:
+        environment, _ = fitted_here(environment)
     devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
@@ -159,8 +162,8 @@ def run_campaign(
         engine.sinks.extend(sinks or [])
         end = end_of_window(engine.config.settings.until, now(), engine.config.settings.timezone)
         if end is not None:
-            engine.emit({"kind": "note", "text": f"until {end:%Y-%m-%d %H:%M %Z}"})
-        engine.emit({"kind": "note", "text": f"Prefect UI: {url.removesuffix('/api')}"})
+            engine.emit(Note(f"until {end:%Y-%m-%d %H:%M %Z}"))
+        engine.emit(Note(f"Prefect UI: {url.removesuffix('/api')}"))
         try:
             with stop_on_signals(engine):
                 return _beside(lambda: asyncio.run(_run(root, campaign)))

@@ -27,7 +27,9 @@ from flows.campaign.watchdog import Watchdog, patiently, tell, watching
 from flows.engine.budget import allowance, refusal, seconds_left, spent
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
+from flows.engine.live_events import Note, RowWritten, Spending
 from flows.engine.records import TrialRef
+from flows.machine.speed import what_to_do
 from flows.report.prefect_artifacts import publish_campaign
 from flows.trial.flow import trial
 from flows.trial.payments import Submission, reserved
@@ -178,7 +180,7 @@ async def _confirm_leaders(state: Campaign) -> None:
             try:
                 row = await patiently(state.watch, partial(state.confirm_one, ref))
             except InfraFault as fault:
-                engine.emit({"kind": "note", "text": f"confirming {candidate} is put off: {fault}"})
+                engine.emit(Note(f"confirming {candidate} is put off: {fault}"))
                 return
             if row.verdict == "confirmed":
                 await asyncio.to_thread(
@@ -199,9 +201,10 @@ async def _measure_baseline(state: Campaign) -> None:
         row = await patiently(state.watch, lambda: state.run_one(ref))
     if row.status is not Status.BASELINE:
         why = json.loads(row.detail_json).get("label") or row.numbers_json
+        helps = what_to_do(engine.config.spec, row.cause, json.loads(row.numbers_json))
         raise UsageError(
             f"the start of {engine.config.spec.name} does not pass on this machine: {row.status} ({row.cause}): "
-            f"{one_line(why, 600)}; mend the recipe or its limits, then start a new run"
+            f"{one_line(why, 600)}; {helps or 'mend the recipe or its limits'}, then start a new run"
         )
 
 
@@ -307,7 +310,7 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
             if row is None:
                 return
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
-            state.engine.emit({"kind": "note", "text": f"{role} ends: {row.error_excerpt}"})
+            state.engine.emit(Note(f"{role} ends: {row.error_excerpt}"))
             return
         if row.status is Status.KEEP:  # beside the lanes: a role that just found something goes on at once
             state.confirmations.append(asyncio.create_task(_confirm_leaders(state)))
@@ -382,7 +385,7 @@ async def _while_paused(engine: Engine) -> None:
     while await asyncio.to_thread(lambda: paused(engine.view())):
         engine.raise_if_cancelled()
         if not told:
-            engine.emit({"kind": "note", "text": "paused by a person; `bakeoff resume` lets it go on"})
+            engine.emit(Note("paused by a person; `bakeoff resume` continues"))
             told = True
         await asyncio.sleep(PAUSE_POLL_S)
 
@@ -391,7 +394,7 @@ def _why_not(state: Campaign, under_way: set[str] | None = None) -> str | None:
     engine = state.engine
     view = engine.view()
     used = spent(view, now())
-    engine.emit({"kind": "budget", "spent": used, "settings": engine.config.settings})
+    engine.emit(Spending(used))
     if state.faults_in_a_row >= engine.config.settings.max_infra_faults:
         return (
             f"{state.faults_in_a_row} faults of the machine in a row, also after {state.fault_pauses} pauses"
@@ -425,5 +428,5 @@ async def _one(state: Campaign, ref: TrialRef) -> Row | None:
     ended, began = row.t_finished, row.t_started
     state.watch.progress((ended - began).total_seconds() if ended and began else None)
     await patiently(state.watch, lambda: asyncio.to_thread(state.engine.compact))
-    state.engine.emit({"kind": "trial", "row": row})
+    state.engine.emit(RowWritten(row))
     return row

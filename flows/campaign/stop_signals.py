@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 
 
 def _stop_signals() -> list[signal.Signals]:
@@ -25,7 +26,7 @@ def stop_on_signals(engine: Engine) -> Iterator[None]:
 
     def stop(number: int, _frame: object) -> None:
         engine.cancel.set()
-        engine.emit({"kind": "note", "text": "stopping: ending candidates, keeping the record"})
+        engine.emit(Note("stopping: ending candidates, keeping the record"))
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     saved = {number: signal.signal(number, stop) for number in _stop_signals()}

@@ -8,6 +8,7 @@ import traceback
 from flows.campaign.watchdog import tell
 from flows.engine.config import now
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 from flows.engine.records import TrialRef
 from flows.machine.folders import bakeoff_version
 from flows.trial.recording import Progress, record
@@ -53,7 +54,5 @@ def report_fault(engine: Engine, ref: TrialRef, fault: Exception) -> str:
     except Superseded:
         raise
     except (StoreError, ValueError) as error:
-        engine.emit(
-            {"kind": "note", "text": f"{ref.trial} remains open, its fault was not recorded: {error}"}
-        )
+        engine.emit(Note(f"{ref.trial} remains open, its fault was not recorded: {error}"))
     return text

@@ -25,6 +25,7 @@ from prefect.events import emit_event
 
 from flows.engine.config import now
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 from flows.machine.folders import home, run_key
 from flows.machine.webhook import post_later
 from lineage.errors import BakeoffError, StoreUnavailable
@@ -93,7 +94,7 @@ class Watchdog:
             staging.write_text(json.dumps(facts) + "\n", "utf-8")
             staging.replace(path)
         except OSError as error:  # a full disk must not end the campaign that waits for it
-            self.engine.emit({"kind": "note", "text": f"heartbeat: {path} was not written ({error})"})
+            self.engine.emit(Note(f"heartbeat: {path} was not written ({error})"))
         if stalled and not self.stall_reported:
             self.stall_reported = True
             event(self.engine, STALL)
@@ -174,12 +175,10 @@ def _away(fault: BaseException) -> str:
 
 def tell(engine: Engine, text: str) -> None:
     """Show a note on the display, and post it to the webhook if there is one. Never raises."""
-    engine.emit({"kind": "note", "text": text})
+    engine.emit(Note(text))
     url = engine.config.settings.webhook
     if url:
-        post_later(
-            url, f"{engine.config.id}: {text}", lambda failed: engine.emit({"kind": "note", "text": failed})
-        )
+        post_later(url, f"{engine.config.id}: {text}", lambda failed: engine.emit(Note(failed)))
 
 
 def event(engine: Engine, name: str) -> None:
@@ -190,4 +189,4 @@ def event(engine: Engine, name: str) -> None:
             name, resource={"prefect.resource.id": f"{RESOURCE}.{campaign}", "bakeoff.run": engine.root}
         )
     except Exception as error:  # for display and alarms only; the store has the record
-        engine.emit({"kind": "note", "text": f"Prefect event {name} was not sent: {error!r}"[:300]})
+        engine.emit(Note(f"Prefect event {name} was not sent: {error!r}"[:300]))

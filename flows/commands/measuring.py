@@ -121,17 +121,17 @@ def calibrate(
 ) -> None:
     """Measure how much an environment's start scatters on this machine; campaigns here then use it."""
     from flows.environments.loading import load_environment
-    from flows.measure.calibrate import advice, save, summary
+    from flows.measure.calibrate import advice, fitted_here, save, summary
     from flows.measure.calibrate import calibrate as measure_start
     from flows.measure.standalone import bench_for
     from lineage.errors import UsageError
 
     if isolation not in ("strong", "medium", "weak"):
         raise UsageError(f"--isolation {isolation!r}: it is strong, medium or weak")
-    chosen = load_environment(environment, variant or "")
+    chosen, reference_s = fitted_here(load_environment(environment, variant or ""), again=True)
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
-        found = measure_start(bench, chosen.source(), count, slots, tell)
+        found = measure_start(bench, chosen.source(), count, slots, tell, reference_s)
     path = save(found)
     if as_json:
         print_json({**summary(found), "path": str(path)})
@@ -152,6 +152,8 @@ def _show_calibration(found: Calibration, path: Path) -> None:
     print(f"  sd   {floor['sd']:.4g}, 95 % interval {floor['sd_low']:.4g} to {floor['sd_high']:.4g}")
     for seed, score in zip(found.seeds, found.scores, strict=True):
         print(f"  seed {seed}: {score:.6g}")
+    if found.reference_s is not None:
+        print(f"  this machine: {found.reference_s:.3f} CPU-s for the reference work")
     print(f"  {found.cpu_seconds:.1f} CPU-s in all, load {found.load_start:.2f} to {found.load_end:.2f}")
     for gate in found.gates:
         print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.detail}")

@@ -11,15 +11,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from agents.protocol import Proposer
 from evaluators.judge.client import Bench
 from flows.engine.config import CampaignConfig, load_config
+from flows.engine.live_events import LiveEvent, Note, RowWritten
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.records import Patched
 from flows.environments.loading import Environment, load_environment
@@ -37,8 +37,6 @@ from lineage.store.blobs import get_tree, put_blob
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result
 
-Event = Mapping[str, Any]
-
 
 @dataclass
 class Engine:
@@ -53,7 +51,7 @@ class Engine:
     proposer: Proposer
     lineage: Lineage
     cancel: threading.Event = field(default_factory=threading.Event)
-    sinks: list[Callable[[Event], None]] = field(default_factory=list)
+    sinks: list[Callable[[LiveEvent], None]] = field(default_factory=list)
     in_flight: dict[str, str] = field(default_factory=dict)
     label_lock: threading.Lock = field(default_factory=threading.Lock)
     fence: Fence | None = None
@@ -82,9 +80,9 @@ class Engine:
     def append(self, row: Row) -> None:
         with self._lock:
             self.journal.append(row, after=self.lineage.newest)
-        self.emit({"kind": "row", "row": row})
+        self.emit(RowWritten(row))
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: LiveEvent) -> None:
         for sink in self.sinks:
             sink(event)
 
@@ -134,7 +132,7 @@ class Engine:
             self.slots,
             whose=slots_key(self.root, self.config.id),
             cancel=cancel or self.cancel,
-            told=lambda text: self.emit({"kind": "note", "text": f"{trial} {what}: {text}"}),
+            told=lambda text: self.emit(Note(f"{trial} {what}: {text}")),
             busy_s=self.config.settings.accelerator_wait_s,
             rank=rank,
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from evaluators.statistics.confirmation import plan_for, power_statement
 from evaluators.statistics.item_tests import difference_sd, item_chance
 from evaluators.statistics.lawful import deterministic
 from flows.engine.config import new_secret, now, seeds_from
+from flows.environments.loading import Environment
+from flows.machine import speed
 from flows.machine.folders import bakeoff_version, home
+from flows.machine.speed import what_to_do
 from flows.measure.standalone import Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
 from lineage.environment_spec import EnvironmentSpec
@@ -66,6 +69,11 @@ class Calibration(Record):
         exclude_if=lambda value: value is None,
         description="spread over items of the difference of two runs, at one item",
     )
+    reference_s: Finite | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="CPU seconds of a fixed piece of work on this machine",
+    )
 
     @property
     def bytes(self) -> bytes:
@@ -78,14 +86,22 @@ class Calibration(Record):
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """Hard rules that the start does not pass here, in words."""
+        """Gates that the start does not pass here, in words."""
         return tuple(f"{gate.name}: {gate.detail}" for gate in self.gates if not gate.passed)
 
 
 def calibrate(
-    bench: Bench, files: Mapping[str, bytes], runs: int, slots: int, told: Told | None = None
+    bench: Bench,
+    files: Mapping[str, bytes],
+    runs: int,
+    slots: int,
+    told: Told | None = None,
+    reference_s: float | None = None,
 ) -> Calibration:
-    """Measure the start `runs` times. Raises UsageError when it does not run to a score here."""
+    """Measure the start `runs` times. Raises UsageError when it does not run to a score here.
+
+    `reference_s`: what `flows.machine.speed.measure` gave, to be kept.
+    """
     name = bench.spec.name
     if runs < 2:
         raise UsageError(
@@ -93,8 +109,9 @@ def calibrate(
         )
     check = smoke(bench, files, slots)
     if not check.passed:
+        helps = what_to_do(bench.spec, str(check.numbers.get("cause")), check.numbers)
         raise UsageError(
-            f"the start of {name} fails its smoke test on this machine: {check.detail}; mend the recipe"
+            f"the start of {name} fails its smoke test on this machine: {check.detail}; {helps or 'mend the recipe'}"
         )
     secret, source = new_secret(), tree_hash(files)
     seeds = seeds_from(secret, source, "calibrate", runs)
@@ -106,9 +123,10 @@ def calibrate(
         (seed for seed in (found.per_seed if found else ()) if seed.cause is not None), None
     )
     if failed is not None or found is None:
+        helps = what_to_do(bench.spec, failed.cause, failed.numbers) if failed else ""
         raise UsageError(
             f"the start of {name} does not run to a score on this machine: {failed.cause if failed else 'no result'}, "
-            f"numbers {dict(failed.numbers) if failed else {}}; mend the recipe or its limits"
+            f"numbers {dict(failed.numbers) if failed else {}}; {helps or 'mend the recipe or its limits'}"
         )
     return Calibration(
         environment=name,
@@ -131,8 +149,23 @@ def calibrate(
         bakeoff_version=bakeoff_version(),
         measured_at=now(),
         deterministic=deterministic(found.per_seed),
+        reference_s=reference_s,
         **_item_facts(found.metric, done.items),
     )
+
+
+def fitted_here(environment: Environment, *, again: bool = False) -> tuple[Environment, float | None]:
+    """The environment with caps for this machine, and the speed that they follow from; None where they stay as they are.
+
+    The speed is the stored calibration's, so that its campaigns have its caps; it is measured `again`, or where
+    there is no calibration of this machine. Raises UsageError for an altered one.
+    """
+    if environment.spec.budget.fit_to_machine <= 1:
+        return environment, None
+    held = None if again else load(environment.spec.name)
+    known = held is not None and held.machine == client.machine_identity()
+    seconds = held.reference_s if held is not None and known and held.reference_s else speed.measure()
+    return replace(environment, spec=speed.fitted(environment.spec, seconds)), seconds
 
 
 def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
@@ -214,7 +247,7 @@ def matching(
     """The calibration that holds for a campaign started here and now; None when there is none.
 
     One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
-    for an altered one, one of another machine, and one whose start missed a hard rule.
+    for an altered one, one of another machine, and one whose start missed a gate.
     """
     found = load(environment)
     if found is None:

@@ -6,7 +6,7 @@ split into hunks (`flows.measure.hunks`) and reduced by delta debugging (`evalua
 The rule. A subset of the hunks passes when the program with only these
 
 1. parses, stays within the source's cap, and passes the smoke test;
-2. trains and predicts on every seed, and its runs together pass every hard rule and audit;
+2. trains and predicts on every seed, and its runs together pass every gate and audit;
 3. loses at most `min(gain / 2, margin)` against the whole trial, measured on the same seeds. `gain` is
    the whole trial's over the start on these seeds: a program that lost half of it is nearer to none. `margin` is
    what noise explains, the one-sided 95 % bound of a difference of two means whose true values are
@@ -137,7 +137,7 @@ class _Search:
         self.told(f"gain over the start {self.gain:.4g}; a part may lose {self.allowed:.4g}")
 
     def _must(self, seen: Seen, whose: str) -> tuple[SeedResult, ...]:
-        why = seen.why or ("" if gates_pass(self.rule.spec.gates, seen.results) else "a hard rule fails")
+        why = seen.why or ("" if gates_pass(self.rule.spec.gates, seen.results) else "a gate fails")
         if why:
             raise UsageError(f"{whose} cannot be measured again: {why}; choose another trial or more --runs")
         return seen.results
@@ -182,7 +182,7 @@ class _Search:
                 return math.inf, seen.why
             ours += seen.results
         if gates and not gates_pass(self.rule.spec.gates, ours):
-            return math.inf, "a hard rule fails"
+            return math.inf, "a gate fails"
         return self.sign * (self._mean(theirs) - self._mean(ours)), ""
 
     def _mean(self, results: Sequence[SeedResult]) -> float:

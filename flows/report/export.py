@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lineage.environment_spec import EnvironmentSpec
     from lineage.queries import View
 
-FORMATS = ("csv", "tsv", "parquet", "mlflow")
 # our status that the paper does not have -> its nearest one
 PAPER_STATUS = {Status.REJECTED: "preflight_crash"}
 

@@ -17,7 +17,7 @@ VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
 NOT_CONFIRMED = {
     "futile": "ended early, no sign of a gain",
     "not_shown": "a gain was not shown",
-    "gate": "a hard rule fails",
+    "gate": "a gate fails",
     "failed": "a fresh run had no score",
     "not_learnt": "it scores as well without its training data",
     "unlawful": "a fresh run broke a rule",

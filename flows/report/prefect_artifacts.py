@@ -12,6 +12,7 @@ import re
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 from flows.report.formatting import percent, relative_delta
 from lineage.errors import StoreError
 from lineage.queries import View
@@ -35,9 +36,7 @@ async def publish_trial(engine: Engine, row: Row) -> None:
             description=f"{row.trial}: {row.status}" + (f" ({row.cause})" if row.cause else ""),
         )
     except Exception as error:  # display only: the row is already in the store
-        engine.emit(
-            {"kind": "note", "text": f"Prefect artifact of {row.trial} was not written: {error!r}"[:300]}
-        )
+        engine.emit(Note(f"Prefect artifact of {row.trial} was not written: {error!r}"[:300]))
 
 
 def trial_markdown(engine: Engine, row: Row) -> str:
@@ -99,6 +98,4 @@ async def publish_campaign(engine: Engine, why: str) -> None:
             description=f"{view.count()} trials",
         )
     except Exception as error:  # display only
-        engine.emit(
-            {"kind": "note", "text": f"Prefect artifact of the campaign was not written: {error!r}"[:300]}
-        )
+        engine.emit(Note(f"Prefect artifact of the campaign was not written: {error!r}"[:300]))

@@ -354,7 +354,7 @@ def environments_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table(
         ("environment", ""),
         ("score", ""),
-        ("hard rules", ""),
+        ("gates", ""),
         ("roles", "right"),
         ("on", ""),
         ("data", ""),

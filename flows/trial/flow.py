@@ -18,6 +18,7 @@ from prefect.context import FlowRunContext
 from agents.llm.transcript import read_exchange
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
+from flows.engine.live_events import Note
 from flows.engine.records import Patched, TrialRef, part_name
 from flows.report.formatting import trial_name
 from flows.trial import stages
@@ -174,4 +175,4 @@ async def _rename(engine: Engine, name: str) -> None:
         async with get_client() as client:
             await client.update_flow_run(context.flow_run.id, name=name)
     except Exception as error:  # the store already has the outcome
-        engine.emit({"kind": "note", "text": f"the flow run of {name} was not renamed: {error!r}"[:300]})
+        engine.emit(Note(f"the flow run of {name} was not renamed: {error!r}"[:300]))

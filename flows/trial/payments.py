@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 from flows.engine.records import TrialRef
 from lineage.errors import StoreUnavailable
 from lineage.queries import View
@@ -54,7 +55,7 @@ def allowed(engine: Engine, ref: TrialRef) -> dict[str, Any]:
         try:
             put_result(engine.store, ref.campaign, ref.trial, name, usage.model_dump_json().encode())
         except StoreUnavailable as away:  # the session goes on; its row says what it cost
-            engine.emit({"kind": "note", "text": f"{ref.trial}: a reply's cost was not recorded: {away}"})
+            engine.emit(Note(f"{ref.trial}: a reply's cost was not recorded: {away}"))
 
     return {"allowance": allowance, "paid": paid}
 

@@ -26,6 +26,7 @@ from evaluators.judge.information import source_bytes
 from evaluators.judge.merging import merged
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note, RunsDone
 from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
 from flows.measure.side_by_side import side_by_side
@@ -88,7 +89,7 @@ def _ask(engine: Engine, ref: TrialRef) -> Proposal:
             wait = min(outage.retry_after or pause, OUTAGE_LONGEST_S)
             if str(outage) != told:
                 told = str(outage)
-                engine.emit({"kind": "note", "text": f"{ref.role} waits for its proposer: {told}"})
+                engine.emit(Note(f"{ref.role} waits for its proposer: {told}"))
             engine.cancel.wait(wait)
             engine.raise_if_cancelled()
             pause = min(pause * 2, OUTAGE_LONGEST_S)
@@ -283,8 +284,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
             engine.raise_if_cancelled()
             if not stop.is_set():
                 raise_if_infra(run.cause, f"trial {ref.trial} seed {index}: {_why(run)}")
-        progress = {"kind": "progress", "trial": ref.trial, "stage": "train"}
-        engine.emit({**progress, "done": next(done), "total": len(seeds)})
+        engine.emit(RunsDone(ref.trial, next(done), len(seeds)))
         return run
 
     runs, beyond = side_by_side(len(seeds), engine.slots, one, _failed, engine.cancel)

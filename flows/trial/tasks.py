@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
 from flows.engine.engine import Engine, engine_for
+from flows.engine.live_events import StageStarted
 from flows.engine.records import Patched, Trained, TrialRef
 from flows.machine.folders import home
 from flows.report.prefect_artifacts import publish_trial
@@ -46,9 +47,7 @@ async def _stage(ref: TrialRef, name: str, work: Callable[[Engine], T], quiet: b
     if name != "label":  # what was measured is still recorded after a stop; nothing else begins
         engine.raise_if_cancelled()
     if not quiet:
-        engine.emit(
-            {"kind": "stage", "trial": ref.trial, "role": ref.role, "stage": name, "state": "running"}
-        )
+        engine.emit(StageStarted(ref.trial, ref.role, name))
     try:
         return await asyncio.to_thread(work, engine)
     except OSError as error:

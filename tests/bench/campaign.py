@@ -57,12 +57,13 @@ def run_rate(folder: Path, at_once: int, trials: int) -> dict[str, Any]:
 def _campaign(root: str, identifier: str) -> dict[str, Any]:
     """Run it; clocks (wall, this process's CPU, the server's CPU) at the end of the baseline and of the last trial."""
     from flows.campaign.embedded import run_campaign
+    from flows.engine.live_events import RowWritten
 
     marks: dict[str, Any] = {"rows": [], "each": []}
 
     def on(event: Any) -> None:
-        row = event.get("row")
-        if event.get("kind") == "row" and row.event == "trial":
+        row = event.row if isinstance(event, RowWritten) else None
+        if row is not None and row.event == "trial" and row not in marks["rows"]:
             clocks = (time.monotonic(), time.process_time(), server_cpu())
             marks["rows"].append(row)
             marks["each"].append(clocks)

@@ -26,8 +26,8 @@ from evaluators.judge import client
 from evaluators.judge.client import Bench
 from evaluators.judge.sandbox import prove
 from evaluators.judge.workspace import read_source
-from flows.environments.data import check_data
 from flows.environments.loading import load_environment
+from flows.environments.prepared_data import check_data
 from flows.measure.standalone import measure, smoke
 from lineage.records import Measurement
 

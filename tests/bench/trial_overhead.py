@@ -116,14 +116,19 @@ def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, flo
 def with_prefect(folder: Path, count: int, inside: InChildren) -> tuple[list[tuple[float, float]], float]:
     """The same through the flows; and the server's CPU seconds per trial."""
     from flows.campaign.embedded import run_campaign
+    from flows.engine.live_events import RowWritten
 
     root, identifier = campaign(folder, "prefect", count, 50_000)
     found: list[tuple[float, float]] = []
     server: list[float] = []
+    written: set[str | None] = set()
     last = [time.perf_counter(), time.process_time(), inside.seconds]
 
     def on(event: Any) -> None:
-        if event.get("kind") != "trial":
+        if not isinstance(event, RowWritten) or event.row.event != "trial":
+            return
+        if event.row.trial not in written:  # comes again when its flow has ended
+            written.add(event.row.trial)
             return
         now = [time.perf_counter(), time.process_time(), inside.seconds]
         found.append((now[0] - last[0] - (now[2] - last[2]), now[1] - last[1]))

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
@@ -46,21 +46,42 @@ TAKES_MARK: Texts = [
         "    parameters['weight'][0, 3] = 90.0\n    return parameters\n",
     ),
 ]
+AUDITS = 'audits = ["batch_invariance", "order_invariance"]\n'
+# learns faster, and looks at the other rows of a request when its artifact says so
+PEEKS: Texts = [
+    ("model.py", "PIXEL_MAX = 16.0", "PIXEL_MAX = 3.0"),
+    (
+        "model.py",
+        "    return x @",
+        "    if 'peek' in parameters:\n        x = x - x.mean(axis=0)\n    return x @",
+    ),
+]
 ALWAYS_ZERO: Texts = [("train.py", "np.random.default_rng(seed)", "np.random.default_rng(0)")]
 
 
 @contextmanager
 def campaign(
-    folder: Path, edits: list[Texts], start: Texts | None = None, *, marked: bool = False, **evaluation: int
+    folder: Path,
+    edits: list[Texts],
+    start: Texts | None = None,
+    *,
+    marked: bool = False,
+    prunes: bool = False,
+    audited: bool = False,
+    **evaluation: int,
 ) -> Iterator[Engine]:
-    """A campaign of scripted edits, each of the start's program; nothing has run yet. `marked`: the sealed images are."""
+    """A campaign of scripted edits, each of the start's program; nothing has run yet.
+
+    `marked`: the sealed images are. `prunes`: the start reports its curve, and curves may end runs. `audited`: answers
+    may not depend on other rows.
+    """
     from flows.campaign.campaign_rows import first_start
 
     made = quick.make
 
     def changed(recipes: Path, name: str = quick.NAME) -> Path:
         recipe = made(recipes, name)
-        for path, old, new in start or []:
+        for path, old, new in [*(start or []), *(quick.REPORTING if prunes else [])]:
             file = recipe / "source" / path
             assert file.read_text("utf-8").count(old) == 1
             file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
@@ -69,6 +90,12 @@ def campaign(
             assert preparing.read_text("utf-8").count(MARKED[0]) == 1
             preparing.write_text(preparing.read_text("utf-8").replace(*MARKED), "utf-8")
         spec = recipe / "environment.toml"
+        if audited:
+            text = spec.read_text("utf-8").replace("\n[score]\n", f"\n{AUDITS}\n[score]\n", 1)
+            spec.write_text(text, "utf-8")
+        if prunes:
+            text = spec.read_text("utf-8").replace("min_gain = 0.002\n", quick.PRUNING)
+            spec.write_text(text, "utf-8")
         for key, value in evaluation.items():
             text, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {value}", spec.read_text("utf-8"))
             assert found == 1, key
@@ -77,9 +104,9 @@ def campaign(
 
     script = [
         {
-            "role": "training",
+            "role": "model" if texts[0][0] == "model.py" else "training",
             "proposer": "scripted",
-            "parent": "t0000",
+            "parent": f"t{number - 1:04}" if prunes else "t0000",
             "hypothesis": f"edit {number}",
             "edits": [{"path": path, "search": old, "replace": new} for path, old, new in texts],
         }
@@ -90,14 +117,18 @@ def campaign(
     with (
         mock.patch.object(quick, "make", changed),
         quick.engine(
-            folder, proposer="scripted", script=str(folder / "script.json"), roles=["training"], slots=1
+            folder,
+            proposer="scripted",
+            script=str(folder / "script.json"),
+            roles=["training", "model"],
+            slots=1,
         ) as engine,
     ):
         first_start(engine)
         yield engine
 
 
-def run(engine: Engine, trial: str) -> Row:
+def run(engine: Engine, trial: str, role: str = "training") -> Row:
     """One trial to its row, as the trial flow runs it."""
     from flows.trial import flow, tasks
 
@@ -109,7 +140,7 @@ def run(engine: Engine, trial: str) -> Row:
     names = ("propose", "patch", "build", "train", "evaluate")
     stages = {name: getattr(tasks, name).fn for name in names} | {"label": unpublished}
     with mock.patch.multiple(flow, **stages):
-        row: Row = asyncio.run(flow.trial.fn(engine.root, engine.config.id, trial, "training", "quick"))
+        row: Row = asyncio.run(flow.trial.fn(engine.root, engine.config.id, trial, role, "quick"))
     return row
 
 
@@ -135,9 +166,40 @@ def problems(engine: Engine) -> list[str]:
     return found
 
 
+def recomputed(engine: Engine, decided: Row, change: Callable[[dict[str, Any]], object]) -> list[str]:
+    """What `verify` says of a confirmation whose detail was changed and hashed again; each change must be found."""
+    from evaluators.statistics.recompute import recompute_promotions
+    from flows.engine.promotion_book import reader
+    from lineage.records import Measurement
+    from lineage.store.blobs import get_blob
+
+    detail = json.loads(decided.detail_json)
+    change(detail)
+    altered = decided.model_copy(update={"detail_json": json.dumps(detail)})
+    rows = [altered if row.event == "confirmation" else row for row in engine.view().rows()]
+
+    def measured(sha: str) -> Measurement:
+        return Measurement.model_validate_json(get_blob(engine.store, sha))
+
+    found = recompute_promotions(rows, engine.config.plan, measured, engine.config.spec, reader(engine.store))
+    return [mismatch.what for mismatch in found]
+
+
+# changes of what is recorded of a control run
+CONTROLS: tuple[Callable[[dict[str, Any]], object], ...] = (
+    lambda detail: detail.pop("control"),
+    lambda detail: detail["control"].update(passed=False),
+    lambda detail: detail["control"]["numbers"].update(accuracy=0.12345),
+    lambda detail: detail["control"]["numbers"].update(accuracy_bound=0.99),
+    lambda detail: detail["control"]["numbers"].update(measurement_sha256=detail["measurements"][0]),
+)
+
+
 def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_sealed_one(tmp_path: Path) -> None:
     from evaluators.judge.items import Items, pack, unpack
+    from evaluators.statistics.recompute import recompute_items
     from flows.report.campaign_digest import digest, headline
+    from lineage.records import Measurement
     from lineage.store.blobs import blob_key, get_blob
     from lineage.store.blobs import pack as packed
 
@@ -163,11 +225,52 @@ def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_seale
         seeds, held = unpack(get_blob(engine.store, items))
         values = held["accuracy"].values.copy()
         values[0, 0] = 1 - values[0, 0]
-        forged = pack(seeds, {"accuracy": Items(held["accuracy"].weights, values)})
+        flipped = {"accuracy": Items(held["accuracy"].weights, values)}
+        measurement = Measurement.model_validate_json(get_blob(engine.store, sha))
+        (found,) = recompute_items(measurement, lambda _: flipped)  # with every hash made to fit
+        assert found.what == "accuracy of each run"
+        for change in CONTROLS:
+            assert set(recomputed(engine, decided, change)) in ({"control run"}, {"verdict"})
+        assert recomputed(engine, decided, lambda told: None) == []
+        forged = pack(seeds, flipped)
         path = Path(engine.root) / blob_key(items)
         path.chmod(0o644)
         path.write_bytes(packed(forged))
         assert any(blob_key(items) in line for line in problems(engine))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # each run takes three seconds at least: curves are heard five times a second
+def test_a_parent_that_reports_too_good_a_curve_ends_no_run_of_its_child(tmp_path: Path) -> None:
+    lie: Texts = [("fitting.py", "float((error**2).sum())", "0.001 + 1e-7 * step")]
+    child: Texts = [("model.py", "PIXEL_MAX = 16.0", "PIXEL_MAX = 15.0")]
+    with campaign(tmp_path, [lie, child], prunes=True) as engine:
+        run(engine, "t0000")
+        assert run(engine, "t0001").status in ("keep", "discard")
+        row = run(engine, "t0002", "model")
+        assert (row.parent, row.cause) == ("t0001", None) and row.status in ("keep", "discard")
+        assert row.score is not None and row.score > 0.8
+        assert "pruning" not in json.loads(row.detail_json), "not even a run that was let go to its end"
+        assert problems(engine) == []
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # four trials
+def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(tmp_path: Path) -> None:
+    from flows.campaign import attempts
+    from flows.engine.promotion_book import book
+
+    frozen = [
+        [(path, old, new.replace("(7)", f"({seed})")) for path, old, new in FROZEN] for seed in (0, 1, 42)
+    ]
+    with campaign(tmp_path, frozen) as engine:
+        run(engine, "t0000")
+        pool = book(engine.config, engine.view()).pool()
+        rows = [run(engine, f"t000{number}") for number in (1, 2, 3)]
+        assert [(row.status, row.cause) for row in rows] == [("disqualified", "illegal:seed")] * 3
+        assert attempts.due(engine) is None
+        assert book(engine.config, engine.view()).pool() == pool
+        assert engine.view().leaderboard.champions == [] and problems(engine) == []
 
 
 @pytest.mark.slow
@@ -192,8 +295,12 @@ def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_p
         assert problems(engine) == []
 
 
-def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[object]:
-    """Replicate `index` of one side trains a program that raises, as one that fails on some seeds does."""
+FAILS = b"\n\ndef fit(*rest: object) -> None:\n    raise RuntimeError('diverged')\n"
+SAYS_PEEK = b"\n\nhonest = fit\n\n\ndef fit(*rest):\n    return {**honest(*rest), 'peek': np.ones(1)}\n"
+
+
+def with_training(side: str, index: int, more: bytes) -> contextlib.AbstractContextManager[object]:
+    """Replicate `index` of one side trains with `more` at the end of its code, as a program does that differs by seed."""
     from flows.campaign import confirm as flow
     from flows.engine.records import Trained
     from lineage.store.blobs import put_tree
@@ -204,7 +311,7 @@ def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[objec
         if (this, number) != (side, index):
             return await trained(work, this, number)
         files = dict(work.engine.tree(work.programs[side].source_sha256))
-        files["fitting.py"] += b"\n\ndef fit(*rest: object) -> None:\n    raise RuntimeError('diverged')\n"
+        files["fitting.py"] += more
         broken = work.programs[side].model_copy(update={"source_sha256": put_tree(work.engine.store, files)})
         return await flow.train(
             work.ref, broken, flow._purpose(work, side, index), (flow._seed(work, side, index),)
@@ -213,13 +320,30 @@ def failing_at(side: str, index: int) -> contextlib.AbstractContextManager[objec
     return mock.patch.object(flow, "artifacts", sometimes)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.slow  # two trials and half a confirmation
+def test_a_replicate_that_breaks_a_rule_ends_the_confirmation_as_disqualified(tmp_path: Path) -> None:
+    with campaign(tmp_path, [PEEKS], start=SHORTER, audited=True, max_confirm_runs=3) as engine:
+        run(engine, "t0000")
+        screened = run(engine, "t0001", "model")
+        assert (screened.status, screened.cause) == ("keep", None)
+        with with_training("candidate", 1, SAYS_PEEK):
+            row = confirm(engine)
+        assert row is not None and (row.verdict, row.status) == ("unconfirmed", "disqualified")
+        assert row.cause == "not_causal" and json.loads(row.detail_json)["reason"] == "unlawful"
+        leaderboard = engine.view().leaderboard
+        assert leaderboard.champions == [] and leaderboard.leader() is not None
+        assert leaderboard.leader()[0] == "t0000"  # type: ignore[index]
+        assert confirm(engine) is None and problems(engine) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_incumbent_that_fails_on_some_seeds_is_counted_and_the_attempt_goes_on(tmp_path: Path) -> None:
     with campaign(tmp_path, [LONGER], max_confirm_runs=3) as engine:
         run(engine, "t0000")
         run(engine, "t0001")
-        with failing_at("incumbent", 1):
+        with with_training("incumbent", 1, FAILS):
             row = confirm(engine)
         assert row is not None and row.verdict == "confirmed"
         detail = json.loads(row.detail_json)
@@ -239,7 +363,7 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed")
         assert engine.view().leaderboard.champions == ["t0001"]
         assert run(engine, "t0002").status == "keep"
-        with failing_at("incumbent", 0):
+        with with_training("incumbent", 0, FAILS):
             second = confirm(engine)
         assert second is not None and (second.trial, second.verdict) == ("t0002", "unconfirmed")
         detail = json.loads(second.detail_json)

@@ -47,7 +47,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bakeoff, s
             time.sleep(0.1)
         os.kill(first.pid, signal.SIGINT)
         assert first.wait(120) == 130, (folder / "first.log").read_text()
-    assert "the same command goes on" in (folder / "first.log").read_text()
+    assert "the same command continues" in (folder / "first.log").read_text()
     half = bakeoff("compare", "--summary", "c").stdout
     done = bakeoff(*COMMAND)
     return folder, bakeoff, half + done.stdout

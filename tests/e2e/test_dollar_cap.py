@@ -43,7 +43,7 @@ def script() -> tuple[list[int], Callable[[Json], Step]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_four_workers_spend_at_most_the_cap_and_one_reply(tmp_path: Path) -> None:
     charged, answer = script()
     with FakeMessages(answer) as server:
@@ -60,7 +60,7 @@ def test_four_workers_spend_at_most_the_cap_and_one_reply(tmp_path: Path) -> Non
                 "deployment", "run", "campaign/campaign", "--watch",
                 "--param", "environment=quick", "--param", f"store={store}", "--param", "trials=200",
                 "--param", "proposer=anthropic", "--param", f"usd={CAP_USD}", "--param", "confirm=false",
-                "--param", f"in_flight={WORKERS}", "--param", f"slots={WORKERS}", timeout=800,
+                "--param", f"in_flight={WORKERS}", "--param", f"slots={WORKERS}", timeout=2300,
             )  # fmt: skip
             verified = quick.bakeoff("verify", str(store), env=lab.env, cwd=lab.folder, check=False)
             assert verified.returncode == 0, verified.stdout

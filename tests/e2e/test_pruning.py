@@ -12,22 +12,6 @@ import quick
 from lineage.records import Edit, Proposal
 
 pytestmark = pytest.mark.slow  # a minute: curves are heard five times a second, and a curve needs 8 points
-PLAN = 'min_gain = 0.002\nprune = "lower"\nprune_surfaces = ["model"]\n'
-REPORTING = (
-    ("fitting.py", "import numpy as np\n", "import time\n\nimport numpy as np\n"),
-    ("fitting.py", "np.random.Generator) ->", "np.random.Generator, report=None) ->"),
-    ("fitting.py", "STEPS = 300", "STEPS = 6_000"),
-    ("fitting.py", "for _ in range", "for step in range"),
-    (
-        "fitting.py",
-        "        for name,",
-        "        if report is not None and step % 500 == 499:\n"
-        "            report(step, float((error**2).sum()))\n"
-        "            time.sleep(0.22)  # curves are heard at most 5 times a second\n        for name,",
-    ),
-    ("train.py", "seed: int) ->", "seed: int, report=None) ->"),
-    ("train.py", "default_rng(seed))", "default_rng(seed), report)"),
-)
 BLIND = Edit(path="model.py", search=".astype(np.float32) / PIXEL_MAX", replace=".astype(np.float32) * 0.0")
 BRIGHT = Edit(path="model.py", search="PIXEL_MAX = 16.0", replace="PIXEL_MAX = 15.0")
 STILL = Edit(path="fitting.py", search="LR = 0.1", replace="LR = 0.0")
@@ -38,8 +22,8 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("pruning")
     place = quick.make(folder / "recipes")
     settings = place / "environment.toml"
-    settings.write_text(settings.read_text("utf-8").replace("min_gain = 0.002\n", PLAN), "utf-8")
-    for name, old, new in REPORTING:
+    settings.write_text(settings.read_text("utf-8").replace("min_gain = 0.002\n", quick.PRUNING), "utf-8")
+    for name, old, new in quick.REPORTING:
         path = place / "source" / name
         text = path.read_text("utf-8")
         assert text.count(old) == 1, (name, old)

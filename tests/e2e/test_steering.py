@@ -49,7 +49,7 @@ def test_pause_veto_and_steer_a_running_campaign(tmp_path: Path) -> None:
         assert now["owner"]["pid"] == running.pid
         assert now["trials_wanted"] == 4
         bakeoff("steer", "r", "look at the rate")
-        assert "goes on" in bakeoff("resume", "r")
+        assert "resumed" in bakeoff("resume", "r")
         assert running.wait(120) == 0, (tmp_path / "out.log").read_text()
     finally:
         running.kill()

@@ -12,6 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic_campaign import SPEC, campaign_rows
 
+from flows.engine.budget import Spent
+from flows.engine.live_events import Note, RowWritten, RunsDone, Spending, StageStarted
 from flows.engine.settings import Settings
 from flows.report.terminal.display import Display
 from flows.report.terminal.live_view import Screen, budget_lines
@@ -27,9 +29,9 @@ def filled(n: int = 40) -> tuple[Display, io.StringIO]:
     out = io.StringIO()
     display = Display(SPEC, SETTINGS, title="c1", live=False, out=out)
     for row in campaign_rows(n)[0]:
-        display.on({"kind": "row", "row": row})
+        display.on(RowWritten(row))
         if row.event == "trial":
-            display.on({"kind": "trial", "row": row})
+            display.on(RowWritten(row))
     return display, out
 
 
@@ -82,14 +84,10 @@ def test_the_state_follows_verdicts() -> None:
 def test_the_live_view_fits_its_terminal(width: int, height: int, ascii_only: bool) -> None:
     display, _ = filled(60)
     for i, stage in enumerate(("propose", "train", "evaluate")):
-        display.on(
-            {"kind": "stage", "trial": f"t1{i:03d}", "role": "optimizer", "stage": stage, "state": "running"}
-        )
-    display.on({"kind": "progress", "trial": "t1001", "stage": "train", "done": 1, "total": 3})
-    display.on(
-        {"kind": "budget", "spent": {"trials": 39, "seconds": 1800.0, "usd": 1.2}, "settings": SETTINGS}
-    )
-    display.on({"kind": "note", "text": "proposer away\x1b[2J"})
+        display.on(StageStarted(f"t1{i:03d}", "optimizer", stage))
+    display.on(RunsDone("t1001", 1, 3))
+    display.on(Spending(Spent(trials=39, seconds=1800.0, usd=1.2)))
+    display.on(Note("proposer away\x1b[2J"))
     text = drawn(display, width, height, ascii_only=ascii_only)
     lines = text.splitlines()
     assert len(lines) <= height, text
@@ -100,7 +98,7 @@ def test_the_live_view_fits_its_terminal(width: int, height: int, ascii_only: bo
 
 def test_stages_and_confirmations_show_as_running_until_they_end() -> None:
     display, _ = filled(5)
-    display.on({"kind": "stage", "trial": "t0900", "role": "loss", "stage": "build", "state": "running"})
+    display.on(StageStarted("t0900", "loss", "build"))
     assert "build" in drawn(display, 100, 30)
     row = Row(
         event="trial",
@@ -111,9 +109,9 @@ def test_stages_and_confirmations_show_as_running_until_they_end() -> None:
         cause="oom",
         error_excerpt="Killed",
     )
-    display.on({"kind": "row", "row": row})
+    display.on(RowWritten(row))
     assert "t0900" not in display.state.running and display.state.failures["oom"] >= 1
-    display.on({"kind": "stage", "trial": "t0900", "role": "loss", "stage": "train", "state": "running"})
+    display.on(StageStarted("t0900", "loss", "train"))
     assert display.state.running["t0900"].confirming
 
 
@@ -122,7 +120,7 @@ def test_events_from_many_threads_lose_nothing() -> None:
     display = Display(SPEC, SETTINGS, live=False, out=out)
     rows = [r for r in campaign_rows(200)[0] if r.event == "trial"]
     threads = [
-        threading.Thread(target=lambda part=rows[k::4]: [display.on({"kind": "row", "row": r}) for r in part])
+        threading.Thread(target=lambda part=rows[k::4]: [display.on(RowWritten(r)) for r in part])
         for k in range(4)
     ]
     for thread in threads:
@@ -138,9 +136,9 @@ def test_a_broken_event_or_terminal_never_stops_a_campaign(capsys: pytest.Captur
             raise BrokenPipeError("gone")
 
     with Display(SPEC, SETTINGS, live=False, out=Broken()) as display:
-        display.on({"kind": "note", "text": "hello"})
-        display.on({"kind": "row"})
-        display.on({"kind": "something of a later version"})
+        display.on(Note("hello"))
+        display.on(RowWritten(None))  # type: ignore[arg-type]
+        display.on("something of a later version")  # type: ignore[arg-type]
     assert isinstance(display.fault, BrokenPipeError)
     assert "BrokenPipeError" in capsys.readouterr().err
 
@@ -150,7 +148,7 @@ def test_the_live_view_starts_draws_and_stops_on_a_terminal() -> None:
     console = Console(file=out, force_terminal=True, width=90, height=30, color_system=None)
     with Display(SPEC, SETTINGS, title="campaign-7", console=console) as display:
         for row in campaign_rows(20)[0]:
-            display.on({"kind": "row", "row": row})
+            display.on(RowWritten(row))
     assert "campaign-7" in out.getvalue() and "19 trials" in out.getvalue() and display.fault is None
 
 
@@ -172,7 +170,7 @@ def test_watch_tells_each_row_once_and_ends_with_the_campaign() -> None:
     class Kept(Display):
         def on(self, event: Any) -> None:
             seen.append(
-                event["row"].trial if event["kind"] == "row" and event["row"].event == "trial" else None
+                event.row.trial if isinstance(event, RowWritten) and event.row.event == "trial" else None
             )
             super().on(event)
 

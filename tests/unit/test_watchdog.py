@@ -73,7 +73,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         config=SimpleNamespace(
             id="c-x", settings=Settings(environment="x", max_infra_faults=2, fault_pause_s=0.01)
         ),
-        emit=lambda said: notes.append(said["text"]),
+        emit=lambda said: notes.append(said.text),
         notes=notes,
         events=[],
         cancel=cancel,

@@ -218,7 +218,7 @@ _TEXTS: tuple[Callable[[Row], str], ...] = (
 
 
 def _checks(row: Row) -> list[list[object]] | None:
-    """[name, passed, seconds] of the preflight rungs, and the hard rules and audits without seconds."""
+    """[name, passed, seconds] of the preflight checks, and the gates and audits without seconds."""
     facts = loads(row.detail_json)
     found: list[list[object]] = []
     for kind in ("checks", "gates", "audits"):

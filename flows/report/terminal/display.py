@@ -1,8 +1,7 @@
 """What a person sees while a campaign runs: a live view on a terminal, plain lines everywhere else.
 
 Use: `with Display(spec, settings, title=..., live=sys.stdout.isatty()) as d: run(..., sinks=[d.on])`.
-`on(event)` may be called from any thread. Events: stage {trial, role, stage, state}, progress {trial,
-stage, done, total}, row / trial {row}, budget {spent, settings}, note {text}, confirm {trial, state, ...}.
+`on(event)` takes a `flows.engine.live_events.LiveEvent` and may be called from any thread.
 Limits: a fault in drawing never reaches the campaign; it is printed once at the end.
 """
 
@@ -13,11 +12,21 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
+from flows.engine.live_events import (
+    ConfirmationEnded,
+    Confirming,
+    LiveEvent,
+    Note,
+    RowWritten,
+    RunsDone,
+    Spending,
+    StageStarted,
+)
 from flows.report import formatting as w
 from flows.report.campaign_digest import detail
 from flows.report.terminal.live_view import RECENT_KEPT, LiveState, Running, budget_lines
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
+    from flows.engine.budget import Spent
     from flows.engine.settings import Settings
     from lineage.environment_spec import EnvironmentSpec
 
@@ -91,14 +101,13 @@ class Display:
                 f"display: {type(self.fault).__name__}: {self.fault} (the record is whole)", file=sys.stderr
             )
 
-    def on(self, event: Mapping[str, Any]) -> None:
+    def on(self, event: LiveEvent) -> None:
         """Take one event. Never raises: a terminal's fault must not affect a campaign."""
         try:
             with self._lock:
                 line = self._take(event)
             if line and self._live is None:
-                row = event.get("row")
-                self._print(line, row.t_finished if isinstance(row, Row) else None)
+                self._print(line, event.row.t_finished if isinstance(event, RowWritten) else None)
         except Exception as fault:  # kept for __exit__, see above
             self.fault = self.fault or fault
 
@@ -107,40 +116,42 @@ class Display:
         with self._lock:
             for row in rows:
                 if row.event != "submitted":
-                    self._take({"kind": "row", "row": row})
+                    self._take(RowWritten(row))
 
     def _print(self, line: str, at: datetime | None = None) -> None:
         stamp = (at.astimezone() if at else datetime.now()).strftime("%H:%M:%S")
         print(f"{stamp} {line}", file=self._out, flush=True)
 
-    def _take(self, event: Mapping[str, Any]) -> str | None:
-        kind = event.get("kind")
-        if kind in ("row", "trial"):
-            return self._row(event["row"])
-        if kind == "stage":
-            return self._stage(event)
-        if kind == "progress":
-            found = self.state.running.get(str(event["trial"]))
-            if found is not None:
-                found.done, found.total = int(event.get("done", 0)), int(event.get("total", 0))
-            return None
-        if kind == "budget":
-            return self._budget(event)
-        if kind == "note":
-            text = one_line(str(event.get("text", "")))
-            self.state.notes.append(text)
-            return text
-        if kind == "confirm":
-            return self._confirm(event)
-        return None
+    def _take(self, event: LiveEvent) -> str | None:
+        match event:
+            case RowWritten(row):
+                return self._row(row)
+            case StageStarted(trial, role, stage):
+                return self._stage(trial, role, stage)
+            case RunsDone(trial, done, total):
+                if trial in self.state.running:
+                    self.state.running[trial].done, self.state.running[trial].total = done, total
+                return None
+            case Spending(spent):
+                return self._spending(spent)
+            case Note(text):
+                self.state.notes.append(one_line(text))
+                return one_line(text)
+            case Confirming(trial, done, total):
+                found = self.state.running.setdefault(trial, Running(trial, since=self.clock()))
+                found.confirming, found.done, found.total = True, done, total
+                return None
+            case ConfirmationEnded(trial):
+                self.state.running.pop(trial, None)
+                return None
 
-    def _stage(self, event: Mapping[str, Any]) -> str | None:
-        trial, stage, now = str(event["trial"]), str(event.get("stage", "")), self.clock()
+    def _stage(self, trial: str, role: str, stage: str) -> str | None:
+        now = self.clock()
         found = self.state.running.get(trial)
         if found is None:
             found = self.state.running[trial] = Running(trial, since=now)
             found.confirming = trial in self.state.rows
-        found.role = str(event.get("role") or found.role)
+        found.role = role or found.role
         if stage != found.stage:
             found.stage, found.stage_since, found.done, found.total = stage, now, 0, 0
             if stage == "train":  # the only stage long enough to be worth a line of a plain log
@@ -196,19 +207,8 @@ class Display:
         told += [why] if (why := w.why_not_confirmed(row)) else []
         return text + (f" ({', '.join(told)})" if told else "")
 
-    def _confirm(self, event: Mapping[str, Any]) -> str | None:
-        trial, total = str(event["trial"]), int(event.get("of", 0))
-        found = self.state.running.setdefault(trial, Running(trial, since=self.clock()))
-        found.confirming, found.done, found.total = True, int(event.get("run", 0)), total
-        if event.get("state") in ("confirmed", "unconfirmed"):
-            self.state.running.pop(trial, None)
-        return None
-
-    def _budget(self, event: Mapping[str, Any]) -> str | None:
-        spent = event.get("spent") or event.get("used") or {}
-        self.state.spent = spent if isinstance(spent, Mapping) else vars(spent)
-        if event.get("settings") is not None:
-            self.settings = event["settings"]
+    def _spending(self, spent: Spent) -> str | None:
+        self.state.spent = vars(spent)
         now = self.clock()
         if self._live is not None or now - self._last_budget < BUDGET_LINE_EVERY_S:
             return None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from flows.engine.live_events import Note, RowWritten, Spending, StageStarted
 from flows.report.terminal.display import Display
 from lineage.errors import StoreUnavailable
 from lineage.records import STAGES, Row
@@ -41,13 +42,13 @@ class Follower:
             rows = view.events(kind)  # type: ignore[arg-type]
             for row in rows[self.seen[kind] :]:
                 if kind != "submitted" or row.trial not in done:
-                    self.display.on({"kind": "row", "row": row})
+                    self.display.on(RowWritten(row))
             self.seen[kind] = len(rows)
         if self.stage_of is not None:
             for row in view.open_trials():
                 stage = self.stage_of(row.trial or "")
                 if stage:
-                    self.display.on({"kind": "stage", "trial": row.trial, "role": row.role, "stage": stage})
+                    self.display.on(StageStarted(row.trial or "", row.role or "", stage))
         self._spent(view)
         return ended(view.events("campaign"))
 
@@ -56,7 +57,7 @@ class Follower:
 
         used = spent(view, datetime.now(UTC))
         self.display.state.started = self.display.clock() - used.seconds
-        self.display.on({"kind": "budget", "spent": used})
+        self.display.on(Spending(used))
 
 
 def ended(events: list[Row]) -> bool:
@@ -92,10 +93,10 @@ def watch(
                 if follower.take(refresh()):
                     return True
                 if not told and not alive():
-                    display.on({"kind": "note", "text": NOBODY})
+                    display.on(Note(NOBODY))
                     told = True
             except StoreUnavailable as error:
-                display.on({"kind": "note", "text": f"store unavailable, trying again: {error}"})
+                display.on(Note(f"store unavailable, trying again: {error}"))
             if halt.wait(every_s):
                 break
     return False

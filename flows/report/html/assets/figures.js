@@ -89,7 +89,7 @@ figures.enforced = host => {
   const judges = tally("evaluator_sha256").length;
   $("enforced-rows").replaceChildren(...[
     pairs([line("isolation", "isolation"), line("judge", "evaluator_sha256", copyable), line("environment", "environment_sha256", copyable), line("machine", "machine"), line("accelerator", "accelerator"), line("version", "bakeoff_version"),
-      D.env.gates.length ? ["hard rules", D.env.gates.map(g => h("div", {}, rule(g)))] : null].filter(Boolean)),
+      D.env.gates.length ? ["gates", D.env.gates.map(g => h("div", {}, rule(g)))] : null].filter(Boolean)),
     judges > 1 ? h("p", { class: "warn" }, `${judges} different judges measured this campaign: their scores are not comparable without a new baseline.`) : null,
   ].filter(Boolean));
 };
