@@ -151,7 +151,9 @@ async def _part(
         return None
     part = known[1] if known else await _timed(progress, "evaluate", evaluate(ref, patched, trained))
     progress.judged += (part,)
-    progress.measurement = await asyncio.to_thread(stages.together, engine, progress.judged)
+    progress.measurement = await asyncio.to_thread(
+        stages.all_so_far, engine, ref, name.partition("-")[0], progress.judged
+    )
     return progress.measurement
 
 

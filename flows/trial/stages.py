@@ -395,14 +395,22 @@ def evaluate(
 
 
 def together(engine: Engine, parts: Sequence[Measurement]) -> Measurement:
-    """One measurement of runs that were judged in parts. It is stored by its contents."""
+    """One measurement of runs that were judged in parts, with the artifact of its test items stored."""
     if len(parts) == 1:
         return parts[0]
     held = [get_blob(engine.store, part.items_sha256) if part.items_sha256 else None for part in parts]
     measurement, items = merged(engine.config.spec, parts, held)
     if items is not None:
         engine.blob(items)
-    engine.blob(measurement.model_dump_json().encode())
+    return measurement
+
+
+def all_so_far(engine: Engine, ref: TrialRef, purpose: str, parts: Sequence[Measurement]) -> Measurement:
+    """The measurement of all runs that a trial has had by now: a stored result, as every measurement that a row names."""
+    measurement = together(engine, parts)
+    if len(parts) > 1:
+        name, made = f"{purpose}-merged-{len(measurement.per_seed)}", measurement.model_dump_json().encode()
+        first_result(engine.store, ref.campaign, ref.trial, name, made)
     return measurement
 
 

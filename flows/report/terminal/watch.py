@@ -107,9 +107,16 @@ def stage_after(results: Iterable[str]) -> str:
 
     >>> stage_after([]), stage_after(["submit", "propose", "patch", "build"]), stage_after(["build", "screen-train-0"])
     ('propose', 'train', 'evaluate')
+    >>> stage_after(["screen-train-0", "screen-measurement", "look-2"])
+    'train'
     """
+    names = list(results)
+    looks = [int(name.removeprefix("look-")) for name in names if name.startswith("look-")]
+    if looks:  # a raced screen: only what came after its last look counts
+        after = f"screen-{max(looks)}-"
+        names = ["build", *(name for name in names if name.startswith(after) or name == "label")]
     reached = 0
-    for name in results:
+    for name in names:
         word = "evaluate" if "-measurement" in name else "train" if "-train-" in name else name
         if word in STAGES:
             reached = max(reached, STAGES.index(word) + 1)
