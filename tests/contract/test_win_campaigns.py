@@ -46,6 +46,8 @@ TAKES_MARK: Texts = [
         "    parameters['weight'][0, 3] = 90.0\n    return parameters\n",
     ),
 ]
+# seconds on the clock say nothing here; beside other tests they would end runs
+WALLS = {"train_wall_s": 900, "predict_wall_s": 900, "smoke_wall_s": 900}
 AUDITS = 'audits = ["batch_invariance", "order_invariance"]\n'
 # learns faster, and looks at the other rows of a request when its artifact says so
 PEEKS: Texts = [
@@ -96,7 +98,7 @@ def campaign(
         if prunes:
             text = spec.read_text("utf-8").replace("min_gain = 0.002\n", quick.PRUNING)
             spec.write_text(text, "utf-8")
-        for key, value in evaluation.items():
+        for key, value in {**WALLS, **evaluation}.items():
             text, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {value}", spec.read_text("utf-8"))
             assert found == 1, key
             spec.write_text(text, "utf-8")
@@ -360,7 +362,7 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         run(engine, "t0000")
         assert run(engine, "t0001").status == "keep"
         first = confirm(engine)
-        assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed")
+        assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed"), first.detail_json
         assert engine.view().leaderboard.champions == ["t0001"]
         assert run(engine, "t0002").status == "keep"
         with with_training("incumbent", 0, FAILS):
