@@ -46,9 +46,9 @@ class Reading:
 
 
 class Listener(Protocol):
-    """Hears of faults of some devices while it is open."""
+    """Collects the faults of some devices while it is open."""
 
-    def heard(self) -> list[str]:
+    def faults(self) -> list[str]:
         """Faults since the last call, each a clause that names the device."""
 
     def close(self) -> None: ...

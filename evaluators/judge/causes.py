@@ -6,7 +6,7 @@ cause (None: it ended well) and the numbers that a repair needs. First line that
 | last report | cause |
 |---|---|
 | end `infra`, detail `cancelled` | abandoned |
-| a fault of a device, by the driver's word | infra:accelerator |
+| a fault of a device, as the driver reports it | infra:accelerator |
 | end `infra`, anything else | infra:sandbox |
 | `pruned`, `cpu_cap`, `wall_cap`, `oom` | the same word |
 | `start_cap` | cpu_cap or wall_cap, whichever was used up; numbers say phase `start` |

@@ -156,7 +156,7 @@ def train(
 ) -> TrainRun:
     """One training run in sandbox 1, on these devices. The sealed artifact is moved under `out`.
 
-    `on_progress(step, value)` hears the candidate's own curve, which is advice and never a score;
+    `on_progress(step, value)` gets the candidate's own curve, which is advice and never a score;
     returning True ends the run as `pruned`. `guard` names the definitions that the edit must not change; a
     run that has changed one after training ends as `outside_surface`. `data` stands in for the training data
     (`evaluators.judge.control_run`).

@@ -1,4 +1,4 @@
-"""Watches the devices of one run from outside, by the driver's word: memory, energy, utilisation, lowered clocks, faults.
+"""Watches the devices of one run from outside, as its driver reports: memory, energy, utilisation, lowered clocks, faults.
 
 Use: `with Watch(devices) as watch: ...`, then `watch.use`; None for a run without devices. Limits: five looks a
 second, so a peak between two of them is missed; what a device that is divided does not say for a part is None.
@@ -93,7 +93,7 @@ class Watch:
         self._looks += 1
         self._throttled.update(lowered)
         try:
-            self._faults += listener.heard()
+            self._faults += listener.faults()
         except accelerators.DriverFault as fault:
             self._faults.append(f"{fault} ({self.devices[0].uuid})")
             return False

@@ -64,7 +64,7 @@ def documents(tokens: Ints, context: int, scored: npt.NDArray[np.bool_], separat
 
 
 def document_bits(bits: Kept, parts: Ints, outputs: int, nbytes: int) -> Items:
-    """Bits per byte of every document; the first also pays for the first token, which has no history."""
+    """Bits per byte of every document; the first one includes the first token, which has no history."""
     size = int(parts.max()) + 1
     tokens = np.bincount(parts, minlength=size).astype(np.float64)
     total = np.bincount(parts, weights=bits, minlength=size)

@@ -206,11 +206,11 @@ class _Listener:
                 )
             self.errors[device.uuid] = _uncorrected(device)
 
-    def heard(self) -> list[str]:
-        faults: list[str] = _ask(self._heard)
+    def faults(self) -> list[str]:
+        faults: list[str] = _ask(self._read_faults)
         return faults
 
-    def _heard(self) -> list[str]:
+    def _read_faults(self) -> list[str]:
         faults = []
         while self.events is not None:
             try:

@@ -38,7 +38,7 @@ from evaluators.judge.sandbox.compiled import compiled
 from evaluators.judge.sandbox.prove import Isolation
 from evaluators.judge.sandbox.session import Session
 from evaluators.judge.tasks import questions
-from evaluators.judge.workspace import alike, read_source
+from evaluators.judge.workspace import indistinct_copy, read_source
 from lineage.environment_spec import EnvironmentSpec
 from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
@@ -98,9 +98,9 @@ def _box(job: Job, artifact: Path) -> Box:
     return Box(
         mode="predict",
         folder=str(folder),
-        source=str(alike(job.source, folder / "source")),
+        source=str(indistinct_copy(job.source, folder / "source")),
         fake=str(job.data / "fake"),
-        data=str(alike(artifact, folder / "staged")),
+        data=str(indistinct_copy(artifact, folder / "staged")),
         outputs=job.spec.task.outputs,
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
@@ -167,7 +167,7 @@ def measure_seed(
     for sitting in asked:
         final, broken = ask_all(job, place, sitting)
         every.append(causes.facts(final, job.isolation.level))
-        cause, numbers = why(job, final, broken, sitting)
+        cause, numbers = sitting_cause(job, final, broken, sitting)
         if cause is not None:
             return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), ()
     facts = max(every, key=lambda one: one.cpu_s)
@@ -220,7 +220,7 @@ def write_items(job: Job, asked: Questions, runs: Sequence[Sitting | None]) -> s
     return sha256(data)
 
 
-def why(
+def sitting_cause(
     job: Job, final: dict[str, Any], broken: Broken | None, sitting: Sitting
 ) -> tuple[str | None, dict[str, Number]]:
     """Cause and numbers of one sitting; None when every answer was lawful."""

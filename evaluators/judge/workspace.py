@@ -67,7 +67,7 @@ def stage(source: Path, target: Path, *, link: bool) -> Path:
     return target
 
 
-def alike(source: Path, target: Path) -> Path:
+def indistinct_copy(source: Path, target: Path) -> Path:
     """A copy whose files all have one time, and inodes of their own: it does not tell its age or its origin."""
     stage(source, target, link=False)
     for base, folders, names in os.walk(target):

@@ -3,7 +3,7 @@
     python -m tests.bench.sandbox [--repeat 20] [--tokens 1000000]
 
 Start: the same no-op child bare, under bubblewrap alone, and through the whole path (supervisor,
-control group, namespaces, filter, release of data, seal). Scoring: answers of a predictor that only
+control group, namespaces, filter, release of data, seal), started and forked. Scoring: answers of a predictor that only
 copies, over the pipe and by a call in this process; then the judge's own arithmetic on them.
 """
 
@@ -29,6 +29,7 @@ from evaluators.judge.client import Bench
 from evaluators.judge.questions import Questions, Sitting
 from evaluators.judge.sandbox import box, packages, prove, session
 from evaluators.judge.sandbox.layers import CLEAN_ENV, program
+from evaluators.judge.sandbox.prepared import server_for
 from evaluators.judge.workspace import stage, workplace
 from lineage.environment_spec import EnvironmentSpec
 
@@ -80,7 +81,7 @@ def start_costs(folder: Path, repeat: int) -> None:
     bench = wb.classification(folder)
     source = wb.write(folder / "noop", {"train.py": NOOP})
 
-    def whole() -> None:
+    def whole(*, forked: bool = False) -> None:
         with workplace(folder / "scratch") as place:
             (place / "sealed").mkdir()
             data = stage(bench.data / "train", place / "staged", link=True)
@@ -89,10 +90,13 @@ def start_costs(folder: Path, repeat: int) -> None:
                 mode="train", folder=str(place), source=str(source), fake=str(bench.data / "fake"), data=str(data),
                 collect=str(place / "sealed"), artifact_cap=1000, limits=limits,
             )  # fmt: skip
-            final = session.run(box.request(made, isolation.tools))
+            server = server_for(isolation.tools, made) if forked else None
+            final = session.run(box.request(made, isolation.tools, server=server))
             assert final["end"] == "exit", final
 
     rows["whole path"] = timed(whole, repeat)
+    if isolation.prepared:
+        rows["whole path, forked"] = timed(lambda: whole(forked=True), repeat)
     base = rows["bare child"][0]
     print(
         f"start of a no-op child, {repeat} times, load {os.getloadavg()[0]:.1f}, isolation {isolation.level}"
@@ -130,7 +134,9 @@ def scoring(folder: Path, name: str, rows: np.ndarray, shape: tuple[int, ...], b
     folder.mkdir()
     source = wb.write(folder / "source", {"predict.py": text})
     bench = Bench(spec, wb.classification(folder / "d").data, prove.best(), folder / "scratch")
-    asked = Questions(rows, shape, batch, (1,), lambda n, a: a, lambda k: {})
+    asked = Questions(
+        rows, shape, batch, (1,), lambda n, a: a, lambda k: {}, worse=lambda n, a, b: a, items=lambda k: {}
+    )
     plan = [np.arange(s, min(s + batch, len(rows))) for s in range(0, len(rows), batch)]
     sitting = Transport(asked, plan)
     (folder / "artifact").mkdir()
@@ -138,7 +144,7 @@ def scoring(folder: Path, name: str, rows: np.ndarray, shape: tuple[int, ...], b
         spec=spec, data=bench.data, isolation=bench.isolation, devices=(), folder=folder, source=source,
         source_bytes=0, runs=(), trial="t", purpose="screen", split="public", lifeline=os.open("/dev/null", 0),
     )  # fmt: skip
-    final, broken = process.ask_all(job, folder / "run", folder / "artifact", sitting)
+    final, broken = process.ask_all(job, folder / "artifact", sitting)
     assert broken is None and sitting.complete, (final, broken)
     model = np.random.default_rng(0).standard_normal((batch, width), dtype=np.float32).reshape(batch, *shape)
     start = time.perf_counter()

@@ -1,12 +1,12 @@
 """What a trial costs beside its measured work, forked and started, and whether the score is the same.
 
-    python -m tests.bench.starts airbench_mini [--runs 5] [--equivalence 10] [--base DIR]
+    python -m tests.bench.starts airbench_mini [--runs 5] [--equivalence 10]
 
 Needs `bakeoff prepare NAME`. Each path is a trial of the start recipe: smoke, RUNS trainings one after another, the
 judge. Measured work: training and prediction of every run, from data release to the end, without the second sitting.
 Candidate CPU: all that the candidates' processes used, starts and audits included; a fork server's import is shown
-apart, because a campaign pays it once. Equivalence: EQUIVALENCE runs of each path, in turn; two one-sided tests at
-0.05 of the difference of means, which has to lie within half of the noise (the standard deviation of started runs).
+apart, because a campaign pays it once. Equivalence: EQUIVALENCE seeds, each on both paths; two one-sided tests at 0.05
+of the mean difference, which has to lie within half of the noise (the standard deviation of started runs).
 Limits: other work on the machine widens both; the ratio is of CPU time and depends on that less than the wall clock.
 """
 
@@ -20,9 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from statsmodels.stats.weightstats import ttost_ind
+import numpy as np
+from statsmodels.stats.weightstats import ttost_paired
 
 from evaluators.judge import client
+from evaluators.judge.billing import TIMES
 from evaluators.judge.client import Bench
 from evaluators.judge.sandbox import prove
 from evaluators.judge.workspace import read_source
@@ -77,28 +79,49 @@ def trial(name: str, path: str, runs: int, folder: Path) -> tuple[float, float]:
 
 
 def equivalence(name: str, runs: int, folder: Path) -> None:
-    """Two one-sided tests on the score of the start, with runs of both paths in turn."""
-    files = read_source(load_environment(name).folder / "source")
+    """Two one-sided tests on the score of the start, each seed on both paths, one after the other in changing order.
+
+    Where time is the score only the training is run, which is nearly all of it.
+    """
+    spec = load_environment(name).spec
     scores: dict[str, list[float]] = {path: [] for path in PATHS}
     for seed in range(runs):
         for path in sorted(PATHS, reverse=bool(seed % 2)):
             bench = bench_of(name, path, folder)
-            done = measure(bench, files, [seed], trial="bench", purpose="screen", slots=1)
-            assert done.measurement is not None and done.measurement.score is not None, done
-            scores[path].append(done.measurement.score)
-    forked, started = scores["forked"], scores["started"]
-    print(f"  {sentence(forked, started)}")
+            scores[path].append(
+                _training(bench, seed, folder) if spec.score.metric in TIMES else _score(bench, seed)
+            )
+    print(f"  {sentence(scores['forked'], scores['started'])}", flush=True)
+
+
+def _training(bench: Bench, seed: int, folder: Path) -> float:
+    source = load_environment(bench.spec.name).folder / "source"
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        run = client.train(bench, source, seed, Path(out))
+    assert run.cause is None, run
+    return run.facts.cpu_s if bench.spec.score.metric == "cpu_seconds" else run.facts.wall_s
+
+
+def _score(bench: Bench, seed: int) -> float:
+    files = read_source(load_environment(bench.spec.name).folder / "source")
+    done = measure(bench, files, [seed], trial="bench", purpose="screen", slots=1)
+    assert done.measurement is not None and done.measurement.score is not None, done
+    return done.measurement.score
 
 
 def sentence(forked: Sequence[float], started: Sequence[float]) -> str:
     noise = statistics.stdev(started)
-    gap = statistics.fmean(forked) - statistics.fmean(started)
+    gaps = [one - other for one, other in zip(forked, started, strict=True)]
+    gap = statistics.fmean(gaps)
     told = f"forked {statistics.fmean(forked):.4f}, started {statistics.fmean(started):.4f}, difference {gap:+.4f}"
-    if not noise or not statistics.stdev(forked):
-        return f"{told}; one of them does not scatter, so equal or not: {list(forked) == list(started)}"
-    p = float(ttost_ind(forked, started, -MARGIN * noise, MARGIN * noise)[0])
+    if not any(gaps):
+        return f"{told}: every one of {len(gaps)} seeds has the same score on both paths"
+    p = float(ttost_paired(np.array(forked), np.array(started), -MARGIN * noise, MARGIN * noise)[0])
     verdict = "equivalent" if p < 0.05 else "not shown to be equivalent"
-    return f"{told} ({gap / noise:+.2f} of the noise {noise:.4f}); n {len(forked)} each, TOST p {p:.3f}: {verdict}"
+    return (
+        f"{told} ({gap / noise:+.2f} of the noise {noise:.4f}, paired sd {statistics.stdev(gaps):.4f}); "
+        f"{len(gaps)} seeds, TOST p {p:.3f}: {verdict}"
+    )
 
 
 def main() -> None:
@@ -110,6 +133,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         for name in arguments.names:
             print(f"{name}, {arguments.runs} runs, load {os.getloadavg()[0]:.1f}")
+            if not arguments.runs:
+                equivalence(name, arguments.equivalence, Path(made).resolve())
+                continue
             ratios = {path: trial(name, path, arguments.runs, Path(made).resolve()) for path in PATHS}
             cpu, wall = (ratios["forked"][k] / ratios["started"][k] for k in (0, 1))
             print(f"  forked / started: CPU {cpu:.2f}, wall {wall:.2f}")

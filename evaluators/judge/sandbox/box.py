@@ -483,7 +483,7 @@ def request(
 
 
 def _inner(box: Box, layers: Layers, view: View) -> dict[str, Any]:
-    """What `entry.py` is told."""
+    """The configuration of `entry.py`."""
     return {
         "mode": box.mode,
         "kernel": view.kernel,

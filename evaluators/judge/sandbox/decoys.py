@@ -1,7 +1,7 @@
 """Decoys for the probe: labels, a lineage file, a key, a process, sockets; none of them real.
 
-Use: `with decoys(folder) as targets:`; `targets` is what the probe is told, `touched()` afterwards says
-which files were written to. Limits: one host, a few milliseconds to make; nothing outside `folder`
+Use: `with decoys(folder) as targets:`; `targets` is the probe's input, `touched()` afterwards names
+the files that were written to. Limits: one host, a few milliseconds to make; nothing outside `folder`
 except sockets, one shared memory segment and one process, all gone afterwards.
 """
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def decoys(folder: Path) -> Iterator[dict[str, Any]]:
-    """Make everything a thief would look for, and take it away again."""
+    """Make everything that an attacker would look for, and remove it again."""
     nonce = os.urandom(8).hex()
     files = {
         "labels": folder / "labels.npy",

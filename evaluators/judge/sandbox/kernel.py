@@ -106,7 +106,7 @@ DENIED = {
     "lookup_dcookie": (212, 18),
 }
 # Landlock does not govern these. Where it stands alone they do nothing and report success, so that
-# honest code that copies a file's mode goes on.
+# honest code that copies a file's mode does not fail.
 PRETENDED = {
     "chmod": (90, -1),
     "fchmod": (91, 52),

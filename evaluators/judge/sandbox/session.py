@@ -47,7 +47,7 @@ class Session:
         )
         self.final: dict[str, Any] | None = None
         self._buffer = b""
-        self._told = False
+        self._asked = False
         self._send(wire.pack(dict(request)))
 
     def _send(self, data: bytes) -> None:
@@ -60,8 +60,8 @@ class Session:
 
     def tell(self, word: str) -> None:
         """`stop`, `cancel` or `prune`; only the first counts."""
-        if not self._told:
-            self._told = True
+        if not self._asked:
+            self._asked = True
             self._send(word.encode() + b"\n")
 
     def event(self, timeout_s: float) -> dict[str, Any] | None:
@@ -105,9 +105,9 @@ class Session:
             while self.final is None:
                 if cancel is not None and cancel.is_set():
                     self.tell("cancel")
-                asked = asked or (time.monotonic() if self._told else 0.0)
+                asked = asked or (time.monotonic() if self._asked else 0.0)
                 if asked and time.monotonic() - asked > GRACE_S:
-                    raise InfraFault("supervisor", f"no report within {GRACE_S:g} s of being told to end")
+                    raise InfraFault("supervisor", f"no report within {GRACE_S:g} s of the request to end")
                 event = self.event(SLICE_S)
                 if event is None or event["event"] != "progress" or on_progress is None:
                     continue

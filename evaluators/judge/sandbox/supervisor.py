@@ -181,7 +181,7 @@ def on_effects(run: Run, stage: str, names: list[str]) -> None:
 
 
 def release(run: Run) -> None:
-    """The clocks start, then the data appears by one rename, then the child is told."""
+    """The clocks start, then the data appear by one rename, then the child gets their path and the seed."""
     request = run.request
     if run.artifact >= 0 and select.select([run.artifact], [], [], 0)[0]:
         run.stop("protocol", "early_artifact")

@@ -39,7 +39,7 @@ def folders(devices: Sequence[Device]) -> list[str]:
 
 
 def environment(devices: Sequence[Device]) -> dict[str, str]:
-    """Triton is told where the driver is: it would ask ldconfig, which is not in the sandbox."""
+    """Where Triton finds the driver: it would ask ldconfig, which is not in the sandbox."""
     if not devices:
         return {}
     library = accelerators.vendor().library()
