@@ -108,7 +108,7 @@ def line(name: str, plan: ConfirmPlan, scenario: Scenario) -> str:
     return (
         f"{name:40} | {paper.false_champion:12.3f} {only(paper.found):>6} {only(paper.final_is_real):>10}"
         f" | {ours.false_champion:11.3f} {upper:10.3f} {only(ours.found):>6} {only(ours.found_if_tried):>8}"
-        f" {ours.attempts:8.1f} {ours.candidate_runs + ours.incumbent_runs:6.0f}"
+        f" {ours.attempts:8.1f} {ours.candidate_runs + ours.runs_of_incumbent:6.0f}"
         f" {ours.replicates_to_confirm:4.1f}"
     )
 
