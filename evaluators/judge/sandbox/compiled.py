@@ -35,21 +35,21 @@ from typing import Any
 from evaluators.judge.sandbox import packages
 from lineage.ids import sha256
 
-RULE = 2  # change it with anything that changes a copy
+RULE = 3  # change it with anything that changes a copy
 ELF = b"\x7fELF"
 LEFT_OUT = {
     *("__pycache__", "test", "tests", "include", "share", "site-packages", "dist-packages", "pydoc_data"),
     *("idlelib", "turtledemo", "lib2to3", "ensurepip", "tkinter"),
 }
 METADATA = ("METADATA", "entry_points.txt")
-# prose: one of these words, which lists of names have not, among mostly letters and plain punctuation
+# prose: two of these words, which lists of names have not, among mostly letters and plain punctuation
 SHARE = 0.85
 PLAIN = re.compile(r"[A-Za-z \n.,;:'\"()`-]")
 WORDS = re.compile(r"\b(the|of|to|is|are|be|a|an|this|that|for|from|with)\b", re.IGNORECASE)
 LEAST = 60  # characters from which on a string may be prose
-# templates of code and verbose patterns, which may be used
+# templates of code, signatures and verbose patterns, which may be used
 CODE = re.compile(
-    r"^\s*(def|class|@)\s*\w[\w.]*\s*(\(.*)?:?\s*$|^\s*(return|raise) \S|\(\?|[\])][*+?]", re.MULTILINE
+    r"^\s*(def|class|@)\s*\w[\w.]*\s*(\(.*)?:?\s*$|^\s*(return|raise) \S|->|=|\(\?|[\])][*+?]", re.MULTILINE
 )
 # torch's settings modules look for comments with "@" in their own source (torch/utils/_config_module.py)
 READS_ITSELF = b"install_config_module(sys.modules["
@@ -71,7 +71,7 @@ def reduced(text: str, *, documents: bool = True) -> str:
     else:
         is_prose = (
             len(text) >= LEAST
-            and WORDS.search(text) is not None
+            and len(WORDS.findall(text)) > 1
             and CODE.search(text) is None
             and len(PLAIN.findall(text)) >= SHARE * len(text)
         )
