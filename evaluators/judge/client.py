@@ -105,13 +105,13 @@ def _box(
     )
 
 
-def _server(bench: Bench, box: Box) -> Server | None:
+def _server(bench: Bench, box: Box, cancel: threading.Event | None) -> Server | None:
     """The fork server of runs like `box`, where the probe has proven that path; None for a start of its own."""
-    return server_for(bench.isolation.tools, box) if bench.isolation.prepared else None
+    return server_for(bench.isolation.tools, box, cancel) if bench.isolation.prepared else None
 
 
-def _request(bench: Bench, box: Box) -> dict[str, Any]:
-    return request(box, bench.isolation.tools, server=_server(bench, box))
+def _request(bench: Bench, box: Box, cancel: threading.Event | None) -> dict[str, Any]:
+    return request(box, bench.isolation.tools, server=_server(bench, box, cancel))
 
 
 def _as_text(files: Mapping[str, bytes] | None) -> dict[str, str] | None:
@@ -182,7 +182,7 @@ def train(
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(_request(bench, box), cancel, on_progress)
+            final = session.run(_request(bench, box, cancel), cancel, on_progress)
         final["device"] = watch.use
         cause, numbers = causes.explain(final, caps, artifact_needed=True)
         changed = effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
@@ -248,7 +248,7 @@ def smoke(
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(_request(bench, box), cancel)
+            final = session.run(_request(bench, box, cancel), cancel)
         final["device"] = watch.use
     check = _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
     return _guarded(check, final["effects"], guard)
@@ -314,7 +314,7 @@ def judge(
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
-        size, server = source_bytes(files), judge_server(bench, devices)
+        size, server = source_bytes(files), judge_server(bench, devices, cancel)
         job: dict[str, Any] = {
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
@@ -341,11 +341,11 @@ def judge(
     return measured
 
 
-def judge_server(bench: Bench, devices: Devices = ()) -> Server | None:
+def judge_server(bench: Bench, devices: Devices = (), cancel: threading.Event | None = None) -> Server | None:
     """The fork server that the judge's predictors come from: that of training, where one serves both."""
     caps = limits_for(bench.spec.budget, 1, 1, writes=False)
     nowhere = Path("/nonexistent")
-    return _server(bench, _box(bench, "predict", nowhere, nowhere, nowhere, caps, devices))
+    return _server(bench, _box(bench, "predict", nowhere, nowhere, nowhere, caps, devices), cancel)
 
 
 def _items(folder: Path, wanted: str) -> bytes:

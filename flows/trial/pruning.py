@@ -27,7 +27,7 @@ CHECKED = 0.2  # share of trials that run to their end even where the rule would
 
 
 @dataclass(frozen=True)
-class Rule:
+class PruningRule:
     """The bars, the trial that they come from, and whether this trial is one of those that run to their end."""
 
     bars: Pruner
@@ -38,7 +38,7 @@ class Rule:
 class Watcher:
     """Keeps one run's curve; says True when the run can be given up."""
 
-    def __init__(self, rule: Rule | None) -> None:
+    def __init__(self, rule: PruningRule | None) -> None:
         self._rule = rule
         self._points: list[tuple[float, float]] = []
         self.ended_at: float | None = None
@@ -56,7 +56,7 @@ class Watcher:
         return tuple(self._points[stride - 1 :: stride])
 
 
-def pruning_of(rule: Rule | None, watchers: list[Watcher]) -> Pruning | None:
+def pruning_of(rule: PruningRule | None, watchers: list[Watcher]) -> Pruning | None:
     """What the rule said of a trial's runs; None when it would have ended none."""
     for run, watcher in enumerate(watchers):
         if rule is not None and watcher.ended_at is not None:
@@ -71,7 +71,7 @@ def is_checked(engine: Engine, trial: str) -> bool:
     return int.from_bytes(drawn[:4], "big") < CHECKED * 2**32
 
 
-def pruning_rule(engine: Engine, ref: TrialRef, purpose: str) -> Rule | None:
+def pruning_rule(engine: Engine, ref: TrialRef, purpose: str) -> PruningRule | None:
     """The rule for a first measurement of this trial; None where pruning is off or has nothing to go by."""
     plan = engine.config.spec.evaluation
     if not plan.prune or purpose.partition("-")[0] != SCREEN or ref.trial == BASELINE:
@@ -85,9 +85,9 @@ def pruning_rule(engine: Engine, ref: TrialRef, purpose: str) -> Rule | None:
     if parent != BASELINE and (gain := _judged_gain(engine, parent)) is not None:
         bars = pruner(_curves(engine, ref.campaign, parent), plan.prune, start, gain)
         if bars.usable:
-            return Rule(bars, parent, checked)
+            return PruningRule(bars, parent, checked)
     bars = pruner(start, plan.prune)
-    return Rule(bars, BASELINE, checked) if bars.usable else None
+    return PruningRule(bars, BASELINE, checked) if bars.usable else None
 
 
 def _judged_gain(engine: Engine, trial: str) -> float | None:

@@ -21,7 +21,7 @@ from lineage.store.results import first_result, get_result
 SCREEN = "screen"
 
 
-class Seen(Record):
+class ScreenLook(Record):
     """What a look decided: whether the runs so far decide the trial, and why its screen ended where racing ended it."""
 
     is_over: bool
@@ -33,29 +33,29 @@ def parts_of(engine: Engine, purpose: str, runs: int) -> list[tuple[int, int]]:
     return racing.parts(engine.config.racing if purpose == SCREEN else None, runs)
 
 
-def look_after(engine: Engine, ref: TrialRef, measured: Measurement, parent: str | None) -> Seen:
+def look_after(engine: Engine, ref: TrialRef, measured: Measurement, parent: str | None) -> ScreenLook:
     """The stored decision after so many runs, or a new one against the leader of this moment."""
     name = f"look-{len(measured.per_seed)}"
     raw = get_result(engine.store, ref.campaign, ref.trial, name)
     if raw is None:
         made = _look(engine, measured, parent).model_dump_json().encode()
         raw = first_result(engine.store, ref.campaign, ref.trial, name, made)
-    return Seen.model_validate_json(raw)
+    return ScreenLook.model_validate_json(raw)
 
 
-def _look(engine: Engine, measured: Measurement, parent: str | None) -> Seen:
+def _look(engine: Engine, measured: Measurement, parent: str | None) -> ScreenLook:
     config, view = engine.config, engine.view()
     if config.racing is None:
-        return Seen(is_over=False)
+        return ScreenLook(is_over=False)
     # a broken rule decides whatever the other runs give; gates are asked of all runs, or by the rule of racing
     asked = measured.model_copy(update={"gates": ()})
     if fault_of(asked, config.spec, seeded=must_depend(config, view, parent)) is not None:
-        return Seen(is_over=True)
+        return ScreenLook(is_over=True)
     row = view.trial(BASELINE)
     if row is None or row.measurement_sha256 is None:
-        return Seen(is_over=False)
+        return ScreenLook(is_over=False)
     start = Measurement.model_validate_json(get_blob(engine.store, row.measurement_sha256))
     stopped = racing.look(
         config.racing, config.spec, measured.per_seed, view.leaderboard.leader(), start.per_seed
     )
-    return Seen(is_over=stopped is not None, stopped=stopped)
+    return ScreenLook(is_over=stopped is not None, stopped=stopped)

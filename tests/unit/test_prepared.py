@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,18 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
         == 1
     )
     assert owed(warm, facts(1.3, 9.0)) == 0, "a server that was slow to import is not the run's to pay for"
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_cancelled_run_does_not_wait_for_the_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_running", type(prepared._running)())
+    bench = wb.classification(tmp_path / "bench", packages=["torch", "numpy"])
+    cancel = threading.Event()
+    cancel.set()
+    assert client.judge_server(bench, cancel=cancel) is None
+    assert [server.report for server in prepared._running.values()] == [None]
+    source = wb.write(tmp_path / "source", wb.CLASSIFIER)
+    assert client.train(bench, source, 1, tmp_path / "out", cancel).cause == "abandoned"
+    prepared.close_all()

@@ -112,8 +112,8 @@ class Server(Record):
     bytes: int
 
 
-class View(Record):
-    """Where the same things are for the candidate."""
+class SandboxPaths(Record):
+    """The paths of the same files and folders as the candidate sees them."""
 
     recipe: str
     fake: str
@@ -127,7 +127,7 @@ class View(Record):
     fake_request: str
 
 
-INSIDE = View(
+INSIDE = SandboxPaths(
     recipe="/recipe",
     fake="/fake",
     release="/release",
@@ -141,8 +141,8 @@ INSIDE = View(
 )
 
 
-def _outside(box: Box) -> View:
-    return View(
+def _outside(box: Box) -> SandboxPaths:
+    return SandboxPaths(
         recipe=box.source,
         fake=box.fake,
         release=box.release,
@@ -164,7 +164,7 @@ def _entries(box: Box) -> dict[str, list[str]]:
     return {folder: [compiled.name_of(entry) for entry in entries] for folder, entries in seen.items()}
 
 
-def environment(box: Box, view: View) -> dict[str, str]:
+def environment(box: Box, view: SandboxPaths) -> dict[str, str]:
     """The whole environment of the candidate: nothing of the engine's is passed on."""
     threads = str(box.limits.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -367,7 +367,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
     return limits
 
 
-def _landlock(box: Box, view: View) -> dict[str, list[str]]:
+def _landlock(box: Box, view: SandboxPaths) -> dict[str, list[str]]:
     """The trees that may be read, those that may be written too, and the folders that may be listed."""
     roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes())
     parts = [packages.without_packages(root) for root in roots]
@@ -391,7 +391,7 @@ def _forks(box: Box, layers: Layers) -> bool:
     return layers.counts_cpu or bool(box.devices) or box.limits.loopback
 
 
-def locks(box: Box, layers: Layers, view: View) -> dict[str, Any]:
+def locks(box: Box, layers: Layers, view: SandboxPaths) -> dict[str, Any]:
     limits = rlimits(box, layers)
     if layers.bwrap:  # the others are set before it starts
         limits = {name: value for name, value in limits.items() if name == "NPROC"}
@@ -482,7 +482,7 @@ def request(
     }
 
 
-def _inner(box: Box, layers: Layers, view: View) -> dict[str, Any]:
+def _inner(box: Box, layers: Layers, view: SandboxPaths) -> dict[str, Any]:
     """The configuration of `entry.py`."""
     return {
         "mode": box.mode,

@@ -24,13 +24,14 @@ from evaluators.judge.sandbox.box import INSIDE, PLACEHOLDER, Box, Server, envir
 from evaluators.judge.sandbox.layers import HERE, Layers
 from lineage.errors import InfraFault
 
-MOST_SERVERS = 2
+MOST_SERVERS = 4
 START_S = 300.0  # an import of torch beside busy neighbours
+SLICE_S = 0.05
 _Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
 class _Running:
-    """One fork server: its process, our end of its socket, and what it said once it was ready."""
+    """One fork server: its process, our end of its socket, and its report once it is ready."""
 
     def __init__(self, box: Box) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -57,23 +58,45 @@ class _Running:
                 start_new_session=True,
             )
         self.ours = ours
-        self.said = self._ready()
+        self.began = time.monotonic()
+        self.report: dict[str, Any] | None = None
+        self._reading = threading.Lock()
 
-    def _ready(self) -> dict[str, Any]:
-        until = time.monotonic() + START_S
-        if not select.select([self.ours], [], [], until - time.monotonic())[0]:
-            self.close()
-            raise InfraFault("fork server", f"not ready after {START_S:g} s; is the machine overloaded?")
-        said = self.ours.recv(1 << 16)
-        if not said:
-            self.close()
-            return {"fault": f"the import ended the process (exit {self.process.returncode})"}
-        found: dict[str, Any] = marshal.loads(said)
-        return found
+    def wait(self, cancel: threading.Event | None) -> dict[str, Any] | None:
+        """The server's report, once its imports are done; None when `cancel` is set before."""
+
+        def cancelled() -> bool:
+            return cancel is not None and cancel.is_set()
+
+        while not self._reading.acquire(timeout=SLICE_S):
+            if cancelled():
+                return None
+        try:
+            while self.report is None:
+                if cancelled():
+                    return None
+                if time.monotonic() - self.began > START_S:
+                    self.close()
+                    raise InfraFault(
+                        "fork server", f"not ready after {START_S:g} s; is the machine overloaded?"
+                    )
+                if select.select([self.ours], [], [], SLICE_S)[0]:
+                    self.report = self._read()
+            return self.report
+        finally:
+            self._reading.release()
+
+    def _read(self) -> dict[str, Any]:
+        data = self.ours.recv(1 << 16)
+        if data:
+            found: dict[str, Any] = marshal.loads(data)
+            return found
+        return {"fault": f"the import ended the process (exit {self.process.wait(START_S)})"}
 
     @property
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
+    def is_of_use(self) -> bool:
+        """Does it run, or is it known why it cannot?"""
+        return bool(self.report and self.report["fault"]) or self.process.poll() is None
 
     def close(self) -> None:
         """The end of its socket ends it."""
@@ -106,24 +129,28 @@ def unfit(tools: Layers) -> str:
     return "" if os.access(PLACEHOLDER, os.X_OK) else f"no {PLACEHOLDER}"
 
 
-def server_for(tools: Layers, box: Box) -> Server | None:
-    """The fork server for runs like `box`; None where its run starts an interpreter of its own. Raises InfraFault."""
+def server_for(tools: Layers, box: Box, cancel: threading.Event | None = None) -> Server | None:
+    """The fork server for runs like `box`; None where its run starts an interpreter of its own. Raises InfraFault.
+
+    The first call for an environment waits for the imports, unless `cancel` is set.
+    """
     if unfit(tools) or box.devices or box.compiled:
         return None
     key = (tuple(box.packages), tuple(sorted(environment(box, INSIDE).items())))
     with _lock:
         found = _running.get(key)
-        if found is None or not (found.said["fault"] or found.is_alive):
+        if found is None or not found.is_of_use:
             if found is not None:
                 found.close()
             found = _running[key] = _Running(box)
             while len(_running) > MOST_SERVERS:
                 _running.popitem(last=False)[1].close()
         _running.move_to_end(key)
-    said = found.said
-    if said["fault"]:
+    report = found.wait(cancel)
+    if report is None or report["fault"]:
         return None
-    return Server(socket=found.ours.fileno(), cpu_s=said["cpu_s"], wall_s=said["wall_s"], bytes=said["bytes"])
+    facts = {name: report[name] for name in ("cpu_s", "wall_s", "bytes")}
+    return Server(socket=found.ours.fileno(), **facts)
 
 
 @atexit.register

@@ -200,6 +200,10 @@ def read_commands(run: Run) -> None:
     data = os.read(0, 4096)
     if not data:
         run.stop("infra", detail="the engine went away")
+    obey(run, data)
+
+
+def obey(run: Run, data: bytes) -> None:
     *words, run.commands = (run.commands + data).split(b"\n")
     for word in words:
         if word == b"stop":
@@ -278,6 +282,7 @@ def watch(run: Run) -> None:
     if hasattr(os, "pidfd_open"):
         poller.register(os.pidfd_open(run.pid), select.POLLIN)
     parent, last = os.getppid(), 0.0
+    obey(run, b"")  # what came together with the request
     while not run.end:
         listen(run, poller, TICK_S - (time.monotonic() - last))
         spent, status = tree.reap(run.pid)
