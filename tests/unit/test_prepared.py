@@ -295,3 +295,46 @@ def test_a_cancelled_run_does_not_wait_for_the_imports(
     source = wb.write(tmp_path / "source", wb.CLASSIFIER)
     assert client.train(bench, source, 1, tmp_path / "out", cancel).cause == "abandoned"
     prepared.close_all()
+
+
+# What a seed decides: initialisation, order, dropout, the optimizer's steps, numpy's and Python's numbers.
+SEEDED = """
+import json, random
+import numpy as np
+import torch
+
+def warm_up(fake):
+    torch.optim.AdamW(torch.nn.Linear(4, 4).parameters())
+
+def train(data, out, seed):
+    torch.manual_seed(seed), np.random.seed(seed % 2**32), random.seed(seed)
+    x, y = torch.from_numpy(np.load(data / "images.npy")), torch.from_numpy(np.load(data / "labels.npy"))
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.GELU(), torch.nn.Dropout(0.1), torch.nn.Linear(64, 3))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    for _ in range(60):
+        rows = torch.randperm(len(x))[:32]
+        loss = torch.nn.functional.cross_entropy(net(x[rows]), y[rows])
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    np.save(out / "net.npy", torch.cat([p.detach().flatten() for p in net.parameters()]).numpy())
+    (out / "numbers.json").write_text(json.dumps([float(np.random.random()), random.random()]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("forked")
+def test_the_same_seed_trains_the_same_network_on_both_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = {**wb.BUDGET, "memory_mb": 1024, "start_cpu_s": 60, "train_wall_s": 200}
+    found = {}
+    for name, isolation in (("forked", wb.best()), ("started", started(monkeypatch))):
+        bench = wb.classification(
+            tmp_path / f"{name}.bench", isolation, packages=["torch", "numpy"], budget=budget
+        )
+        run, _ = trained(bench, tmp_path / name, {"train.py": SEEDED}, seed=7)
+        assert run.cause is None and run.facts.prepared is (name == "forked"), run
+        assert run.artifact is not None
+        found[name] = run.artifact.sha256
+        print(name, run.facts.start_cpu_s, run.facts.cpu_s, run.facts.prepared_cpu_s)
+    assert found["forked"] == found["started"]
