@@ -1,7 +1,7 @@
 """Leader, incumbent, champions and vetoed trials: the one fold over lineage rows that every reader uses.
 
 Use: `leaderboard = Leaderboard(sign)`, `leaderboard.read(row)` for every row in the order recorded; then `leader()`,
-`incumbent`, `champions`. `View.leaderboard` is this fold over a whole campaign, `evaluators.statistics.confirmation_book.Book` adds
+`incumbent`, `champions`. `View.ranking` is this fold over a whole campaign, `evaluators.statistics.confirmation_book.Book` adds
 noise, levels and the next candidate. No other module ranks trials.
 
 Leader: the best standing score; unconfirmed and vetoed trials have none. A champion's standing score is the

@@ -112,7 +112,7 @@ class View:
     def _quoted_scores(self) -> Floats:
         """The same with the mean of fresh replicates where a trial has them."""
         scores = self._score.copy()
-        for trial, mean in self.leaderboard.fresh.items():
+        for trial, mean in self.ranking.fresh.items():
             if (index := self._frame.index(trial)) is not None:
                 scores[index] = mean * self.sign
         return scores
@@ -126,7 +126,7 @@ class View:
         return self._frame.folds()
 
     @cached_property
-    def leaderboard(self) -> Leaderboard:
+    def ranking(self) -> Leaderboard:
         """Leader, incumbent and champions of this moment."""
         leaderboard = Leaderboard(self.sign)
         for _, step in self._steps():
@@ -268,22 +268,22 @@ class View:
         return self._rows(found[:1])[0] if len(found) else None
 
     def row_of_leader(self) -> Row | None:
-        leader = self.leaderboard.leader()
+        leader = self.ranking.leader()
         return self.trial(leader[0]) if leader is not None else None
 
     def row_of_incumbent(self) -> Row | None:
-        trial = self.leaderboard.incumbent
+        trial = self.ranking.incumbent
         return self.trial(trial) if trial is not None else self.baseline()
 
     def rows_of_champions(self) -> list[Row]:
         """Confirmed trials without a veto, in the order in which they were confirmed."""
-        found = [self._frame.index(trial) for trial in self.leaderboard.champions]
+        found = [self._frame.index(trial) for trial in self.ranking.champions]
         return self._rows(index for index in found if index is not None)
 
     def quoted(self, trial: str) -> float | None:
         """What a trial is said to score: the mean of its fresh replicates where it has been tested, else as measured."""
-        if trial in self.leaderboard.fresh:
-            return self.leaderboard.fresh[trial]
+        if trial in self.ranking.fresh:
+            return self.ranking.fresh[trial]
         index = self._frame.index(trial)
         score = None if index is None else self._frame.value("score", index)
         return None if score is None else float(score)

@@ -201,7 +201,7 @@ class Memory:
         if base is not None and base.noise_sd is not None and base.score:
             memory.noise = min(0.2, max(1e-4, base.noise_sd / abs(base.score)))
         for order, row in enumerate(rows):
-            memory._add(row, order, base, spec, view.leaderboard.fresh.get(row.trial or "", row.score))
+            memory._add(row, order, base, spec, view.ranking.fresh.get(row.trial or "", row.score))
         memory.start = memory.trials.get(base.trial or "") if base else None
         leader, incumbent = view.row_of_leader(), view.row_of_incumbent()
         memory.leader = memory.trials.get(leader.trial or "") if leader else memory.start

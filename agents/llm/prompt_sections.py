@@ -162,7 +162,7 @@ def _distance(scene: Scene, row: Row, leader: float | None) -> float | None:
 
 def reach(scene: Scene, budget: int) -> str:
     """Failures that a small concession would make legal, nearest first."""
-    leader = scene.view.leaderboard.leader()
+    leader = scene.view.ranking.leader()
     best = leader[1] if leader else None
     near: list[tuple[float, int, Row]] = []
     for age, row in enumerate(reversed(scene.view.failures(None, REACH_SCAN))):

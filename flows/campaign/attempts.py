@@ -46,7 +46,7 @@ class Opening(Record):
 def due(engine: Engine) -> Due | None:
     """A champion without its sealed score, else the attempt that is open, else the leader if it is worth one."""
     view = engine.view()
-    late = view.leaderboard.unsealed
+    late = view.ranking.unsealed
     if late:
         return Due(number=late[0][0], trial=late[0][1])
     number = view.count("confirmation")
@@ -65,13 +65,13 @@ def finished(view: View, number: int) -> Row | None:
 
 def awaits_seal(view: View, number: int) -> bool:
     """Has this attempt made a champion, not vetoed since, that has no sealed score yet?"""
-    return number in [late for late, _ in view.leaderboard.unsealed]
+    return number in [late for late, _ in view.ranking.unsealed]
 
 
 def open_attempt(engine: Engine, trial: str) -> Opening:
     """The open attempt or unsealed champion that `trial` has, else a new attempt. Raises UsageError for another's."""
     view = engine.view()
-    late = [number for number, champion in view.leaderboard.unsealed if champion == trial]
+    late = [number for number, champion in view.ranking.unsealed if champion == trial]
     number = late[0] if late else view.count("confirmation")
     begun = _opening(engine, number) or (_decided_before(view, number) if late else None)
     if begun is None:

@@ -38,7 +38,7 @@ def certify(store: Store, config: CampaignConfig, view: View, trial: str, *, rev
     if last is None:
         raise UsageError(
             f"{trial} was never confirmed, so there is nothing to certify: a certificate is of a confirmation on "
-            f"fresh seeds; confirmed in {config.id}: {', '.join(view.leaderboard.champions) or 'none'}"
+            f"fresh seeds; confirmed in {config.id}: {', '.join(view.ranking.champions) or 'none'}"
         )
     kept = [_kept(row) for row in rows[: last + 1] if row.event in DECIDE]
     subject = next(row for row in rows if row.event == "trial" and row.trial == trial)

@@ -95,7 +95,7 @@ def stage_of(store: Store, campaign: str, trial: str) -> str:
 def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[str, Any]:
     """The status of a campaign: owner, open trials with their stages, what is spent."""
     used = spent(view, now())
-    leader = view.leaderboard.leader()
+    leader = view.ranking.leader()
     return {
         "run": root,
         "campaign": config.id,
@@ -108,7 +108,7 @@ def status(root: str, store: Store, config: CampaignConfig, view: View) -> dict[
             for row in view.open_trials()
         },
         "slots_busy_here": busy(slot_kind(config.spec.budget.gpus, slots_key(root, config.id))),
-        "incumbent": view.leaderboard.incumbent,
+        "incumbent": view.ranking.incumbent,
         "leader": leader[0] if leader else None,
         "usd": used.usd,
         "tokens": used.tokens,

@@ -77,8 +77,8 @@ def write_report(root: str, campaign: str, out: Path | None = None, reload_s: in
 
 def _certificate(root: str, campaign: str, view: View) -> tuple[str, str]:
     """The command that makes the champion's certificate, and the file's name where it is beside the page."""
-    trial = view.leaderboard.incumbent
-    if trial is None or trial not in view.leaderboard.champions:
+    trial = view.ranking.incumbent
+    if trial is None or trial not in view.ranking.champions:
         return "", ""
     path = certificate_path(root, campaign, trial)
     return f"bakeoff certify {root} {trial}", path.name if path.is_file() else ""
@@ -92,8 +92,8 @@ def end_of_run(root: str, campaign: str, why: str) -> str:
     links = links_for(root, config, view)
     folder = reports_folder(root, campaign)
     folder.mkdir(parents=True, exist_ok=True)
-    champion = view.leaderboard.incumbent
-    if champion is not None and champion in view.leaderboard.champions:
+    champion = view.ranking.incumbent
+    if champion is not None and champion in view.ranking.champions:
         path = certificate_path(root, campaign, champion)
         path.write_bytes(certify(store, config, view, champion))
     write_report(root, campaign)

@@ -158,6 +158,6 @@ class Script:
         item = self._items[number - 1]
         blanks = {"role": request.role.name, "proposer": self.name, "parent": ""}
         if not item.parent:
-            leader = request.view.leaderboard.leader()
+            leader = request.view.ranking.leader()
             blanks["parent"] = leader[0] if leader is not None else ""
         return item.model_copy(update={k: v for k, v in blanks.items() if not getattr(item, k)})

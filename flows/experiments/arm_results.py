@@ -137,7 +137,7 @@ def final_gain(view: View, spec: EnvironmentSpec) -> tuple[float, bool]:
         return 0.0, False
     if best is not None and best.trial != start.trial:
         return confirmed_gain(view, spec, best), True
-    leader = view.leaderboard.leader()
+    leader = view.ranking.leader()
     return w.relative(spec, leader[1] if leader else None, start.score) or 0.0, False
 
 

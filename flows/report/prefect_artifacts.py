@@ -76,7 +76,7 @@ def campaign_markdown(engine: Engine, view: View, why: str) -> str:
     """The campaign's table of trials, who leads, and how it ended."""
     spec = engine.config.spec
     lines = [f"# {engine.config.id}", "", f"Ended: {why}. Store: {engine.root}", ""]
-    leaderboard = view.leaderboard
+    leaderboard = view.ranking
     leader = leaderboard.leader()
     lines += [f"Confirmed best: {leaderboard.incumbent}. Leader: {leader[0] if leader else 'none'}.", ""]
     lines += [f"| trial | role | status | {spec.score.metric} | hypothesis |", "|---|---|---|---|---|"]

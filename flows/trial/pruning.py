@@ -101,7 +101,7 @@ def _judged_gain(engine: Engine, trial: str) -> float | None:
     scores = []
     for name in (BASELINE, trial):
         row = view.trial(name)
-        scores.append(view.leaderboard.fresh.get(name, row.score if row is not None else None))
+        scores.append(view.ranking.fresh.get(name, row.score if row is not None else None))
     start, own = scores
     if start is None or own is None or start == 0:
         return None

@@ -56,6 +56,6 @@ def _look(engine: Engine, measured: Measurement, parent: str | None) -> ScreenLo
         return ScreenLook(is_over=False)
     start = Measurement.model_validate_json(get_blob(engine.store, row.measurement_sha256))
     stopped = racing.look(
-        config.racing, config.spec, measured.per_seed, view.leaderboard.leader(), start.per_seed
+        config.racing, config.spec, measured.per_seed, view.ranking.leader(), start.per_seed
     )
     return ScreenLook(is_over=stopped is not None, stopped=stopped)

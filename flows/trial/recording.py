@@ -63,7 +63,7 @@ class Progress:
 
 def decide(engine: Engine, progress: Progress, view: View) -> tuple[Label, tuple[str, float] | None]:
     """Label the trial against the leader as of now. Returns the label, the leader's id and standing score."""
-    leader = view.leaderboard.leader()
+    leader = view.ranking.leader()
     stopped = progress.stopped
     if stopped is not None and stopped.leader:
         leader = (stopped.leader, stopped.limit)  # the one of the look, whoever leads by now
@@ -145,7 +145,7 @@ def build_row(
         **_cost_fields(progress),
         **device_columns(on_devices),
         **slot_columns(uses, progress.runs, progress.judged),
-        "incumbent": view.leaderboard.incumbent,
+        "incumbent": view.ranking.incumbent,
         "status": decided.status,
         "cause": decided.cause,
         "numbers_json": json.dumps(decided.numbers, sort_keys=True),

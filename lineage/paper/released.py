@@ -83,7 +83,7 @@ def import_released(folder: str | Path, store: Store, campaign: str) -> ImportRe
         )
         added = len(run.rows)
     view = Lineage(store, campaign).refresh()
-    best = view.leaderboard.leader()
+    best = view.ranking.leader()
     return ImportReport(
         campaign=campaign,
         environment=environment,

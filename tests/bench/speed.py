@@ -63,8 +63,8 @@ def trials_of(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def facts(run: Path, slots: int = 2) -> dict[str, Any]:
     """Figures of one recorded run."""
     trials, rows = trials_of(run)
-    planned = trials["runs"].max() if "planned_runs" not in trials else trials["planned_runs"].max()
     screens = trials[trials["trial"] != "t0000"]
+    planned = (screens["planned_runs"] if "planned_runs" in screens else screens["runs"]).max()
     whole = screens[screens["runs"] == screens["runs"].max()]
     began = rows.loc[(rows["event"] == "campaign") & (rows["operator"] == "start"), "t_started"].min()
     keeps = rows[(rows["event"] == "trial") & (rows["status"] == "keep")]

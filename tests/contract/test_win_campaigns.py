@@ -272,7 +272,7 @@ def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(
         assert [(row.status, row.cause) for row in rows] == [("disqualified", "illegal:seed")] * 3
         assert attempts.due(engine) is None
         assert book(engine.config, engine.view()).pool() == pool
-        assert engine.view().leaderboard.champions == [] and problems(engine) == []
+        assert engine.view().ranking.champions == [] and problems(engine) == []
 
 
 @pytest.mark.slow
@@ -333,7 +333,7 @@ def test_a_replicate_that_breaks_a_rule_ends_the_confirmation_as_disqualified(tm
             row = confirm(engine)
         assert row is not None and (row.verdict, row.status) == ("unconfirmed", "disqualified")
         assert row.cause == "not_causal" and json.loads(row.detail_json)["reason"] == "unlawful"
-        leaderboard = engine.view().leaderboard
+        leaderboard = engine.view().ranking
         assert leaderboard.champions == [] and leaderboard.leader() is not None
         assert leaderboard.leader()[0] == "t0000"  # type: ignore[index]
         assert confirm(engine) is None and problems(engine) == []
@@ -363,18 +363,18 @@ def test_a_champion_that_fails_on_a_fresh_seed_later_loses_its_title(tmp_path: P
         assert run(engine, "t0001").status == "keep"
         first = confirm(engine)
         assert first is not None and (first.trial, first.verdict) == ("t0001", "confirmed"), first.detail_json
-        assert engine.view().leaderboard.champions == ["t0001"]
+        assert engine.view().ranking.champions == ["t0001"]
         assert run(engine, "t0002").status == "keep"
         with with_training("incumbent", 0, FAILS):
             second = confirm(engine)
         assert second is not None and (second.trial, second.verdict) == ("t0002", "unconfirmed")
         detail = json.loads(second.detail_json)
         assert detail["reason"] == "incumbent_failed" and detail["incumbent"] == "t0001"
-        standing = engine.view().leaderboard
+        standing = engine.view().ranking
         assert standing.fallen == {"t0001": "failed"} and standing.incumbent == "t0000"
         third = confirm(engine)  # the same leader, against the one before
         assert third is not None and (third.trial, third.incumbent) == ("t0002", "t0000")
-        assert third.verdict == "confirmed" and engine.view().leaderboard.champions == ["t0002"]
+        assert third.verdict == "confirmed" and engine.view().ranking.champions == ["t0002"]
         assert problems(engine) == []
 
 
@@ -393,9 +393,9 @@ def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tm
         (sealed,) = view.events("sealed")
         assert sealed.sealed_verdict == "reversed"
         assert sealed.sealed_high is not None and sealed.sealed_high < 0 < (sealed.gain_low or 0)
-        assert view.leaderboard.fallen == {"t0001": "reversed"}
-        assert view.leaderboard.champions == [] and view.leaderboard.leader() is not None
-        assert (view.leaderboard.incumbent, view.leaderboard.leader()[0]) == ("t0000", "t0000")  # type: ignore[index]
+        assert view.ranking.fallen == {"t0001": "reversed"}
+        assert view.ranking.champions == [] and view.ranking.leader() is not None
+        assert (view.ranking.incumbent, view.ranking.leader()[0]) == ("t0000", "t0000")  # type: ignore[index]
         told = headline(spec, digest(view, spec))
         assert told.startswith("ALARM: t0001 was confirmed, and the sealed split reverses its gain"), told
         (first, *_) = [line for line in morning_summary(view, spec).splitlines() if line and line[0] != "#"]
@@ -404,4 +404,4 @@ def test_a_champion_that_the_sealed_split_reverses_is_an_alarm_and_never_best(tm
         assert run(engine, "t0002").status == "keep", "the next one is held against the start again"
         again = confirm(engine)
         assert again is not None and (again.incumbent, again.verdict) == ("t0000", "confirmed")
-        assert engine.view().leaderboard.champions == ["t0002"]
+        assert engine.view().ranking.champions == ["t0002"]

@@ -14,7 +14,7 @@ from evaluators.statistics.recompute import recompute_labels
 from flows.engine.config import load_config
 from flows.measure import verify
 from lineage.log.table import Lineage
-from lineage.records import Edit, Proposal, Row
+from lineage.records import Edit, Proposal, Row, Status
 from lineage.store.objects import open_store
 
 RUNS, CAMPAIGN = 5, "c-quick-specialists"
@@ -87,7 +87,7 @@ def test_verify_decides_it_again(raced: tuple[Path, dict[str, str], pd.DataFrame
 
     def silent(row: Row) -> Mapping[str, object]:
         kept = {name: value for name, value in said.items() if name != "racing"}
-        return {"detail_json": json.dumps(kept), "status": "keep"} if row.trial == ended else {}
+        return {"detail_json": json.dumps(kept), "status": Status.KEEP} if row.trial == ended else {}
 
     assert any("runs of the screen" in text for text in mismatches(folder, silent))
 

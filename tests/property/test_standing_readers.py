@@ -140,7 +140,7 @@ def test_every_reader_of_a_view_names_the_same(steps: list[tuple[str, Any]]) -> 
     name = leader[0] if leader else None
     book = book_of(rows, PLAN)
     assert (book.leader(), book.incumbent) == (pytest_close(leader), incumbent)
-    assert (view.leaderboard.leader(), view.leaderboard.incumbent) == (pytest_close(leader), incumbent)
+    assert (view.ranking.leader(), view.ranking.incumbent) == (pytest_close(leader), incumbent)
     assert book.candidate() in (None, name)
     ref = TrialRef(store="s", campaign="c", trial="t9999", role="opt")
     progress = Progress(ref=ref, started=datetime.now(UTC), infra="disk", infra_text="full")
@@ -186,8 +186,8 @@ def test_a_prompt_quotes_a_trial_by_one_figure(steps: list[tuple[str, Any]]) -> 
             figure = 0.0 if told is None else float(told[2]) * (1 if told[1] == "better" else -1)
             if view.quoted(row.parent) is not None:
                 assert figure == pytest.approx(gap, abs=0.0006)
-        if row.trial in view.leaderboard.champions:
-            assert f"score: {view.leaderboard.fresh[row.trial]:.3f} CPU-s on fresh seeds" in trial_facts(
+        if row.trial in view.ranking.champions:
+            assert f"score: {view.ranking.fresh[row.trial]:.3f} CPU-s on fresh seeds" in trial_facts(
                 spec, row, view.quoted
             )
 

@@ -167,7 +167,7 @@ def test_another_leader_waits_until_the_open_attempt_has_ended(engine: Engine) -
     fresh = engine_for(root, campaign)
     outcome(fresh, "t0002", "keep", [0.97, 0.98], {**fresh.files_of("t0001"), "more.py": b"#\n"})
     due = attempts.due(fresh)
-    assert due is not None and due.trial == "t0001" and fresh.view().leaderboard.leader()[0] == "t0002"  # type: ignore[index]
+    assert due is not None and due.trial == "t0001" and fresh.view().ranking.leader()[0] == "t0002"  # type: ignore[index]
     assert session(root, campaign, None)
     assert [row.trial for row in fresh.view().events("confirmation")] == ["t0001", "t0002"]
 
@@ -177,6 +177,6 @@ def test_a_vetoed_champion_is_not_sealed_any_more(engine: Engine) -> None:
     with mock.patch.object(confirm, "seal", side_effect=Killed):
         assert not session(root, campaign, None)
     fresh = engine_for(root, campaign)
-    assert fresh.view().leaderboard.unsealed == [(0, "t0001")]
+    assert fresh.view().ranking.unsealed == [(0, "t0001")]
     fresh.append(Row(event="intervention", campaign=campaign, trial="t0001", operator="veto", notes="x"))
-    assert attempts.due(fresh) is None and fresh.view().leaderboard.incumbent == "t0000"
+    assert attempts.due(fresh) is None and fresh.view().ranking.incumbent == "t0000"

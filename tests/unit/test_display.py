@@ -75,7 +75,7 @@ def test_the_state_follows_verdicts() -> None:
     best, leader = view.row_of_incumbent(), view.row_of_leader()
     assert state.best is not None and best is not None and state.best.trial == best.trial
     assert state.ahead is not None and leader is not None and state.ahead.trial == leader.trial
-    assert state.leaderboard.champions == [row.trial for row in view.rows_of_champions()]
+    assert state.ranking.champions == [row.trial for row in view.rows_of_champions()]
     assert sum(state.failures.values()) == sum(view.failure_counts().values())
 
 

@@ -64,7 +64,7 @@ class Display:
         self.spec = spec
         self.settings = settings
         self.state = LiveState(
-            title=title or spec.name, started=clock(), leaderboard=Leaderboard(spec.sign), footer=footer
+            title=title or spec.name, started=clock(), ranking=Leaderboard(spec.sign), footer=footer
         )
         self.fault: BaseException | None = None
         self.clock = clock
@@ -175,19 +175,19 @@ class Display:
         elif row.event == "confirmation":
             return self._verdict(row)
         elif row.event == "sealed":
-            state.leaderboard.read(row)
+            state.ranking.read(row)
             if row.sealed_score is not None:
                 told = w.sealed_gain(row)
                 score = w.score_text(self.spec, row.sealed_score)
                 return f"{trial} on the sealed split: {score}" + (f", {told}" if told else "")
         elif row.event == "intervention":
-            state.leaderboard.read(row)
+            state.ranking.read(row)
             return f"a person: {one_line(' '.join(filter(None, (row.operator, row.notes))))}"
         return None
 
     def _count(self, row: Row) -> None:
         state = self.state
-        state.leaderboard.read(row)
+        state.ranking.read(row)
         if row.status == Status.KEEP:
             state.keeps += 1
         elif row.status not in w.VALID:
@@ -200,7 +200,7 @@ class Display:
         if known is not None:
             known = state.rows[trial] = known.model_copy(update={"verdict": row.verdict})
             state.recent = deque((state.rows.get(r.trial or "", r) for r in state.recent), RECENT_KEPT)
-        state.leaderboard.read(row)
+        state.ranking.read(row)
         text = f"{trial} {row.verdict or 'not decided'} with fresh seeds"
         text += f": {w.score_text(self.spec, row.score)}" if row.score is not None else ""
         told = [w.p_text(row.p_value)] if row.p_value is not None else []

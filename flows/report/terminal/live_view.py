@@ -50,7 +50,7 @@ class LiveState:
 
     title: str
     started: float
-    leaderboard: Leaderboard
+    ranking: Leaderboard
     footer: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
@@ -62,21 +62,21 @@ class LiveState:
 
     @property
     def baseline(self) -> Row | None:
-        return self.rows.get(self.leaderboard.start or "")
+        return self.rows.get(self.ranking.start or "")
 
     @property
     def best(self) -> Row | None:
         """The incumbent's row."""
-        return self.rows.get(self.leaderboard.incumbent or "")
+        return self.rows.get(self.ranking.incumbent or "")
 
     @property
     def ahead(self) -> Row | None:
         """The leader's row, which need not be confirmed."""
-        leader = self.leaderboard.leader()
+        leader = self.ranking.leader()
         return self.rows.get(leader[0]) if leader is not None else None
 
     def score_of(self, row: Row) -> float | None:
-        return self.leaderboard.fresh.get(row.trial or "", row.score)
+        return self.ranking.fresh.get(row.trial or "", row.score)
 
     @property
     def noise_sd(self) -> float | None:
@@ -197,7 +197,7 @@ class Screen:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(state.title, style="bold")
         text.append(
-            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.leaderboard.champions)} confirmed,"
+            f"  {w.count(tried, 'trial')}, {w.count(state.keeps, 'keep')}, {len(state.ranking.champions)} confirmed,"
             f" {w.seconds(self.clock() - state.started)}"
         )
         return text
