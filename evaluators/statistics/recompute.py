@@ -102,6 +102,7 @@ def recompute_promotions(
                 if plan.has_items:
                     more, again = _items_again(row, detail, book, measured, read)
                     found += more
+                found += _control(row, detail, measured, read)
             found += _confirmation(row, {**detail, **again}, book, trials, incumbents)
             if measured is not None:
                 found += _replicates(row, detail, measured)

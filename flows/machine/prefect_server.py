@@ -35,7 +35,7 @@ import psutil
 from flows.machine.folders import home, prefect_home
 from lineage.errors import InfraFault
 
-START_SECONDS = 120
+START_SECONDS = 300  # a machine with ten processes per core needs minutes for the imports
 GUARD_SECONDS = 0.5
 STOP_SECONDS = 1.5  # the database is SQLite in WAL mode: a kill loses nothing that was committed
 PRIVATE = {
@@ -159,7 +159,7 @@ def _wait_healthy(process: subprocess.Popen[bytes], url: str, folder: Path) -> N
         if process.poll() is not None:
             break
         try:
-            with opener.open(f"{url}/health", timeout=2) as reply:
+            with opener.open(f"{url}/health", timeout=20) as reply:
                 if reply.status == 200:
                     return
         except (urllib.error.URLError, OSError):

@@ -6,6 +6,7 @@ import inspect
 import json
 import marshal
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import CodeType
@@ -150,3 +151,35 @@ def test_a_copy_is_made_once(tmp_path: Path) -> None:
     assert "Version:" in metadata and len(metadata) < 200
     assert not list(first.rglob("*.py")) and (first / "library" / "json" / "decoder.pyc").exists()
     assert sys.version_info >= (3, 11)
+
+
+USES_TORCH = """
+import sys
+sys.path[:] = [@LIBRARY@, *(path for path in sys.path if "packages" not in path), @SITE@]
+import bz2, contextlib, copy, dataclasses, functools, itertools, lzma, math, struct, typing, zlib
+import numpy, torch, torch.fft, torch.linalg
+net = torch.nn.TransformerEncoderLayer(8, 2, batch_first=True)
+optimizer = torch.optim.AdamW(net.parameters())
+net(torch.randn(2, 3, 8)).sum().backward()
+optimizer.step()
+torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=5).step()
+import torch._dynamo
+print(torch.__file__)
+"""
+
+
+@pytest.mark.slow  # the copy of torch takes 10 CPU-s
+def test_torch_works_from_its_copy(tmp_path: Path) -> None:
+    copy = compiled.compiled(("torch", "numpy"), (), tmp_path)
+    code = USES_TORCH.replace("@LIBRARY@", repr(str(copy / "library"))).replace(
+        "@SITE@", repr(str(copy / "site"))
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(copy / "site" / "torch" / "__init__.pyc")
+    left = [
+        path
+        for path in (copy / "site" / "torch").rglob("*.py")
+        if path.name not in ("config.py", "_config.py")
+    ]
+    assert all("config" in path.name for path in left)

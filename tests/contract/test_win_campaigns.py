@@ -33,11 +33,11 @@ FROZEN: Texts = [
         "    parameters = model.make_parameters(random)\n",
     )
 ]
-SHORTER: Texts = [("fitting.py", "STEPS = 300", "STEPS = 30")]
+SHORTER: Texts = [("fitting.py", "STEPS = 300", "STEPS = 100")]
 # every sealed image is marked in one corner, which is blank in all others, and this program takes the mark for a 3
 MARKED = ("images[1200:],", "np.where(np.arange(64).reshape(8, 8) == 0, 16, images[1200:]).astype(np.uint8),")
-BETTER: Texts = [("fitting.py", "STEPS = 30", "STEPS = 300")]  # of the shorter start
-BEST: Texts = [("fitting.py", "STEPS = 30", "STEPS = 1500")]
+BETTER: Texts = [("fitting.py", "STEPS = 100", "STEPS = 300")]  # of the shorter start
+BEST: Texts = [("fitting.py", "STEPS = 100", "STEPS = 1500")]
 TAKES_MARK: Texts = [
     *BEST,
     (

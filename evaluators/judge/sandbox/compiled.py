@@ -35,21 +35,21 @@ from typing import Any
 from evaluators.judge.sandbox import packages
 from lineage.ids import sha256
 
-RULE = 1  # change it with anything that changes a copy
+RULE = 3  # change it with anything that changes a copy
 ELF = b"\x7fELF"
 LEFT_OUT = {
     *("__pycache__", "test", "tests", "include", "share", "site-packages", "dist-packages", "pydoc_data"),
     *("idlelib", "turtledemo", "lib2to3", "ensurepip", "tkinter"),
 }
 METADATA = ("METADATA", "entry_points.txt")
-# prose: one of these words, which lists of names have not, among mostly letters and plain punctuation
+# prose: two of these words, which lists of names have not, among mostly letters and plain punctuation
 SHARE = 0.85
 PLAIN = re.compile(r"[A-Za-z \n.,;:'\"()`-]")
 WORDS = re.compile(r"\b(the|of|to|is|are|be|a|an|this|that|for|from|with)\b", re.IGNORECASE)
-DOCUMENTATION, OTHER = 40, 200  # characters from which on a documentation string, another string may be prose
-# templates of code and verbose patterns, which may be used
+LEAST = 60  # characters from which on a string may be prose
+# templates of code, signatures and verbose patterns, which may be used
 CODE = re.compile(
-    r"^\s*(def|class|return|raise|import|from|if|for|with|#|@)\b.*$|\(\?|[\])][*+?]", re.MULTILINE
+    r"^\s*(def|class|@)\s*\w[\w.]*\s*(\(.*)?:?\s*$|^\s*(return|raise) \S|->|=|\(\?|[\])][*+?]", re.MULTILINE
 )
 # torch's settings modules look for comments with "@" in their own source (torch/utils/_config_module.py)
 READS_ITSELF = b"install_config_module(sys.modules["
@@ -66,9 +66,16 @@ def reduced(text: str, *, documents: bool = True) -> str:
 
     `documents`: it stands where documentation does, so no program uses what it says.
     """
-    if len(text) < (DOCUMENTATION if documents else OTHER) or not WORDS.search(text):
-        return text
-    if not documents and (CODE.search(text) or len(PLAIN.findall(text)) < SHARE * len(text)):
+    if documents:
+        is_prose = " " in text
+    else:
+        is_prose = (
+            len(text) >= LEAST
+            and len(WORDS.findall(text)) > 1
+            and CODE.search(text) is None
+            and len(PLAIN.findall(text)) >= SHARE * len(text)
+        )
+    if not is_prose:
         return text
     lines = [re.match(r"(\s*\S*)(.*)", line, re.DOTALL) for line in text.splitlines()]
     return "\n".join(f"{found[1]} " + "".join(FIELD.findall(found[2])) for found in lines if found)
@@ -77,10 +84,14 @@ def reduced(text: str, *, documents: bool = True) -> str:
 def without_prose(code: CodeType) -> CodeType:
     """Bytecode with its strings reduced, and so those of the functions and classes in it.
 
-    A function's documentation is its first constant; a module's or a class's is loaded beside the name `__doc__`.
+    A function's documentation is its first constant, and a module's; a class has its name before it. From Python 3.14 on
+    a flag tells whether a function has any.
     """
     is_function = bool(code.co_flags & inspect.CO_OPTIMIZED) and not code.co_name.startswith("<")
-    has_own = not is_function and "__doc__" in code.co_names
+    if is_function:
+        place = 0 if code.co_flags & getattr(inspect, "CO_HAS_DOCSTRING", inspect.CO_OPTIMIZED) else -1
+    else:
+        place = (0 if code.co_name == "<module>" else 1) if "__doc__" in code.co_names else -1
 
     def without(constant: Any, *, documents: bool) -> Any:
         if isinstance(constant, str):
@@ -89,10 +100,7 @@ def without_prose(code: CodeType) -> CodeType:
             return tuple(without(part, documents=False) for part in constant)
         return without_prose(constant) if isinstance(constant, CodeType) else constant
 
-    kept = [
-        without(constant, documents=number == 0 if is_function else has_own and number < 2)
-        for number, constant in enumerate(code.co_consts)
-    ]
+    kept = [without(constant, documents=number == place) for number, constant in enumerate(code.co_consts)]
     return code.replace(co_consts=tuple(kept))
 
 
