@@ -69,7 +69,7 @@ def create_campaign(
     """
     environment = load_environment(settings.environment, settings.variant)
     if runs_here:
-        environment, _ = fitted_here(environment)
+        environment, _ = fitted_here(environment, stored_only=start.comparison is not None)
     devices = require(environment.spec, settings.gpus) if runs_here else ()
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)

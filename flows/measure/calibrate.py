@@ -154,17 +154,22 @@ def calibrate(
     )
 
 
-def fitted_here(environment: Environment, *, again: bool = False) -> tuple[Environment, float | None]:
+def fitted_here(
+    environment: Environment, *, again: bool = False, stored_only: bool = False
+) -> tuple[Environment, float | None]:
     """The environment with caps for this machine, and the speed that they follow from; None where they stay as they are.
 
     The speed is the stored calibration's, so that its campaigns have its caps; it is measured `again`, or where
-    there is no calibration of this machine. Raises UsageError for an altered one.
+    there is no calibration of this machine, unless `stored_only`: campaigns that are compared have the same caps.
+    Raises UsageError for an altered one.
     """
     if environment.spec.budget.fit_to_machine <= 1:
         return environment, None
     held = None if again else load(environment.spec.name)
     known = held is not None and held.machine == client.machine_identity()
-    seconds = held.reference_s if held is not None and known and held.reference_s else speed.measure()
+    seconds = held.reference_s if held is not None and known else None
+    if seconds is None and not stored_only:
+        seconds = speed.measure()
     return replace(environment, spec=speed.fitted(environment.spec, seconds)), seconds
 
 
