@@ -295,7 +295,7 @@ class Measurement(_Grown):
     """What the evaluator alone produces; stored create-if-absent, never changed.
 
     `score` is None when any seed failed or the metric is undefined. `split` is `public` or `sealed`.
-    `items_sha256` names the artifact with the result of each test item (`evaluators.judge.items`).
+    `items_sha256` names the artifact with the result of each test item (`evaluators.judge.item_scores`).
     """
 
     trial: str

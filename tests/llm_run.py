@@ -10,7 +10,7 @@ from typing import Any
 
 import quick
 
-from flows.campaign.embedded import only_campaign
+from flows.campaign.run_on_this_machine import only_campaign
 from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import Row, Status

@@ -133,7 +133,7 @@ def call(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Complete
 @contextlib.contextmanager
 def engine(folder: Path, **settings: object) -> Iterator[Engine]:
     """The engine of a fresh campaign in this process, with nothing in its lineage yet."""
-    from flows.campaign.embedded import create_campaign
+    from flows.campaign.run_on_this_machine import create_campaign
     from flows.engine.engine import close_engine, engine_for
     from flows.engine.settings import load_settings
     from flows.environments.loading import load_environment

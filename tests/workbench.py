@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.judge import process as judging
-from evaluators.judge.client import Bench, judge_server, train
-from evaluators.judge.information import source_bytes
-from evaluators.judge.sandbox.prove import Isolation, best
-from evaluators.judge.workspace import read_source
+from evaluators.judge import judge_process as judging
+from evaluators.judge.candidate_folders import read_source
+from evaluators.judge.judge_client import Bench, judge_server, train
+from evaluators.judge.sandbox.prove_level import Isolation, best
+from evaluators.judge.source_size import source_bytes
 from lineage.environment_spec import EnvironmentSpec
 from lineage.records import Measurement, TrainRun
 

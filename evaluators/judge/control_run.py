@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.judge import client
-from evaluators.judge.client import Bench
+from evaluators.judge import judge_client
+from evaluators.judge.judge_client import Bench
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.records import Check, Measurement, Number
@@ -120,18 +120,18 @@ def control(
     *,
     trial: str,
     cancel: threading.Event | None = None,
-    devices: client.Devices = (),
+    devices: judge_client.Devices = (),
 ) -> tuple[Check, Measurement | None]:
     """Train on permuted data, judge, compare. A program that fails without its data has learnt from them: it passes.
 
     `real` are the quantities of its ordinary runs; `out` takes the artifact. Raises Unpermuted.
     """
     data = permuted(bench.data / "train", out / "permuted", bench.spec)
-    run = client.train(bench, source, seed, out / "artifact", cancel, data=data, devices=devices)
+    run = judge_client.train(bench, source, seed, out / "artifact", cancel, data=data, devices=devices)
     if run.cause is not None:
         detail = f"training on permuted data ended with {run.cause}"
         return Check(name="control", passed=True, numbers={"ended": run.cause}, detail=detail), None
-    measured = client.judge(
+    measured = judge_client.judge(
         bench,
         source,
         [(run, out / "artifact")],

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluators.judge import metrics
-from evaluators.judge.channel import Floats, batches, secret_order
-from evaluators.judge.items import Items
+from evaluators.judge.item_scores import Items
+from evaluators.judge.judge_messages import Floats, batches, secret_order
 from lineage.errors import DataMissing
 
 Ints = npt.NDArray[np.int64]

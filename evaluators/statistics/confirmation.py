@@ -10,7 +10,7 @@ The test at a look with n fresh candidate replicates, on seeds that were not use
     t = gain / sqrt(max(s_own^2, s^2) / n + s^2 / m),   p = P(T_df > t)
 
 and where the score is a mean over test items (plans with `rules` 2), the chance of the items joins that of the
-seeds in the standard error (`evaluators.statistics.item_tests`): a gain of three images gets its correct p-value, and a
+seeds in the standard error (`evaluators.statistics.paired_item_test`): a gain of three images gets its correct p-value, and a
 program without any randomness can be tested.
 
 s^2 with df degrees of freedom is the pooled variance of everything measured before this attempt
@@ -53,8 +53,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats and statsmodels cost a second to import
 
 from evaluators.judge.gates import judge_gate, out_of_reach
-from evaluators.statistics.item_tests import ItemChance, compare, items_needed, shown_gain
 from evaluators.statistics.noise import Noise
+from evaluators.statistics.paired_item_test import ItemChance, compare, items_needed, shown_gain
 from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import SeedResult
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from scipy.special import betaincinv
 
-from evaluators.judge.items import Items, stacked
+from evaluators.judge.item_scores import Items, stacked
 from evaluators.statistics.confirmation import ConfirmPlan, gates_out_of_reach
-from evaluators.statistics.item_tests import ItemChance, item_chance
-from evaluators.statistics.lawful import deterministic, fault_of
+from evaluators.statistics.lawful_measurement import deterministic, fault_of
+from evaluators.statistics.paired_item_test import ItemChance, item_chance
 from evaluators.statistics.sealed_verdict import Looked, Pair, Side, Step, sealed_fields
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt

@@ -13,7 +13,7 @@ The first rule that fits decides:
 4. the first training run that failed, then the first prediction run that failed
 5. a failed audit (causality), then equal results of different seeds where the start's or parent's differ
 6. a missed gate: size first, then the others in the environment's order
-   (5 and 6 are in `evaluators.statistics.lawful`, which confirmation, sealed scoring, replay and verify use too)
+   (5 and 6 are in `evaluators.statistics.lawful_measurement`, which confirmation, sealed scoring, replay and verify use too)
 7. a screen that racing ended (`evaluators.statistics.racing`): `discard`, or a missed gate where a gate was the reason; its
    few runs are asked for no other gate
 8. no score although nothing failed: a fault of Bakeoff, `infra:no_score`
@@ -33,7 +33,7 @@ Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.r
 | infra:<what> | harness_abort |
 | (none) | baseline, keep, discard |
 
-`evaluators.judge.causes` turns the end of a process into a cause. A run that did not end well and has no cause
+`evaluators.judge.failure_causes` turns the end of a process into a cause. A run that did not end well and has no cause
 is `infra:unexplained`: then the judge, not the candidate, is at fault.
 
 Keys of `Label.numbers`, present wherever the facts contain them. Proposers repair failures from them
@@ -56,7 +56,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evaluators.statistics.lawful import (
+from evaluators.statistics.lawful_measurement import (
     Numbers,
     check_of,
     clean,

@@ -29,9 +29,9 @@ from evaluators.statistics.confirmation import (
 )
 from evaluators.statistics.confirmation_book import Book
 from evaluators.statistics.confirmation_inputs import Read, SealedRuns, chance_of, is_fixed, look_at_sealed
-from evaluators.statistics.item_tests import ItemChance
 from evaluators.statistics.label import label, status_of
-from evaluators.statistics.lawful import deterministic, fault_of
+from evaluators.statistics.lawful_measurement import deterministic, fault_of
+from evaluators.statistics.paired_item_test import ItemChance
 from evaluators.statistics.racing import RacingPlan, Stopped, look
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError

@@ -5,7 +5,7 @@ calls it again on the recorded measurements.
 
 A champion, the program that it replaced and the start are scored on the sealed split with the artifacts of their
 confirmations. Where the score is a mean over items, programs are paired over them and both chances count
-(`evaluators.statistics.item_tests`; the seeds' part is the pooled spread of the two programs' runs). A time score is compared as the
+(`evaluators.statistics.paired_item_test`; the seeds' part is the pooled spread of the two programs' runs). A time score is compared as the
 logarithm of the ratio of neighbouring runs; steps from champion to champion are added up back to the start, so that a
 machine which has become slower since does not count.
 
@@ -36,9 +36,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from evaluators.judge.items import Items
+from evaluators.judge.item_scores import Items
 from evaluators.statistics.confirmation import ConfirmPlan
-from evaluators.statistics.item_tests import ItemChance, compare, item_chance
+from evaluators.statistics.paired_item_test import ItemChance, compare, item_chance
 from lineage.records import Row
 
 SealedVerdict = Literal["generalises", "not shown", "reversed"]

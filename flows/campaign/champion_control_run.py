@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from evaluators.judge.control_run import Unpermuted, control
 from flows.engine.config import draw_seeds
 from flows.engine.engine import Engine
-from flows.engine.records import Patched, TrialRef
+from flows.engine.stage_records import Patched, TrialRef
 from flows.measure.standalone import beside_start
 from flows.trial import stages
 from lineage.errors import InfraFault

@@ -2,7 +2,7 @@
 
 Runs start in alternating order, candidate then incumbent, as many at once as slots are free, so that a machine that
 slows down slows both; results count in that order whichever ends first. The statistics are `evaluators.statistics.confirmation`; this module only runs what it asks for. What is stored of an
-attempt, and where a killed one is continued, is `flows.campaign.attempts`. One attempt at a time per campaign,
+attempt, and where a killed one is continued, is `flows.campaign.confirmation_attempts`. One attempt at a time per campaign,
 because each level depends on the attempts before it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect import flow
 
-from evaluators.judge import client
+from evaluators.judge import judge_client
 from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,
@@ -41,24 +41,24 @@ from evaluators.statistics.confirmation_inputs import (
     seeds_of,
 )
 from evaluators.statistics.label import run_cause, run_numbers, status_of
-from evaluators.statistics.lawful import Fault, deterministic, fault_of, stated
-from flows.campaign import attempts
-from flows.campaign.attempts import Opening
+from evaluators.statistics.lawful_measurement import Fault, deterministic, fault_of, stated
+from flows.campaign import confirmation_attempts
 from flows.campaign.champion_control_run import control_run
+from flows.campaign.confirmation_attempts import Opening
 from flows.engine.config import BASELINE, draw_seeds
+from flows.engine.confirmation_state import book, reader
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import ConfirmationEnded, Confirming, Note
-from flows.engine.promotion_book import book, reader
-from flows.engine.records import Patched, Trained, TrialRef
+from flows.engine.stage_records import Patched, Trained, TrialRef
 from flows.machine.folders import bakeoff_version
-from flows.measure.side_by_side import in_order
+from flows.measure.parallel_runs import in_order
 from flows.report.device_facts import as_detail, device_columns, device_runs
 from flows.report.slot_time import as_detail as as_slots
 from flows.report.slot_time import slot_columns
 from flows.trial import stages
-from flows.trial.allocation import check_time, handed_back, preemptible
+from flows.trial.cluster_allocation import check_time, handed_back, preemptible
+from flows.trial.prefect_tasks import evaluate, train
 from flows.trial.recording import measurement_sha
-from flows.trial.tasks import evaluate, train
 from lineage.errors import InfraFault, Interrupted, UsageError
 from lineage.records import Check, Measurement, Row, Status, TrainRun
 from lineage.store.blobs import get_blob
@@ -90,16 +90,18 @@ async def _decide(engine: Engine, trial: str) -> Row:
     async with engine.turns:
         engine.raise_if_cancelled()
         work = await asyncio.to_thread(_begin, engine, trial)
-        row = await asyncio.to_thread(attempts.recorded, engine, work.opening, "confirmation")
+        row = await asyncio.to_thread(confirmation_attempts.recorded, engine, work.opening, "confirmation")
         if row is None:
             step = await decide(work)
             if isinstance(step, Confirmed) and plan_of(work).rules >= 2:
                 step = await controlled(work, step)
-            runs, measured = await asyncio.to_thread(attempts.replicates, engine, work.opening)
+            runs, measured = await asyncio.to_thread(confirmation_attempts.replicates, engine, work.opening)
             row = decision(work, step, runs, measured)
-        if await asyncio.to_thread(attempts.record, engine, work.opening, row):
+        if await asyncio.to_thread(confirmation_attempts.record, engine, work.opening, row):
             engine.emit(ConfirmationEnded(trial))
-        if await asyncio.to_thread(lambda: attempts.awaits_seal(engine.view(), work.opening.number)):
+        if await asyncio.to_thread(
+            lambda: confirmation_attempts.awaits_seal(engine.view(), work.opening.number)
+        ):
             await seal(work, row)
         await asyncio.to_thread(stages.drop_scratch, engine, stages.confirm_place(trial))
     return row
@@ -140,7 +142,7 @@ class Work:
 
 def _begin(engine: Engine, trial: str) -> Work:
     """Open the attempt, or find it open."""
-    opening = attempts.open_attempt(engine, trial)
+    opening = confirmation_attempts.open_attempt(engine, trial)
     ref = TrialRef(
         store=engine.root,
         campaign=engine.config.id,
@@ -347,7 +349,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         seeds=[seed.seed for m in ours for seed in m.per_seed],
         source_sha256=work.programs[CANDIDATE].source_sha256,
         detail_json=json.dumps(detail, sort_keys=True),
-        **attempts.cpu_of(runs, measured),
+        **confirmation_attempts.cpu_of(runs, measured),
         **device_columns(on_devices),
         **slot_columns(uses, runs, measured),
         **fields,
@@ -378,14 +380,14 @@ def _failures(work: Work) -> dict[str, Any]:
 
 async def seal(work: Work, decided: Row) -> None:
     """Score champion and incumbent on the split that no agent ever sees a score of, with the confirmed artifacts."""
-    row = await asyncio.to_thread(attempts.recorded, work.engine, work.opening, "sealed")
+    row = await asyncio.to_thread(confirmation_attempts.recorded, work.engine, work.opening, "sealed")
     if row is None:
         runs = {CANDIDATE: len(decided.scores)}
         if plan_of(work).rules >= 2:
             runs[INCUMBENT] = len(json.loads(decided.detail_json)["incumbent_scores"])
         scored = await _both_splits(work, runs)
         row = await asyncio.to_thread(sealed_event, work, scored)
-    await asyncio.to_thread(attempts.record, work.engine, work.opening, row)
+    await asyncio.to_thread(confirmation_attempts.record, work.engine, work.opening, row)
     if row.sealed_verdict == "reversed":
         text = f"{work.ref.trial} loses its title: the sealed split reversed its gain"
         work.engine.emit(Note(text))
@@ -496,7 +498,7 @@ def _who(work: Work) -> dict[str, str | None]:
         "arm": config.settings.arm,
         "trial": ref.trial,
         "role": ref.role or None,
-        "machine": client.machine_identity(),
+        "machine": judge_client.machine_identity(),
         "isolation": config.isolation,
         "environment_sha256": config.environment_sha256,
         "evaluator_sha256": config.evaluator_sha256,

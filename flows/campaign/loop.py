@@ -18,9 +18,9 @@ from functools import partial
 
 from prefect import flow
 
-from flows.campaign.attempts import due, sweep
 from flows.campaign.campaign_rows import first_start, log_calibration, log_campaign
 from flows.campaign.confirm import confirm
+from flows.campaign.confirmation_attempts import due, sweep
 from flows.campaign.interventions import paused
 from flows.campaign.unexpected_faults import LaneFaults, report_fault
 from flows.campaign.watchdog import Watchdog, patiently, tell, watching
@@ -28,11 +28,11 @@ from flows.engine.budget import allowance, refusal, seconds_left, spent
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
 from flows.engine.live_events import Note, RowWritten, Spending
-from flows.engine.records import TrialRef
-from flows.machine.speed import what_to_do
+from flows.engine.stage_records import TrialRef
+from flows.machine.machine_speed import what_to_do
 from flows.report.prefect_artifacts import publish_campaign
 from flows.trial.flow import trial
-from flows.trial.payments import Submission, reserved
+from flows.trial.proposal_costs import Submission, reserved
 from lineage.errors import InfraFault, Interrupted, ObjectExists, Superseded, UsageError
 from lineage.records import Allowance, Row, Status, Usage
 from lineage.safe_text import one_line

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.campaign.certify import certify
+from flows.campaign.make_certificate import certify
 from flows.engine.config import CampaignConfig, load_config
 from flows.machine.folders import bakeoff_version, home, run_key
 from flows.machine.webhook import flush, post

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agents.edits.search_replace import Files
 from agents.protocol import ProposalRequest
-from flows.campaign.embedded import only_campaign
+from flows.campaign.run_on_this_machine import only_campaign
 from flows.engine.engine import steering_note
 from flows.environments.loading import load_environment
 from lineage.errors import UsageError

@@ -9,7 +9,7 @@ from flows.campaign.watchdog import tell
 from flows.engine.config import now
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from flows.machine.folders import bakeoff_version
 from flows.trial.recording import Progress, record
 from lineage.errors import BakeoffError, StoreError, Superseded

@@ -3,7 +3,7 @@
 Prefect's worker answers SIGTERM by killing its flow runs with SIGKILL, which leaves them in state running until
 an automation misses their heartbeat, and nothing in the record. Here the worker is a child of its own session, which
 the scheduler's signal does not reach: on SIGTERM it is stopped, so that it takes nothing more, each flow run gets the
-SIGTERM that `flows.trial.allocation` answers, and the worker is ended when they have. Everything else is Prefect's.
+SIGTERM that `flows.trial.cluster_allocation` answers, and the worker is ended when they have. Everything else is Prefect's.
 
 Limits: Linux; a flow run gets the signal once it handles it; the wait is at most `GRACE_S` seconds.
 """

@@ -44,7 +44,7 @@ def split_trial(first: str | None, second: str | None) -> tuple[str | None, str 
 
 def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
     """The store, the campaign's configuration and its lineage as of now."""
-    from flows.campaign.embedded import only_campaign
+    from flows.campaign.run_on_this_machine import only_campaign
     from lineage.log.table import Lineage
     from lineage.store.objects import open_store
 

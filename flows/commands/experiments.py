@@ -61,7 +61,7 @@ def compare(
     The same command with the same --run continues where it was stopped, and runs nothing twice.
     Limits count for each campaign. With more than one slot an arm can disturb its own clock.
     """
-    from flows.campaign.embedded import default_run_dir
+    from flows.campaign.run_on_this_machine import default_run_dir
     from flows.engine.settings import load_settings
     from flows.experiments.compare import plan_cells, read_comparison, run_cells
     from lineage.errors import UsageError
@@ -103,7 +103,7 @@ def fork(
     given: dict[str, Any] = NO_SETTINGS,
 ) -> None:
     """Start a new campaign from a trial's program, with the old campaign's settings unless given here."""
-    from flows.campaign.embedded import default_run_dir
+    from flows.campaign.run_on_this_machine import default_run_dir
     from flows.experiments.fork import fork_campaign
     from flows.report.show import find_trial
     from lineage.errors import UsageError

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
     """Prove what the sandbox isolates on this machine, how its GPUs behave inside, and what would improve it."""
-    from evaluators.judge.sandbox.prove import doctor_report
+    from evaluators.judge.sandbox.prove_level import doctor_report
     from flows.machine.doctor import accelerator_reports, lines
 
     found, fault = accelerator_reports(gpus or "")

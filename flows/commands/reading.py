@@ -104,8 +104,8 @@ def report(
     port: int = typer.Option(0, "--port", help="port of --serve; default a free one"),
 ) -> None:
     """Write the report page: one HTML file that needs no network."""
-    from flows.campaign.embedded import only_campaign
     from flows.campaign.outputs import write_report
+    from flows.campaign.run_on_this_machine import only_campaign
 
     root = run_root(run)
     identifier = only_campaign(root, campaign).id
@@ -144,7 +144,7 @@ def watch(
     run: str | None = RUN, campaign: str | None = CAMPAIGN, plain: bool = typer.Option(False, "--plain")
 ) -> None:
     """Follow a campaign that another process runs, live. Ctrl-C detaches; the campaign continues."""
-    from flows.campaign.embedded import only_campaign
+    from flows.campaign.run_on_this_machine import only_campaign
     from flows.machine.run_lock import holder_of
     from flows.report.terminal.watch import stage_after
     from flows.report.terminal.watch import watch as follow
@@ -200,7 +200,7 @@ def verify(
 
 
 def _verify_file(path: Path, as_json: bool) -> None:
-    from flows.measure.certificate import report_of
+    from flows.measure.check_certificate import report_of
 
     found = report_of(path.read_bytes())
     if as_json:
@@ -221,7 +221,7 @@ def certify(
     ),
 ) -> None:
     """Write one file with which a referee can check a champion without the store and the data."""
-    from flows.campaign.certify import certify as make
+    from flows.campaign.make_certificate import certify as make
     from flows.campaign.outputs import certificate_path
     from flows.report.show import find_trial
 

@@ -52,8 +52,8 @@ def run(
     given: dict[str, Any] = NO_SETTINGS,
 ) -> None:
     """Start a campaign on an environment and run it to its end."""
-    from evaluators.judge.sandbox.advice import weaker
-    from flows.campaign.embedded import create_campaign, default_run_dir
+    from evaluators.judge.sandbox.strengthening_advice import weaker
+    from flows.campaign.run_on_this_machine import create_campaign, default_run_dir
     from flows.engine.proposers import replay_flags
     from flows.engine.settings import load_settings
     from flows.machine.sandbox_level import proven
@@ -100,8 +100,8 @@ def resume(
 
 def stop(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool = AS_JSON) -> None:
     """Ask the campaign's process on this machine to stop: it ends its candidates and keeps the record."""
-    from flows.campaign.embedded import only_campaign
     from flows.campaign.interventions import stop_campaign
+    from flows.campaign.run_on_this_machine import only_campaign
 
     root = run_root(run)
     facts = stop_campaign(root, only_campaign(root, campaign).id)
@@ -113,8 +113,8 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: 
 
     Report and summary are written however it ends, unless another process owns the campaign.
     """
-    from flows.campaign.embedded import run_campaign
     from flows.campaign.outputs import end_of_run
+    from flows.campaign.run_on_this_machine import run_campaign
     from flows.report.terminal.display import Display
     from lineage.errors import RunBusy, Superseded
     from lineage.log.table import Lineage

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agents.protocol import Proposer
-from evaluators.judge.client import Bench
+from evaluators.judge.judge_client import Bench
 from flows.engine.config import CampaignConfig, load_config
 from flows.engine.live_events import LiveEvent, Note, RowWritten
 from flows.engine.proposers import build_proposer, close_proposer
-from flows.engine.records import Patched
+from flows.engine.stage_records import Patched
 from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import devices_here, place, require, slots_key, slots_of

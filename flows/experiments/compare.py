@@ -20,7 +20,7 @@ from functools import partial
 from statistics import fmean
 
 from agents.roles import ARMS
-from flows.campaign.embedded import Start, create_campaign
+from flows.campaign.run_on_this_machine import Start, create_campaign
 from flows.engine.config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
 from flows.engine.proposers import refuse_arm
 from flows.engine.settings import Settings

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.campaign.embedded import Start, create_campaign
+from flows.campaign.run_on_this_machine import Start, create_campaign
 from flows.engine.config import CampaignConfig, Origin
 from flows.engine.settings import Settings, load_settings
 from flows.report.formatting import outcome

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from evaluators.judge import accelerators
 from flows.machine.folders import home, run_key
-from flows.machine.line import place_in_line
 from flows.machine.slots import POLL_SECONDS, SlotCancelled, slot
+from flows.machine.waiting_line import place_in_line
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault, UsageError
 from lineage.records import Device, Number
@@ -92,7 +92,7 @@ def place(
     """Hold a slot and `needed` of `devices`; yields those. Blocks until both are free.
 
     `whose` tells apart whose slots are counted where devices are held: without devices they are the machine's. `rank`:
-    of the place in the line for a slot (`flows.machine.line`), such as how many runs the trial has had already.
+    of the place in the line for a slot (`flows.machine.waiting_line`), such as how many runs the trial has had already.
     Raises SlotCancelled when `cancel` is set while waiting, InfraFault `busy_accelerator` when somebody else's
     processes stay on the devices for `busy_s`, InfraFault `accelerator` when the driver fails.
     """

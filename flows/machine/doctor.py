@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge import accelerators, client
-from evaluators.judge.sandbox.prove import best
-from evaluators.judge.workspace import file_sha256
+from evaluators.judge import accelerators, judge_client
+from evaluators.judge.candidate_folders import file_sha256
+from evaluators.judge.sandbox.prove_level import best
 from flows.machine.device_holds import hold
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import BakeoffError
@@ -84,11 +84,11 @@ def _proof(device: Device, every: Sequence[Device]) -> dict[str, Any]:
 
 def _compute(folder: Path, device: Device, held: Sequence[Device], every: Sequence[Device]) -> dict[str, Any]:
     """Run the kernel as a candidate is run."""
-    bench = client.Bench(_spec(), _data(folder / "data"), best(), folder / "scratch")
+    bench = judge_client.Bench(_spec(), _data(folder / "data"), best(), folder / "scratch")
     (folder / "source").mkdir()
     (folder / "source" / "train.py").write_text(KERNEL)
     (folder / "source" / "predict.py").write_text("")
-    run = client.train(bench, folder / "source", 1, folder / "out", devices=tuple(held))
+    run = judge_client.train(bench, folder / "source", 1, folder / "out", devices=tuple(held))
     if run.artifact is None:
         return {"computes": False, "detail": (run.facts.exception or str(run.cause))[:600]}
     found = json.loads((folder / "out" / "seen.json").read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from evaluators.judge.sandbox.prove import Isolation, prove
+from evaluators.judge.sandbox.prove_level import Isolation, prove
 from lineage.errors import IsolationRefused
 
 ORDER = ("weak", "medium", "strong")

@@ -2,7 +2,7 @@
 
 A slot is a lock file under this machine's home, held by flock while a candidate's processes run. The
 kernel gives it back when the holder dies, whatever the way, so a slot cannot leak. `flows.machine.device_holds` adds the
-accelerators that a run has to itself. Who waits stands in a line (`flows.machine.line`).
+accelerators that a run has to itself. Who waits stands in a line (`flows.machine.waiting_line`).
 
 Limits: flock on a network file system is not relied upon; BAKEOFF_HOME must be a local disk.
 """
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.machine.folders import home
-from flows.machine.line import place_in_line
+from flows.machine.waiting_line import place_in_line
 from lineage.errors import Interrupted
 
 POLL_SECONDS = 0.05
@@ -37,7 +37,7 @@ def slot_folder(kind: str) -> Path:
 def slot(kind: str, count: int, cancel: threading.Event | None = None, rank: int = 0) -> Iterator[int]:
     """Hold one of `count` slots of this kind; yields its index. Blocks until one is free.
 
-    `rank` lets later comers of a lower one pass: see `flows.machine.line`. Raises SlotCancelled when `cancel` is set while waiting.
+    `rank` lets later comers of a lower one pass: see `flows.machine.waiting_line`. Raises SlotCancelled when `cancel` is set while waiting.
     """
     if count < 1:
         raise ValueError(f"{count} slots of kind {kind!r}: nobody could ever get one")

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from evaluators.judge import client
-from evaluators.judge.client import Bench
-from evaluators.judge.items import Items
+from evaluators.judge import judge_client
+from evaluators.judge.item_scores import Items
+from evaluators.judge.judge_client import Bench
 from evaluators.statistics.confirmation import plan_for, power_statement
-from evaluators.statistics.item_tests import difference_sd, item_chance
-from evaluators.statistics.lawful import deterministic
+from evaluators.statistics.lawful_measurement import deterministic
+from evaluators.statistics.paired_item_test import difference_sd, item_chance
 from flows.engine.config import new_secret, now, seeds_from
 from flows.environments.loading import Environment
-from flows.machine import speed
+from flows.machine import machine_speed
 from flows.machine.folders import bakeoff_version, home
-from flows.machine.speed import what_to_do
+from flows.machine.machine_speed import what_to_do
 from flows.measure.standalone import Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
 from lineage.environment_spec import EnvironmentSpec
@@ -100,7 +100,7 @@ def calibrate(
 ) -> Calibration:
     """Measure the start `runs` times. Raises UsageError when it does not run to a score here.
 
-    `reference_s`: what `flows.machine.speed.measure` gave, to be kept.
+    `reference_s`: what `flows.machine.machine_speed.measure` gave, to be kept.
     """
     name = bench.spec.name
     if runs < 2:
@@ -166,11 +166,11 @@ def fitted_here(
     if environment.spec.budget.fit_to_machine <= 1:
         return environment, None
     held = None if again else load(environment.spec.name)
-    known = held is not None and held.machine == client.machine_identity()
+    known = held is not None and held.machine == judge_client.machine_identity()
     seconds = held.reference_s if held is not None and known else None
     if seconds is None and not stored_only:
-        seconds = speed.measure()
-    return replace(environment, spec=speed.fitted(environment.spec, seconds)), seconds
+        seconds = machine_speed.measure()
+    return replace(environment, spec=machine_speed.fitted(environment.spec, seconds)), seconds
 
 
 def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def matching(
     here = {
         "source": (found.source_sha256, source_sha256),
         "environment": (found.environment_sha256, environment_sha256),
-        "judge": (found.evaluator_sha256, client.evaluator_sha256()),
+        "judge": (found.evaluator_sha256, judge_client.evaluator_sha256()),
         "isolation": (found.isolation, isolation),
         "accelerator": (found.accelerator, accelerator),
     }
@@ -271,10 +271,10 @@ def matching(
             f"the calibration of {environment} is of another {', '.join(other)} and is not used; renew it with: {again}"
         )
         return None
-    if found.machine != client.machine_identity():
+    if found.machine != judge_client.machine_identity():
         raise UsageError(
             f"the calibration of {environment} was measured on another machine ({found.machine}) than this one "
-            f"({client.machine_identity()}), where the noise may be another; measure it here with: {again}"
+            f"({judge_client.machine_identity()}), where the noise may be another; measure it here with: {again}"
         )
     if found.missed:
         raise UsageError(

@@ -1,7 +1,7 @@
 """`bakeoff minimise`: the smallest part of a trial's accumulated change that keeps its gain.
 
 Use: `minimise_trial(start, whole, measure, rule, seeds, ...)`; the change from the campaign's start to the trial is
-split into hunks (`flows.measure.hunks`) and reduced by delta debugging (`evaluators.statistics.delta_debugging`).
+split into hunks (`flows.measure.diff_hunks`) and reduced by delta debugging (`evaluators.statistics.delta_debugging`).
 
 The rule. A subset of the hunks passes when the program with only these
 
@@ -28,15 +28,15 @@ from dataclasses import dataclass
 
 from agents.edits.normal_form import ast_hash
 from agents.edits.search_replace import canonical_diff
-from evaluators.judge.client import Bench
-from evaluators.judge.information import source_bytes
+from evaluators.judge.judge_client import Bench
+from evaluators.judge.source_size import source_bytes
 from evaluators.statistics.confirmation import gates_pass
 from evaluators.statistics.delta_debugging import Subset, minimise
 from evaluators.statistics.noise import Noise
 from flows.engine.config import CampaignConfig, draw_seeds
-from flows.engine.promotion_book import book
+from flows.engine.confirmation_state import book
 from flows.measure import standalone
-from flows.measure.hunks import Hunk, assemble, split
+from flows.measure.diff_hunks import Hunk, assemble, split
 from flows.measure.standalone import Told, beside_start, check_world
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import EditRefused, UsageError

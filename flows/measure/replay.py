@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluators.judge import client
-from evaluators.judge.client import Bench
-from evaluators.statistics.lawful import fault_of
+from evaluators.judge import judge_client
+from evaluators.judge.judge_client import Bench
+from evaluators.statistics.lawful_measurement import fault_of
 from evaluators.statistics.replay_verdict import Figure, Replay, compare
 from flows.engine.config import BASELINE, CampaignConfig
-from flows.engine.promotion_book import must_depend
+from flows.engine.confirmation_state import must_depend
 from flows.measure.standalone import Told, beside_start, check_world, measure
 from lineage.errors import StoreCorrupt, UsageError
 from lineage.queries import View
@@ -139,7 +139,7 @@ def noise_of(store: Store, view: View) -> Mapping[str, float]:
 
 def _notes(recorded: Measurement, again: Measurement) -> tuple[str, ...]:
     notes = []
-    if recorded.machine != client.machine_identity():
+    if recorded.machine != judge_client.machine_identity():
         notes.append(f"another machine: recorded on {recorded.machine}; this is {again.machine}")
     if recorded.isolation != again.isolation:
         notes.append(

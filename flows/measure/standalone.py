@@ -18,18 +18,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from evaluators.judge import billing, client
-from evaluators.judge.client import Bench
-from evaluators.judge.items import Items, unpack
-from evaluators.judge.workspace import write_files
+from evaluators.judge import judge_client, uncounted_time
+from evaluators.judge.candidate_folders import write_files
+from evaluators.judge.item_scores import Items, unpack
+from evaluators.judge.judge_client import Bench
 from flows.engine.config import BASELINE, CampaignConfig
-from flows.engine.records import Purpose
+from flows.engine.stage_records import Purpose
 from flows.environments.loading import Environment
 from flows.environments.prepared_data import check_data
 from flows.machine.device_holds import place, raise_if_infra, require, slots_of
 from flows.machine.folders import home
 from flows.machine.sandbox_level import proven
-from flows.measure.side_by_side import side_by_side
+from flows.measure.parallel_runs import side_by_side
 from lineage.errors import InfraFault, UsageError
 from lineage.queries import View
 from lineage.records import Check, Device, Measurement, TrainRun
@@ -92,7 +92,9 @@ def beside_start(bench: Bench, store: Store, config: CampaignConfig, view: View)
     row = view.trial(BASELINE)
     sha = row.measurement_sha256 if row is not None else None
     start = Measurement.model_validate_json(get_blob(store, sha)) if sha else None
-    return replace(bench, start=get_tree(store, config.start_sha256), reference=billing.reference(start))
+    return replace(
+        bench, start=get_tree(store, config.start_sha256), reference=uncounted_time.reference(start)
+    )
 
 
 def _place(
@@ -108,14 +110,14 @@ def check_world(
 ) -> None:
     """Raise UsageError unless environment, data and judge are those that `whose` was measured with."""
     name = bench.spec.name
-    here = client.environment_sha256(bench.spec, bench.data)
+    here = judge_client.environment_sha256(bench.spec, bench.data)
     if here != environment_sha256:
         raise UsageError(
             f"{whose}: measured on the environment {environment_sha256[:12]}, the data of {name} in {bench.data} "
             f"make it {here[:12]}; prepare the same data again (bakeoff prepare {name} --force, with that machine's "
             "data/.secret or BAKEOFF_DATA_SECRET), or run this where the campaign ran"
         )
-    judge = client.evaluator_sha256()
+    judge = judge_client.evaluator_sha256()
     if judge != evaluator_sha256:
         raise UsageError(
             f"{whose}: measured by the judge {evaluator_sha256[:12]} (bakeoff {version or 'of unknown version'}), "
@@ -128,7 +130,7 @@ def smoke(bench: Bench, files: Mapping[str, bytes], slots: int) -> Check:
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         source = write_files(Path(folder) / "source", files)
         with _place(bench, slots, None) as devices:
-            return client.smoke(bench, source, devices=devices)
+            return judge_client.smoke(bench, source, devices=devices)
 
 
 def measure(
@@ -197,7 +199,7 @@ def _train(
 ) -> TrainRun:
     def once() -> TrainRun:
         with _place(bench, slots, told, rank, stop) as devices:
-            run = client.train(bench, source, seed, out, stop, devices=devices)
+            run = judge_client.train(bench, source, seed, out, stop, devices=devices)
             why = run.numbers.get("detail") or run.facts.detail or "the sandbox could not run it"
             if not stop.is_set():
                 raise_if_infra(run.cause, f"seed {seed}: {why}")
@@ -218,7 +220,7 @@ def _judge(
 ) -> Measurement:
     """The judge's measurement; the artifact of its test items is appended to `kept`."""
     with _place(bench, slots, told) as devices:
-        found = client.judge(
+        found = judge_client.judge(
             bench, source, runs, trial=trial, purpose=purpose, devices=devices, keep=kept.append
         )
         for seed in found.per_seed:

@@ -19,13 +19,13 @@ from agents.llm.transcript import read_exchange
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import Note
-from flows.engine.records import Patched, TrialRef, part_name
+from flows.engine.stage_records import Patched, TrialRef, part_name
 from flows.report.formatting import trial_name
 from flows.trial import stages
-from flows.trial.allocation import check_time, handed_back, preemptible
-from flows.trial.race import look_after, parts_of
+from flows.trial.cluster_allocation import check_time, handed_back, preemptible
+from flows.trial.early_stop import look_after, parts_of
+from flows.trial.prefect_tasks import build, evaluate, label, patch, propose, train
 from flows.trial.recording import Progress, parent_of
-from flows.trial.tasks import build, evaluate, label, patch, propose, train
 from lineage.errors import (
     BudgetSpent,
     EditRefused,
@@ -48,7 +48,7 @@ async def trial(
     Raises `Interrupted` when a person stopped the campaign, InfraFault on a machine without the GPUs that a run
     needs: such a flow run fails and says so, and the trial stays open for another machine.
 
-    As a deployment it may end without a row, in a state named as in `flows.trial.allocation`: its worker's allocation
+    As a deployment it may end without a row, in a state named as in `flows.trial.cluster_allocation`: its worker's allocation
     ended, or ends too soon. The campaign sends it again.
 
     Args:

@@ -9,7 +9,7 @@ What came before what is the order of the events: a confirmation has no times of
 from __future__ import annotations
 
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from lineage.errors import EditRefused
 from lineage.records import Proposal
 

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evaluators.judge import client
+from evaluators.judge import judge_client
 from evaluators.statistics.label import label, label_infra, label_refusal
-from evaluators.statistics.lawful import deterministic
+from evaluators.statistics.lawful_measurement import deterministic
 from evaluators.statistics.racing import Stopped
 from flows.engine.config import BASELINE, now
+from flows.engine.confirmation_state import must_depend
 from flows.engine.engine import Engine
-from flows.engine.promotion_book import must_depend
-from flows.engine.records import Patched, Pruning, TrialRef
+from flows.engine.stage_records import Patched, Pruning, TrialRef
 from flows.machine.folders import bakeoff_version
 from flows.report.device_facts import as_detail, device_columns, device_runs
 from flows.report.slot_time import as_detail as as_slots
 from flows.report.slot_time import slot_columns
-from flows.trial.payments import cost_of
+from flows.trial.proposal_costs import cost_of
 from lineage.errors import EditRefused
 from lineage.queries import View
 from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun, Usage
@@ -181,7 +181,7 @@ def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:
         "role": progress.ref.role,
         "environment_sha256": config.environment_sha256,
         "evaluator_sha256": config.evaluator_sha256,
-        "machine": client.machine_identity(),
+        "machine": judge_client.machine_identity(),
         "accelerator": config.accelerator or None,
         "bakeoff_version": bakeoff_version(),
         "t_started": progress.started,

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agents.edits.role_surface import owns
-from evaluators.judge.effects import named
+from evaluators.judge.run_time_effects import named
 from flows.engine.config import BASELINE
 from flows.engine.engine import Engine
-from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
+from flows.engine.stage_records import BuildChecks, Patched, Trained, TrialRef
 from lineage.store.results import get_result, list_results
 
 SEED = "torch.manual_seed("

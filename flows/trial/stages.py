@@ -21,18 +21,18 @@ from agents.edits.normal_form import ast_hash
 from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, canonical_diff
 from agents.protocol import ProposalRequest
-from evaluators.judge import client
-from evaluators.judge.information import source_bytes
-from evaluators.judge.merging import merged
+from evaluators.judge import judge_client
+from evaluators.judge.merge_measurements import merged
+from evaluators.judge.source_size import source_bytes
 from flows.engine.config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note, RunsDone
-from flows.engine.records import BuildChecks, Patched, Trained, TrialRef
+from flows.engine.stage_records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
-from flows.measure.side_by_side import side_by_side
+from flows.measure.parallel_runs import side_by_side
 from flows.measure.standalone import beside_start
-from flows.trial.payments import allowed
-from flows.trial.pruning import Watcher, pruning_of, pruning_rule
+from flows.trial.curve_pruning import Watcher, pruning_of, pruning_rule
+from flows.trial.proposal_costs import allowed
 from flows.trial.rebase import base_of, moved
 from flows.trial.run_time_surfaces import guard_of
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
@@ -209,7 +209,9 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
         source = write_source(engine, engine.scratch(ref.trial), patched)
         guard = guard_of(engine, ref, patched)
         with engine.place(ref.trial, "smoke test") as devices:
-            check = client.smoke(engine.bench, source, cancel=engine.cancel, guard=guard, devices=devices)
+            check = judge_client.smoke(
+                engine.bench, source, cancel=engine.cancel, guard=guard, devices=devices
+            )
             engine.raise_if_cancelled()
             raise_if_infra(check.numbers.get("cause"), f"trial {ref.trial} smoke test: {check.detail}")
         checks.append(check)
@@ -271,7 +273,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
         places[index].mkdir(parents=True)
         with engine.place(account, "training", _rank(purpose, index), stop) as devices:
             engine.raise_if_cancelled()
-            run = client.train(
+            run = judge_client.train(
                 engine.bench,
                 source,
                 seeds[index],
@@ -291,7 +293,7 @@ def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: 
     trained = Trained(
         purpose=purpose,
         attempt=attempt,
-        machine=client.machine_identity(),
+        machine=judge_client.machine_identity(),
         runs=tuple(runs),
         places=tuple(str(path) for path in places[: len(runs)]),
         curves=tuple(watcher.curve for watcher in watchers[: len(runs)]),
@@ -348,7 +350,7 @@ def _reusable(engine: Engine, ref: TrialRef, purpose: str) -> Trained | None:
 def _whole(run: TrainRun, place: Path) -> bool:
     if run.artifact is None:
         return run.cause is not None
-    return place.is_dir() and client.artifact_matches(place, run.artifact)
+    return place.is_dir() and judge_client.artifact_matches(place, run.artifact)
 
 
 def evaluate(
@@ -368,7 +370,7 @@ def evaluate(
 
     def one(index: int, stop: threading.Event) -> Measurement:
         with engine.place(account, "prediction", _rank(trained.purpose, 0), stop) as devices:
-            found = client.judge(
+            found = judge_client.judge(
                 bench,
                 source,
                 pieces[index],

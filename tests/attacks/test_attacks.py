@@ -24,9 +24,9 @@ import pytest
 import workbench as wb
 from attack import Attack
 
-from evaluators.judge.client import Bench, judge_server
+from evaluators.judge.judge_client import Bench, judge_server
 from evaluators.judge.sandbox.cgroup import PREFIX
-from evaluators.judge.sandbox.prove import Isolation
+from evaluators.judge.sandbox.prove_level import Isolation
 
 ROOT = Path(__file__).resolve().parents[2]
 # What these try either cannot be set up where paths are the host's, or is listed as not held there.

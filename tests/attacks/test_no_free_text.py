@@ -14,11 +14,13 @@ from types import CodeType
 import pytest
 import workbench as wb
 
-from evaluators.judge.client import Bench
-from evaluators.judge.sandbox import compiled, prove
+from evaluators.judge.judge_client import Bench
+from evaluators.judge.sandbox import compiled, prove_level
 from evaluators.judge.sandbox.compiled import reduced, without_comments, without_prose
 
-pytestmark = pytest.mark.skipif(prove.best().level != "strong", reason="this machine's sandbox is not strong")
+pytestmark = pytest.mark.skipif(
+    prove_level.best().level != "strong", reason="this machine's sandbox is not strong"
+)
 
 # what a predictor may do: walk every mount, and ask the objects that it has
 SEARCH = """

@@ -14,10 +14,10 @@ from unittest import mock
 import pytest
 
 from agents.edits.role_surface import check_surface, owns
-from evaluators.judge import client
-from evaluators.judge.client import Bench
-from evaluators.judge.sandbox.prove import best
-from evaluators.judge.workspace import write_files
+from evaluators.judge import judge_client
+from evaluators.judge.candidate_folders import write_files
+from evaluators.judge.judge_client import Bench
+from evaluators.judge.sandbox.prove_level import best
 from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data, prepare
 from lineage.errors import EditRefused
@@ -141,7 +141,7 @@ def smoke(
 ) -> tuple[set[str], object]:
     """Names that the run reports, and the cause that a guard which allows `lawful` gives it."""
     source = write_files(folder / "source", files)
-    check = client.smoke(bench, source, guard=lambda names: [n for n in names if n not in lawful])
+    check = judge_client.smoke(bench, source, guard=lambda names: [n for n in names if n not in lawful])
     return set(str(check.numbers["effects"]).split("; ")), check.numbers.get("cause")
 
 

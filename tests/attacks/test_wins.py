@@ -21,19 +21,21 @@ import workbench as wb
 from attack import PREDICT
 from attacks_language import ALL_AUDITS, peeking
 
-from evaluators.judge.billing import Reference, reference
-from evaluators.judge.client import Bench, smoke, train
+from evaluators.judge.candidate_folders import read_source
 from evaluators.judge.control_run import control
-from evaluators.judge.information import added_information
-from evaluators.judge.sandbox import prove
-from evaluators.judge.workspace import read_source
+from evaluators.judge.judge_client import Bench, smoke, train
+from evaluators.judge.sandbox import prove_level
+from evaluators.judge.source_size import added_information
+from evaluators.judge.uncounted_time import Reference, reference
 from flows.campaign.champion_control_run import control_run
-from flows.engine.records import Patched, TrialRef
+from flows.engine.stage_records import Patched, TrialRef
 
 BATCHES = {"audits": ["batch_invariance", "order_invariance"]}
 LOWEST = "\n    np.put_along_axis(answer, answer.argmin(axis=1)[:, None], np.float32(-1e7), axis=1)"
 
-pytestmark = pytest.mark.skipif(prove.best().level != "strong", reason="this machine's sandbox is not strong")
+pytestmark = pytest.mark.skipif(
+    prove_level.best().level != "strong", reason="this machine's sandbox is not strong"
+)
 
 
 def outcome(bench: Bench, base: Mapping[str, str], files: Mapping[str, str], folder: Path) -> wb.Outcome:
@@ -208,8 +210,8 @@ def test_training_in_the_predictor_counts_as_training(place: str, tmp_path: Path
 
 
 def test_children_that_nobody_reaps_cannot_be_started_without_a_control_group(tmp_path: Path) -> None:
-    tools = prove.best().tools.model_copy(update={"cgroup": {}})
-    isolation = prove.Isolation(level="medium", layers=(), holds=(), not_held=(), tools=tools)
+    tools = prove_level.best().tools.model_copy(update={"cgroup": {}})
+    isolation = prove_level.Isolation(level="medium", layers=(), holds=(), not_held=(), tools=tools)
     assert "new processes refused" in isolation.text()
     hidden = (
         BURN

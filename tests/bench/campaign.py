@@ -56,7 +56,7 @@ def run_rate(folder: Path, at_once: int, trials: int) -> dict[str, Any]:
 
 def _campaign(root: str, identifier: str) -> dict[str, Any]:
     """Run it; clocks (wall, this process's CPU, the server's CPU) at the end of the baseline and of the last trial."""
-    from flows.campaign.embedded import run_campaign
+    from flows.campaign.run_on_this_machine import run_campaign
     from flows.engine.live_events import RowWritten
 
     marks: dict[str, Any] = {"rows": [], "each": []}

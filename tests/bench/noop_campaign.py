@@ -76,7 +76,7 @@ def script(path: Path, count: int) -> None:
 
 def make(folder: Path, name: str, trials: int, slots: int, in_flight: int) -> tuple[str, str]:
     """A campaign with scripted proposals; its root and id."""
-    from flows.campaign.embedded import create_campaign
+    from flows.campaign.run_on_this_machine import create_campaign
     from flows.engine.settings import load_settings
 
     script(folder / f"{name}.json", trials)
@@ -116,10 +116,10 @@ class Children:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def install(self) -> None:
-        from evaluators.judge import client
+        from evaluators.judge import judge_client
 
         for name in ("smoke", "train", "judge"):
-            setattr(client, name, self._timed(name, getattr(client, name)))
+            setattr(judge_client, name, self._timed(name, getattr(judge_client, name)))
 
     def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(bench: Any, source: Path, *args: Any, **kwargs: Any) -> Any:

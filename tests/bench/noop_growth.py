@@ -33,9 +33,9 @@ class Recorded:
         self.trials = 0
 
     def install(self) -> None:
-        from evaluators.judge import client
+        from evaluators.judge import judge_client
 
-        real_smoke, real_train, real_judge = client.smoke, client.train, client.judge
+        real_smoke, real_train, real_judge = judge_client.smoke, judge_client.train, judge_client.judge
 
         def smoke(bench: Any, source: Path, **kwargs: Any) -> Check:
             self.check = self.check or real_smoke(bench, source, **kwargs)
@@ -60,14 +60,14 @@ class Recorded:
             )  # a keep every 40 trials
             return self.measurement.model_copy(update={"trial": trial, "score": score})
 
-        client.smoke, client.train, client.judge = smoke, train, judge  # type: ignore[assignment]
+        judge_client.smoke, judge_client.train, judge_client.judge = smoke, train, judge  # type: ignore[assignment]
 
 
 def one(engine: Any, number: int, role: str) -> tuple[Row, dict[str, float]]:
     """A trial through the plain stages; its row and the CPU milliseconds of each part."""
     from flows.campaign.loop import Campaign, Submission, _submit, _why_not
     from flows.engine.config import BASELINE, now
-    from flows.engine.records import TrialRef
+    from flows.engine.stage_records import TrialRef
     from flows.trial import stages
     from flows.trial.recording import Progress, record
 
@@ -118,7 +118,7 @@ def grown(folder: Path, trials: int) -> dict[str, Any]:
     """Cost around trial 10 and around the last: whole, by stage, wall, and a proposal of the embedded proposer."""
     from agents.catalogue.proposer import CatalogueProposer
     from flows.engine.engine import engine_for
-    from flows.engine.records import TrialRef
+    from flows.engine.stage_records import TrialRef
     from flows.trial import stages
 
     root, identifier = make(folder, "growth", trials, 1, 1)

@@ -24,13 +24,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import workbench as wb
 
-from evaluators.judge import metrics, process
-from evaluators.judge.client import Bench
+from evaluators.judge import judge_process, metrics
+from evaluators.judge.candidate_folders import stage, workplace
+from evaluators.judge.judge_client import Bench
 from evaluators.judge.questions import Questions, Sitting
-from evaluators.judge.sandbox import box, packages, prove, session
-from evaluators.judge.sandbox.layers import CLEAN_ENV, program
-from evaluators.judge.sandbox.prepared import server_for
-from evaluators.judge.workspace import stage, workplace
+from evaluators.judge.sandbox import bubblewrap, predictor_session, prove_level, visible_packages
+from evaluators.judge.sandbox.available_layers import CLEAN_ENV, program
+from evaluators.judge.sandbox.prepared_process import server_for
 from lineage.environment_spec import EnvironmentSpec
 
 NOOP = "def train(data, out, seed):\n    (out / 'x').write_bytes(b'1')\n"
@@ -54,8 +54,8 @@ def timed(call: Callable[[], object], repeat: int) -> tuple[float, float]:
 
 
 def start_costs(folder: Path, repeat: int) -> None:
-    isolation = prove.best()
-    python = packages.interpreter()
+    isolation = prove_level.best()
+    python = visible_packages.interpreter()
     bare = [python, "-I", "-S", "-c", "pass"]
     rows = {"bare child": timed(lambda: subprocess.run(bare, env=CLEAN_ENV, check=True), repeat)}
     bwrap = isolation.tools.bwrap
@@ -85,13 +85,13 @@ def start_costs(folder: Path, repeat: int) -> None:
         with workplace(folder / "scratch") as place:
             (place / "sealed").mkdir()
             data = stage(bench.data / "train", place / "staged", link=True)
-            limits = box.limits_for(bench.spec.budget, 5, 60, writes=True)
-            made = box.Box(
+            limits = bubblewrap.limits_for(bench.spec.budget, 5, 60, writes=True)
+            made = bubblewrap.Box(
                 mode="train", folder=str(place), source=str(source), fake=str(bench.data / "fake"), data=str(data),
                 collect=str(place / "sealed"), artifact_cap=1000, limits=limits,
             )  # fmt: skip
             server = server_for(isolation.tools, made) if forked else None
-            final = session.run(box.request(made, isolation.tools, server=server))
+            final = predictor_session.run(bubblewrap.request(made, isolation.tools, server=server))
             assert final["end"] == "exit", final
 
     rows["whole path"] = timed(whole, repeat)
@@ -133,18 +133,18 @@ def scoring(folder: Path, name: str, rows: np.ndarray, shape: tuple[int, ...], b
     )
     folder.mkdir()
     source = wb.write(folder / "source", {"predict.py": text})
-    bench = Bench(spec, wb.classification(folder / "d").data, prove.best(), folder / "scratch")
+    bench = Bench(spec, wb.classification(folder / "d").data, prove_level.best(), folder / "scratch")
     asked = Questions(
         rows, shape, batch, (1,), lambda n, a: a, lambda k: {}, worse=lambda n, a, b: a, items=lambda k: {}
     )
     plan = [np.arange(s, min(s + batch, len(rows))) for s in range(0, len(rows), batch)]
     sitting = Transport(asked, plan)
     (folder / "artifact").mkdir()
-    job = process.Job(
+    job = judge_process.Job(
         spec=spec, data=bench.data, isolation=bench.isolation, devices=(), folder=folder, source=source,
         source_bytes=0, runs=(), trial="t", purpose="screen", split="public", lifeline=os.open("/dev/null", 0),
     )  # fmt: skip
-    final, broken = process.ask_all(job, folder / "artifact", sitting)
+    final, broken = judge_process.ask_all(job, folder / "artifact", sitting)
     assert broken is None and sitting.complete, (final, broken)
     model = np.random.default_rng(0).standard_normal((batch, width), dtype=np.float32).reshape(batch, *shape)
     start = time.perf_counter()

@@ -38,7 +38,7 @@ from evaluators.statistics.confirmation import (
     screening_bar,
     standard_error,
 )
-from evaluators.statistics.item_tests import combined
+from evaluators.statistics.paired_item_test import combined
 from evaluators.statistics.sealed_verdict import level_of
 
 Floats = npt.NDArray[np.float64]

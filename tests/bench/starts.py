@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 from statsmodels.stats.weightstats import ttost_paired
 
-from evaluators.judge import client
-from evaluators.judge.billing import TIMES
-from evaluators.judge.client import Bench
-from evaluators.judge.sandbox import prove
-from evaluators.judge.workspace import read_source
+from evaluators.judge import judge_client
+from evaluators.judge.candidate_folders import read_source
+from evaluators.judge.judge_client import Bench
+from evaluators.judge.sandbox import prove_level
+from evaluators.judge.uncounted_time import TIMES
 from flows.environments.loading import load_environment
 from flows.environments.prepared_data import check_data
 from flows.measure.standalone import measure, smoke
@@ -40,7 +40,7 @@ MARGIN = 0.5  # of the noise of one run
 def bench_of(name: str, path: str, folder: Path) -> Bench:
     os.environ["BAKEOFF_PREPARED"] = PATHS[path]
     environment = load_environment(name)
-    isolation = prove.best()
+    isolation = prove_level.best()
     if isolation.prepared is not (path == "forked"):
         raise SystemExit(f"runs are not forked here: {isolation.prepared_fault}")
     (folder / path).mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def trial(name: str, path: str, runs: int, folder: Path) -> tuple[float, float]:
     """Candidate CPU and wall seconds of a trial, each as a multiple of its measured work."""
     bench = bench_of(name, path, folder)
     files = read_source(load_environment(name).folder / "source")
-    server = client.judge_server(bench)
+    server = judge_client.judge_server(bench)
     began = time.monotonic()
     check = smoke(bench, files, 1)
     done = measure(bench, files, range(runs), trial="bench", purpose="screen", slots=1)
@@ -97,7 +97,7 @@ def equivalence(name: str, runs: int, folder: Path) -> None:
 def _training(bench: Bench, seed: int, folder: Path) -> float:
     source = load_environment(bench.spec.name).folder / "source"
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        run = client.train(bench, source, seed, Path(out))
+        run = judge_client.train(bench, source, seed, Path(out))
     assert run.cause is None, run
     return run.facts.cpu_s if bench.spec.score.metric == "cpu_seconds" else run.facts.wall_s
 

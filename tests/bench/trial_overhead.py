@@ -71,7 +71,7 @@ def prepare(folder: Path) -> None:
 
 
 def campaign(folder: Path, name: str, count: int, first: int) -> tuple[str, str]:
-    from flows.campaign.embedded import create_campaign
+    from flows.campaign.run_on_this_machine import create_campaign
     from flows.engine.settings import load_settings
 
     file = folder / f"{name}.json"
@@ -88,7 +88,7 @@ def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, flo
     """(wall, CPU) seconds per trial with the stages called one after the other."""
     from flows.engine.config import now
     from flows.engine.engine import engine_for
-    from flows.engine.records import TrialRef
+    from flows.engine.stage_records import TrialRef
     from flows.trial import stages
     from flows.trial.recording import Progress, record
 
@@ -115,7 +115,7 @@ def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, flo
 
 def with_prefect(folder: Path, count: int, inside: InChildren) -> tuple[list[tuple[float, float]], float]:
     """The same through the flows; and the server's CPU seconds per trial."""
-    from flows.campaign.embedded import run_campaign
+    from flows.campaign.run_on_this_machine import run_campaign
     from flows.engine.live_events import RowWritten
 
     root, identifier = campaign(folder, "prefect", count, 50_000)
@@ -167,10 +167,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        from evaluators.judge import client
+        from evaluators.judge import judge_client
 
         for function in ("smoke", "train", "judge"):
-            setattr(client, function, inside.wrap(getattr(client, function)))
+            setattr(judge_client, function, inside.wrap(getattr(judge_client, function)))
         bare = plain(folder, count, inside)
         whole, server = with_prefect(folder, count, inside)
     print(line("stages alone", bare))

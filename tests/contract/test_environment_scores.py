@@ -17,7 +17,7 @@ import pytest
 from _common import items, scoring
 from environment_stand_ins import RECIPES
 
-from evaluators.judge.language import language
+from evaluators.judge.language_questions import language
 from evaluators.judge.questions import ordinary
 from lineage.environment_spec import EnvironmentSpec
 

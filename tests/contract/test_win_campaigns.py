@@ -132,7 +132,7 @@ def campaign(
 
 def run(engine: Engine, trial: str, role: str = "training") -> Row:
     """One trial to its row, as the trial flow runs it."""
-    from flows.trial import flow, tasks
+    from flows.trial import flow, prefect_tasks
 
     async def unpublished(ref: object, progress: object) -> Row:
         from flows.trial.recording import record
@@ -140,7 +140,7 @@ def run(engine: Engine, trial: str, role: str = "training") -> Row:
         return record(engine, progress)  # type: ignore[arg-type]
 
     names = ("propose", "patch", "build", "train", "evaluate")
-    stages = {name: getattr(tasks, name).fn for name in names} | {"label": unpublished}
+    stages = {name: getattr(prefect_tasks, name).fn for name in names} | {"label": unpublished}
     with mock.patch.multiple(flow, **stages):
         row: Row = asyncio.run(flow.trial.fn(engine.root, engine.config.id, trial, role, "quick"))
     return row
@@ -148,14 +148,14 @@ def run(engine: Engine, trial: str, role: str = "training") -> Row:
 
 def confirm(engine: Engine) -> Row | None:
     """The confirmation that is due, as its flow runs it; None when none is."""
-    from flows.campaign import attempts
     from flows.campaign import confirm as flow
-    from flows.trial import tasks
+    from flows.campaign import confirmation_attempts
+    from flows.trial import prefect_tasks
 
-    due = attempts.due(engine)
+    due = confirmation_attempts.due(engine)
     if due is None:
         return None
-    with mock.patch.multiple(flow, train=tasks.train.fn, evaluate=tasks.evaluate.fn):
+    with mock.patch.multiple(flow, train=prefect_tasks.train.fn, evaluate=prefect_tasks.evaluate.fn):
         row: Row = asyncio.run(flow.confirm.fn(engine.root, engine.config.id, due.trial, "quick"))
     return row
 
@@ -171,7 +171,7 @@ def problems(engine: Engine) -> list[str]:
 def recomputed(engine: Engine, decided: Row, change: Callable[[dict[str, Any]], object]) -> list[str]:
     """What `verify` says of a confirmation whose detail was changed and hashed again; each change must be found."""
     from evaluators.statistics.recompute import recompute_promotions
-    from flows.engine.promotion_book import reader
+    from flows.engine.confirmation_state import reader
     from lineage.records import Measurement
     from lineage.store.blobs import get_blob
 
@@ -198,7 +198,7 @@ CONTROLS: tuple[Callable[[dict[str, Any]], object], ...] = (
 
 
 def test_a_frozen_seed_is_disqualified_and_an_honest_gain_is_told_with_its_sealed_one(tmp_path: Path) -> None:
-    from evaluators.judge.items import Items, pack, unpack
+    from evaluators.judge.item_scores import Items, pack, unpack
     from evaluators.statistics.recompute import recompute_items
     from flows.report.campaign_digest import digest, headline
     from lineage.records import Measurement
@@ -259,8 +259,8 @@ def test_a_parent_that_reports_too_good_a_curve_ends_no_run_of_its_child(tmp_pat
 @pytest.mark.timeout(900)
 @pytest.mark.slow  # four trials
 def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(tmp_path: Path) -> None:
-    from flows.campaign import attempts
-    from flows.engine.promotion_book import book
+    from flows.campaign import confirmation_attempts
+    from flows.engine.confirmation_state import book
 
     frozen = [
         [(path, old, new.replace("(7)", f"({seed})")) for path, old, new in FROZEN] for seed in (0, 1, 42)
@@ -270,7 +270,7 @@ def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(
         pool = book(engine.config, engine.view()).pool()
         rows = [run(engine, f"t000{number}") for number in (1, 2, 3)]
         assert [(row.status, row.cause) for row in rows] == [("disqualified", "illegal:seed")] * 3
-        assert attempts.due(engine) is None
+        assert confirmation_attempts.due(engine) is None
         assert book(engine.config, engine.view()).pool() == pool
         assert engine.view().ranking.champions == [] and problems(engine) == []
 
@@ -278,7 +278,7 @@ def test_a_campaign_of_frozen_seeds_confirms_nothing_and_leaves_the_noise_alone(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_recipe_without_randomness_is_one_run_and_is_judged_by_its_items(tmp_path: Path) -> None:
-    from flows.engine.promotion_book import book
+    from flows.engine.confirmation_state import book
 
     slightly: Texts = [("fitting.py", "STEPS = 300", "STEPS = 330")]
     with campaign(tmp_path, [slightly, LONGER], start=ALWAYS_ZERO, max_confirm_runs=3) as engine:
@@ -304,7 +304,7 @@ SAYS_PEEK = b"\n\nhonest = fit\n\n\ndef fit(*rest):\n    return {**honest(*rest)
 def with_training(side: str, index: int, more: bytes) -> contextlib.AbstractContextManager[object]:
     """Replicate `index` of one side trains with `more` at the end of its code, as a program does that differs by seed."""
     from flows.campaign import confirm as flow
-    from flows.engine.records import Trained
+    from flows.engine.stage_records import Trained
     from lineage.store.blobs import put_tree
 
     trained = flow.artifacts

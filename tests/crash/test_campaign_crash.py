@@ -157,7 +157,7 @@ def inside(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
 VICTIMS = {
     "training": ("/bench/entry.py", "747261696e"),
     "forked": ("/judge/sandbox/entry.py",),
-    "judge": ("evaluators.judge.process",),
+    "judge": ("evaluators.judge.judge_process",),
     "server": ("prefect", "server"),
 }
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import workbench as wb
 
-from evaluators.judge import client
-from evaluators.judge.sandbox.box import PLACEHOLDER
+from evaluators.judge import judge_client
+from evaluators.judge.sandbox.bubblewrap import PLACEHOLDER
 from evaluators.judge.sandbox.cgroup import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,16 +46,16 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from pathlib import Path
 import workbench as wb
-from evaluators.judge import client
-from evaluators.judge.sandbox.prove import Isolation
+from evaluators.judge import judge_client
+from evaluators.judge.sandbox.prove_level import Isolation
 bench = wb.classification(Path({folder!r}), Isolation.model_validate_json({isolation!r}))
 source = wb.write(Path({folder!r}) / "source", {files!r})
 if {stage!r} == "train":
-    client.train(bench, source, 1, Path({folder!r}) / "out")
+    judge_client.train(bench, source, 1, Path({folder!r}) / "out")
 else:
-    run = client.train(bench, source, 1, Path({folder!r}) / "out")
+    run = judge_client.train(bench, source, 1, Path({folder!r}) / "out")
     print("trained", flush=True)
-    client.judge(bench, source, [(run, Path({folder!r}) / "out")], trial="t", purpose="screen")
+    judge_client.judge(bench, source, [(run, Path({folder!r}) / "out")], trial="t", purpose="screen")
 """
 
 
@@ -164,9 +164,9 @@ def test_cancel_ends_a_run_within_a_second(tmp_path: Path, stage: str) -> None:
     bench = wb.classification(tmp_path)
     source = wb.write(tmp_path / "source", {**wb.CLASSIFIER, "predict.py": WAITING_PREDICTOR})
     cancel = threading.Event()
-    client.judge_server(bench)  # the engine's own, which stays
+    judge_client.judge_server(bench)  # the engine's own, which stays
     if stage == "judge":
-        run = client.train(bench, source, 1, tmp_path / "out")
+        run = judge_client.train(bench, source, 1, tmp_path / "out")
     else:
         wb.write(source, {"train.py": CLINGING})
     before = {p.pid for p in tree(os.getpid())}
@@ -181,12 +181,12 @@ def test_cancel_ends_a_run_within_a_second(tmp_path: Path, stage: str) -> None:
     thread = threading.Thread(target=set_when_started)
     thread.start()
     if stage == "smoke":
-        assert client.smoke(bench, source, cancel).numbers["cause"] == "abandoned"
+        assert judge_client.smoke(bench, source, cancel).numbers["cause"] == "abandoned"
     elif stage == "train":
-        result = client.train(bench, source, 1, tmp_path / "out", cancel)
+        result = judge_client.train(bench, source, 1, tmp_path / "out", cancel)
         assert (result.cause, result.facts.end) == ("abandoned", "infra")
     else:
-        measured = client.judge(
+        measured = judge_client.judge(
             bench, source, [(run, tmp_path / "out")], trial="t", purpose="screen", cancel=cancel
         )
         assert (measured.score, measured.per_seed[0].cause) == (None, "abandoned")
@@ -229,7 +229,7 @@ def train(data, out, seed, report):
         heard.append((step, value))
         return len(heard) == 3
 
-    run = client.train(bench, source, 1, tmp_path / "out", on_progress=listen)
+    run = judge_client.train(bench, source, 1, tmp_path / "out", on_progress=listen)
     assert (run.cause, run.facts.end) == ("pruned", "pruned")
     assert heard[:3] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert json.loads(run.model_dump_json())["artifact"] is None

@@ -82,8 +82,8 @@ def test_one_sentence_and_nothing_written(
 
 def test_a_campaign_that_exists_is_not_given_other_settings(place: tuple[Path, dict[str, str]]) -> None:
     """`run` on it, and the deployed flow that would continue it, name each setting with both values."""
-    from flows.campaign.deployed import campaign
-    from flows.campaign.embedded import create_campaign
+    from flows.campaign.run_in_work_pools import campaign
+    from flows.campaign.run_on_this_machine import create_campaign
     from flows.engine.settings import load_settings
 
     folder, env = place

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import quick
 
-from flows.measure.certificate import check, sealed
+from flows.measure.check_certificate import check, sealed
 from lineage.records import Edit, Proposal
 
 FASTER = Edit(path="fitting.py", search="LR = 0.1 ", replace="LR = 0.5 ")  # 3 points of accuracy, 6 noise sd

@@ -14,7 +14,7 @@ import pytest
 import quick
 from stand_in_nvml import Driver, uuid
 
-from flows.engine.records import Trained
+from flows.engine.stage_records import Trained
 from lineage.records import Edit, Proposal
 from lineage.store.objects import open_store
 from lineage.store.results import get_result

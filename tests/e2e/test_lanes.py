@@ -15,7 +15,7 @@ from flows.campaign import loop, watchdog
 from flows.campaign.watchdog import Watchdog
 from flows.engine.config import now
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from lineage.records import Row, Status
 
 TRIALS = 8

@@ -18,9 +18,9 @@ from flows.campaign import loop, watchdog
 from flows.campaign.unexpected_faults import LaneFaults
 from flows.engine.config import now
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from flows.machine import webhook
-from flows.trial.payments import Submission
+from flows.trial.proposal_costs import Submission
 from lineage.errors import Interrupted
 from lineage.records import Row, Status
 from lineage.store.results import put_result

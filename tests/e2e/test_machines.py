@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 import quick
 
-from evaluators.judge.sandbox import kernel, layers
+from evaluators.judge.sandbox import available_layers, kernel
 
-BWRAP = next((tools.bwrap for tools in layers.choices()[0] if tools.bwrap), "")
+BWRAP = next((tools.bwrap for tools in available_layers.choices()[0] if tools.bwrap), "")
 REFUSED = [sys.executable, str(quick.ROOT / "tests" / "no_userns.py")]
 MINIS = ("airbench_mini", "golf_mini", "nanochat_mini")
 MACHINES = ("hidden", "refused", "refused-user", "refused-no-cgroup", "user", "no-cgroup")
 
 pytestmark = pytest.mark.skipif(
-    not kernel.landlock_abi() or not layers.seccomp_known(),
+    not kernel.landlock_abi() or not available_layers.seccomp_known(),
     reason="without bubblewrap medium isolation needs landlock and seccomp",
 )
 

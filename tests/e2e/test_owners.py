@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows.campaign.embedded import only_campaign
+from flows.campaign.run_on_this_machine import only_campaign
 from lineage.log.epochs import owners_after
 from lineage.log.table import Lineage
 from lineage.queries import View

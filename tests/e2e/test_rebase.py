@@ -11,7 +11,7 @@ import quick
 
 from flows.engine.config import now
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from flows.trial import stages
 from flows.trial.recording import Progress, build_row, decide
 from lineage.errors import EditRefused

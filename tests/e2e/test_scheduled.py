@@ -58,7 +58,7 @@ def test_the_scheduler_starts_a_campaign_and_the_clock_ends_it(lab: Lab) -> None
     until = soon.replace(second=0, microsecond=0) + timedelta(minutes=1)
     store = lab.folder / "store"
     lab.prefect(
-        "--no-prompt", "deploy", "flows/campaign/deployed.py:campaign", "--name", "soon", "--pool", "campaigns",
+        "--no-prompt", "deploy", "flows/campaign/run_in_work_pools.py:campaign", "--name", "soon", "--pool", "campaigns",
         "--cron", "* * * * *", "--timezone", "Europe/Berlin", "--concurrency-limit", "1",
         "--collision-strategy", "CANCEL_NEW",
         "--param", "environment=quick", "--param", f"store={store}", "--param", "trials=500",

@@ -25,7 +25,7 @@ from prefect_lab import Lab, processes_of
 from s3server import BUCKET, S3Server, weed_binary
 
 from flows.engine.config import campaigns
-from flows.engine.records import Trained
+from flows.engine.stage_records import Trained
 from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import Status

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.judge import causes
-from evaluators.judge.sandbox.box import Limits
+from evaluators.judge import failure_causes
+from evaluators.judge.sandbox.bubblewrap import Limits
 from lineage.records import TrainRun, check_cause
 
 LIMITS = Limits(start_cpu_s=10, start_wall_s=60, cpu_s=5, wall_s=20, memory=1 << 28, processes=16)
@@ -52,16 +52,16 @@ FINALS = st.fixed_dictionaries(
 
 @given(FINALS, st.booleans())
 def test_every_end_has_a_lawful_cause_and_finite_numbers(final: dict[str, Any], needed: bool) -> None:
-    cause, numbers = causes.explain(final, LIMITS, artifact_needed=needed)
+    cause, numbers = failure_causes.explain(final, LIMITS, artifact_needed=needed)
     assert check_cause(cause) == cause
     assert all(not isinstance(v, float) or math.isfinite(v) for v in numbers.values())
-    run = TrainRun(seed=1, facts=causes.facts(final, "strong"), cause=cause, numbers=numbers)
+    run = TrainRun(seed=1, facts=failure_causes.facts(final, "strong"), cause=cause, numbers=numbers)
     assert TrainRun.model_validate_json(run.model_dump_json()) == run
 
 
 @given(FINALS)
 def test_only_a_good_end_with_an_artifact_has_no_cause(final: dict[str, Any]) -> None:
-    cause, _ = causes.explain(final, LIMITS, artifact_needed=True)
+    cause, _ = failure_causes.explain(final, LIMITS, artifact_needed=True)
     good = final["end"] == "exit" and final["code"] == 0 and "files" in (final["artifact"] or {})
     assert (cause is None) == good
 
@@ -69,5 +69,5 @@ def test_only_a_good_end_with_an_artifact_has_no_cause(final: dict[str, Any]) ->
 @given(FINALS)
 def test_nothing_the_candidate_says_makes_a_fault_ours(final: dict[str, Any]) -> None:
     """`infra` follows from the supervisor's own `end` alone, never from exit code, exception or rule."""
-    cause, _ = causes.explain(final, LIMITS, artifact_needed=True)
+    cause, _ = failure_causes.explain(final, LIMITS, artifact_needed=True)
     assert ((cause or "").partition(":")[0] in ("infra", "abandoned")) == (final["end"] == "infra")

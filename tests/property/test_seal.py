@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.judge.identity import artifact_sha256
-from evaluators.judge.sandbox.seal import MAX_FILES, Sealer, head, tail
+from evaluators.judge.judge_hashes import artifact_sha256
+from evaluators.judge.sandbox.receive_artifact import MAX_FILES, Sealer, head, tail
 from lineage.ids import tree_hash
 
 NAMES = st.from_regex(r"[a-z0-9_]{1,8}(/[a-z0-9_]{1,8}){0,2}\Z", fullmatch=True)

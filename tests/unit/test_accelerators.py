@@ -12,10 +12,10 @@ import pytest
 import workbench
 from stand_in_nvml import GIB, NAME, Driver, uuid
 
-from evaluators.judge import accelerators, client
+from evaluators.judge import accelerators, judge_client
 from evaluators.judge.accelerators import DriverFault, choose, require, usable
-from evaluators.judge.sandbox import box
-from evaluators.judge.sandbox.prove import prove
+from evaluators.judge.sandbox import bubblewrap
+from evaluators.judge.sandbox.prove_level import prove
 from lineage.errors import InfraFault, IsolationRefused, UsageError
 
 
@@ -176,7 +176,7 @@ def test_a_candidate_opens_the_nodes_of_its_devices_and_no_others(
     bench = workbench.classification(tmp_path, level, budget=budget)
     source = workbench.write(tmp_path / "source", {**workbench.CLASSIFIER, "train.py": LOOK})
     for device in (first, second):
-        run = client.train(bench, source, 1, tmp_path / f"out{device.index}", devices=(device,))
+        run = judge_client.train(bench, source, 1, tmp_path / f"out{device.index}", devices=(device,))
         own = nodes[device.index].removeprefix("/dev/")
         assert f"SEEN {device.uuid} " in run.facts.log_tail, run
         assert f"['{own}']\n" in run.facts.log_tail, "opens its own and not the other"
@@ -184,9 +184,9 @@ def test_a_candidate_opens_the_nodes_of_its_devices_and_no_others(
             assert f" ['{own}'] ['{own}']" in run.facts.log_tail, "and does not see the other"
         assert run.facts.device is not None and run.facts.device.uuids == (device.uuid,)
     with pytest.raises(InfraFault, match="takes 1 devices and got 0"):
-        client.train(bench, source, 1, tmp_path / "none")
+        judge_client.train(bench, source, 1, tmp_path / "none")
 
 
 def test_a_run_without_devices_has_no_node_and_none_visible(driver: Driver) -> None:
     driver.devices(2)
-    assert box.device_nodes(()) == []
+    assert bubblewrap.device_nodes(()) == []

@@ -15,10 +15,10 @@ import pytest
 import quick
 from prefect.client.schemas.objects import State, StateType
 
-from flows.campaign import deployed
+from flows.campaign import run_in_work_pools
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
-from flows.trial import allocation
+from flows.engine.stage_records import TrialRef
+from flows.trial import cluster_allocation
 from lineage.errors import Interrupted, UsageError
 from lineage.queries import View
 from lineage.records import Row
@@ -41,44 +41,48 @@ def ref_of(engine: Engine, trial: str) -> TrialRef:
 
 
 def test_the_end_of_the_allocation_is_what_the_scheduler_says() -> None:
-    assert allocation.seconds_left({}) is None
+    assert cluster_allocation.seconds_left({}) is None
     soon = str(time.time() + 100)
-    assert 98 < (allocation.seconds_left({"SLURM_JOB_END_TIME": soon}) or 0) <= 100
+    assert 98 < (cluster_allocation.seconds_left({"SLURM_JOB_END_TIME": soon}) or 0) <= 100
     later = {"SLURM_JOB_END_TIME": soon, "BAKEOFF_END_TIME": str(time.time() + 300)}
-    assert (allocation.seconds_left(later) or 0) > 290
+    assert (cluster_allocation.seconds_left(later) or 0) > 290
     with pytest.raises(UsageError, match=r"BAKEOFF_END_TIME='tomorrow'.*date \+%s"):
-        allocation.seconds_left({"BAKEOFF_END_TIME": "tomorrow"})
+        cluster_allocation.seconds_left({"BAKEOFF_END_TIME": "tomorrow"})
 
 
 def test_a_trial_may_take_its_caps_until_trials_have_been_measured(engine: Engine) -> None:
     spec = engine.config.spec
     budget, runs = spec.budget, spec.evaluation.runs
-    caps = allocation.trial_caps_s(spec)
+    caps = cluster_allocation.trial_caps_s(spec)
     assert caps == 30 + 60 + runs * (2 * 30 + budget.train_wall_s + budget.predict_wall_s)
-    assert allocation.trial_caps_s(spec, baseline=True) > caps
+    assert cluster_allocation.trial_caps_s(spec, baseline=True) > caps
 
     def trial(name: str, train_s: float, evaluate_s: float | None) -> Row:
         return Row(event="trial", campaign="c", trial=name, build_s=1, train_s=train_s, evaluate_s=evaluate_s)
 
     nothing = View.from_rows([trial("t0001", 500.0, None)], "max")  # crashed in training: says nothing
-    assert allocation.longest_trial_s(spec, nothing) == caps
+    assert cluster_allocation.longest_trial_s(spec, nothing) == caps
     known = View.from_rows([trial("t0001", 7.0, 2.0), trial("t0002", 3.0, 1.0)], "max")
-    assert allocation.longest_trial_s(spec, known) == 20.0
-    assert allocation.longest_trial_s(spec, known, baseline=True) == allocation.trial_caps_s(spec, True)
+    assert cluster_allocation.longest_trial_s(spec, known) == 20.0
+    assert cluster_allocation.longest_trial_s(spec, known, baseline=True) == cluster_allocation.trial_caps_s(
+        spec, True
+    )
 
 
 def test_sigterm_ends_the_attempt_and_leaves_the_trial_open(engine: Engine) -> None:
     """The real signal in this process; what comes after it is what the flow does."""
     ref = ref_of(engine, "t0001")
     before = signal.getsignal(signal.SIGTERM)
-    with allocation.preemptible(engine) as notice:
+    with cluster_allocation.preemptible(engine) as notice:
         assert not notice.came
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # SLURM and the worker both send it
         assert engine.cancel.wait(2) and notice.came
-        state = asyncio.run(allocation.handed_back(engine, ref, notice, "train", Interrupted("stopped")))
+        state = asyncio.run(
+            cluster_allocation.handed_back(engine, ref, notice, "train", Interrupted("stopped"))
+        )
     assert signal.getsignal(signal.SIGTERM) is before
-    assert (state.name, state.type) == (allocation.PREEMPTED, StateType.CANCELLED)
+    assert (state.name, state.type) == (cluster_allocation.PREEMPTED, StateType.CANCELLED)
     view = engine.view()
     rows = [row for row in view.events("campaign") if row.trial == "t0001"]
     assert [(row.cause, row.operator, row.stage, row.attempt) for row in rows] == [
@@ -90,12 +94,12 @@ def test_sigterm_ends_the_attempt_and_leaves_the_trial_open(engine: Engine) -> N
 
 
 def test_a_person_s_stop_and_a_short_allocation_are_not_preemptions(engine: Engine) -> None:
-    ref, quiet = ref_of(engine, "t0002"), allocation.Notice()
+    ref, quiet = ref_of(engine, "t0002"), cluster_allocation.Notice()
     with pytest.raises(Interrupted, match="by hand"):
-        asyncio.run(allocation.handed_back(engine, ref, quiet, "train", Interrupted("by hand")))
-    short = allocation.NoTimeLeft("ends in 3 s")
-    state = asyncio.run(allocation.handed_back(engine, ref, quiet, "propose", short))
-    assert (state.name, state.message) == (allocation.NO_TIME, "ends in 3 s")
+        asyncio.run(cluster_allocation.handed_back(engine, ref, quiet, "train", Interrupted("by hand")))
+    short = cluster_allocation.NoTimeLeft("ends in 3 s")
+    state = asyncio.run(cluster_allocation.handed_back(engine, ref, quiet, "propose", short))
+    assert (state.name, state.message) == (cluster_allocation.NO_TIME, "ends in 3 s")
     assert not [row for row in engine.view().events("campaign") if row.trial == "t0002"]
 
 
@@ -103,7 +107,7 @@ def test_outside_the_main_thread_the_process_s_own_handler_stays(engine: Engine)
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def inside() -> None:
-        with allocation.preemptible(engine):
+        with cluster_allocation.preemptible(engine):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=inside)
@@ -129,10 +133,10 @@ def test_a_preempted_run_is_sent_again_and_counts_as_no_failure(
         keys.append(key)
         return states[len(keys) - 1]
 
-    monkeypatch.setattr(deployed, "_dispatch", dispatch)
+    monkeypatch.setattr(run_in_work_pools, "_dispatch", dispatch)
 
     async def all_ends() -> list[str | None]:
-        sent = deployed._sent(engine, "k", deployed.TRIAL_DEPLOYMENT, {})
+        sent = run_in_work_pools._sent(engine, "k", run_in_work_pools.TRIAL_DEPLOYMENT, {})
         return [state.name async for state in sent]
 
     began = time.monotonic()
@@ -145,5 +149,5 @@ def test_between_refusals_it_waits_and_a_stop_ends_the_waiting(engine: Engine) -
     threading.Timer(0.3, engine.cancel.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        asyncio.run(deployed._pause(engine, ended("NoTimeLeft"), 30.0))
+        asyncio.run(run_in_work_pools._pause(engine, ended("NoTimeLeft"), 30.0))
     assert 0.2 < time.monotonic() - began < 5

@@ -15,12 +15,12 @@ from unittest import mock
 import pytest
 import quick
 
-from evaluators.judge import client
+from evaluators.judge import judge_client
 from evaluators.statistics.confirmation import plan_for
-from flows.campaign import attempts, confirm, embedded
+from flows.campaign import confirm, confirmation_attempts, run_on_this_machine
 from flows.engine.config import now
 from flows.engine.engine import Engine, close_engine, engine_for
-from flows.engine.records import Patched, Trained, TrialRef
+from flows.engine.stage_records import Patched, Trained, TrialRef
 from flows.measure.verify import verify_run
 from flows.trial import stages
 from lineage.records import Artifact, Measurement, Row, RunFacts, SeedResult, TrainRun
@@ -101,11 +101,11 @@ def cut(engine: Engine, after: int) -> None:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, fake in (("train", fake_train), ("judge", fake_judge), ("artifact_matches", lambda *_: True)):
-        monkeypatch.setattr(client, name, fake)
+        monkeypatch.setattr(judge_client, name, fake)
     monkeypatch.setattr(confirm, "train", plain_train)
     monkeypatch.setattr(confirm, "evaluate", plain_evaluate)
     # the canned judge keeps no test items, as every judge before rules 2
-    monkeypatch.setattr(embedded, "plan_for", lambda *given: replace(plan_for(*given), rules=1))
+    monkeypatch.setattr(run_on_this_machine, "plan_for", lambda *given: replace(plan_for(*given), rules=1))
     with quick.engine(tmp_path, trials=5, slots=1) as engine:
         start = engine.tree(engine.config.start_sha256)
         outcome(engine, "t0000", "baseline", [0.50, 0.505, 0.51], start)
@@ -129,11 +129,11 @@ def session(root: str, campaign: str, after: int | None) -> bool:
     """One session's confirmations; True when nothing is due any more, False when it was cut off."""
     close_engine(root, campaign)
     engine = engine_for(root, campaign)
-    attempts.sweep(engine)
+    confirmation_attempts.sweep(engine)
     if after is not None:
         cut(engine, after)
     try:
-        while (due := attempts.due(engine)) is not None:
+        while (due := confirmation_attempts.due(engine)) is not None:
             asyncio.run(confirm.confirm.fn(root, campaign, due.trial))
     except Killed:
         return False
@@ -166,7 +166,7 @@ def test_another_leader_waits_until_the_open_attempt_has_ended(engine: Engine) -
     close_engine(root, campaign)
     fresh = engine_for(root, campaign)
     outcome(fresh, "t0002", "keep", [0.97, 0.98], {**fresh.files_of("t0001"), "more.py": b"#\n"})
-    due = attempts.due(fresh)
+    due = confirmation_attempts.due(fresh)
     assert due is not None and due.trial == "t0001" and fresh.view().ranking.leader()[0] == "t0002"  # type: ignore[index]
     assert session(root, campaign, None)
     assert [row.trial for row in fresh.view().events("confirmation")] == ["t0001", "t0002"]
@@ -179,4 +179,4 @@ def test_a_vetoed_champion_is_not_sealed_any_more(engine: Engine) -> None:
     fresh = engine_for(root, campaign)
     assert fresh.view().ranking.unsealed == [(0, "t0001")]
     fresh.append(Row(event="intervention", campaign=campaign, trial="t0001", operator="veto", notes="x"))
-    assert attempts.due(fresh) is None and fresh.view().ranking.incumbent == "t0000"
+    assert confirmation_attempts.due(fresh) is None and fresh.view().ranking.incumbent == "t0000"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import workbench as wb
 
-from evaluators.judge.audits import Second, compare, merged, sittings, splice
+from evaluators.judge.leak_audits import Second, compare, merged, sittings, splice
+from evaluators.judge.question_kinds import questions
 from evaluators.judge.questions import Questions, Sitting
-from evaluators.judge.tasks import questions
 
 NAMES = ["causality", "batch_invariance", "order_invariance"]
 SPEC = wb.markov(audits=NAMES)

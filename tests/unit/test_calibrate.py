@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evaluators.judge import client
+from evaluators.judge import judge_client
 from flows.engine.config import seeds_from
 from flows.measure.calibrate import Calibration, calibration_path, load, matching, save, summary
 from lineage.errors import UsageError
@@ -32,8 +32,8 @@ def calibration(**changes: Any) -> Calibration:
         "quantities": ({"accuracy": 0.90}, {"accuracy": 0.92}, {"accuracy": 0.91}),
         "gates": (Check(name="accuracy >= 0.5 (mean)", passed=True, detail="mean 0.91 over 3 runs, limit 0.5"),),
         "cpu_seconds": 1.5, "load_start": 0.1, "load_end": 0.2, "source_sha256": SOURCE,
-        "environment_sha256": "e" * 64, "evaluator_sha256": client.evaluator_sha256(), "isolation": "strong",
-        "machine": client.machine_identity(), "accelerator": "", "bakeoff_version": "1",
+        "environment_sha256": "e" * 64, "evaluator_sha256": judge_client.evaluator_sha256(), "isolation": "strong",
+        "machine": judge_client.machine_identity(), "accelerator": "", "bakeoff_version": "1",
         "measured_at": datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
     }  # fmt: skip
     return Calibration.model_validate({**base, **changes})
@@ -84,7 +84,9 @@ def test_another_machine_is_refused_and_both_are_named() -> None:
         ask()
     text = str(caught.value)
     assert (
-        "Abacus 1, 4 cores" in text and client.machine_identity() in text and "bakeoff calibrate toy" in text
+        "Abacus 1, 4 cores" in text
+        and judge_client.machine_identity() in text
+        and "bakeoff calibrate toy" in text
     )
 
 

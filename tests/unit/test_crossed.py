@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
-from evaluators.judge.items import Items, one_run, pack, stacked, unpack
-from evaluators.statistics.item_tests import compare, exact, item_chance, items_needed, shown_gain
-from evaluators.statistics.lawful import deterministic, same_pair
+from evaluators.judge.item_scores import Items, one_run, pack, stacked, unpack
+from evaluators.statistics.lawful_measurement import deterministic, same_pair
+from evaluators.statistics.paired_item_test import compare, exact, item_chance, items_needed, shown_gain
 from lineage.errors import StoreCorrupt
 from lineage.records import SeedResult
 

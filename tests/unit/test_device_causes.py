@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from stand_in_nvml import GIB, Driver, uuid
 
-from evaluators.judge import accelerators, causes
+from evaluators.judge import accelerators, failure_causes
 from evaluators.judge.device_watch import Watch
-from evaluators.judge.sandbox.box import Limits
+from evaluators.judge.sandbox.bubblewrap import Limits
 from lineage.records import DeviceUse
 
 LIMITS = Limits(start_cpu_s=10, start_wall_s=60, cpu_s=5, wall_s=20, memory=1 << 28, processes=16)
@@ -44,7 +44,7 @@ def use(*faults: str) -> DeviceUse:
 )
 def test_memory_of_a_device_that_ran_out_has_its_numbers(text: str, numbers: tuple[float, ...]) -> None:
     for told in ({"exception": text}, {"exception": "OutOfMemoryError: out of memory", "log_tail": text}):
-        cause, found = causes.explain(final(**told), LIMITS)
+        cause, found = failure_causes.explain(final(**told), LIMITS)
         assert cause == "oom"
         assert [found[f"{name}_bytes"] for name in ("asked", "free", "total")] == [int(n) for n in numbers]
         assert "cap_bytes" not in found, "the cap of the host's memory had no part in it"
@@ -55,17 +55,24 @@ def test_memory_of_a_device_that_ran_out_has_its_numbers(text: str, numbers: tup
     ["CUDA error: device-side assert triggered", "CUDA error: an illegal memory access was encountered"],
 )
 def test_what_a_program_does_wrong_on_a_device_is_its_crash(text: str) -> None:
-    assert causes.explain(final(exception=f"AcceleratorError: {text}", device=use()), LIMITS)[0] == "crash"
-    assert causes.explain(final(end="signal", code=6, log_tail=text, device=use()), LIMITS)[0] == "crash"
+    assert (
+        failure_causes.explain(final(exception=f"AcceleratorError: {text}", device=use()), LIMITS)[0]
+        == "crash"
+    )
+    assert (
+        failure_causes.explain(final(end="signal", code=6, log_tail=text, device=use()), LIMITS)[0] == "crash"
+    )
 
 
 def test_only_the_driver_can_blame_a_device() -> None:
     claimed = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
-    assert causes.explain(final(exception=claimed, device=use()), LIMITS)[0] == "crash"
-    cause, numbers = causes.explain(final(exception=claimed, device=use(f"Xid 48 on {uuid(0)}")), LIMITS)
+    assert failure_causes.explain(final(exception=claimed, device=use()), LIMITS)[0] == "crash"
+    cause, numbers = failure_causes.explain(
+        final(exception=claimed, device=use(f"Xid 48 on {uuid(0)}")), LIMITS
+    )
     assert (cause, numbers["detail"]) == ("infra:accelerator", f"Xid 48 on {uuid(0)}")
     cancelled = final(end="infra", detail="cancelled", device=use("the device is lost"))
-    assert causes.explain(cancelled, LIMITS)[0] == "abandoned"
+    assert failure_causes.explain(cancelled, LIMITS)[0] == "abandoned"
 
 
 def test_a_run_is_watched_through_the_driver(driver: Driver) -> None:

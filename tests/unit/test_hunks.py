@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.measure.hunks import assemble, split
+from flows.measure.diff_hunks import assemble, split
 
 # few different lines, so that files share some; ends with and without a newline, and old line ends
 LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\r\n", b"e\r", b"\n"]), max_size=12)

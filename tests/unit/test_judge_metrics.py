@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
 from evaluators.judge import metrics
-from evaluators.judge.channel import Broken
 from evaluators.judge.gates import bound_against, judge_gate
-from evaluators.judge.language import read_items, score_items, windows
+from evaluators.judge.judge_messages import Broken
+from evaluators.judge.language_questions import read_items, score_items, windows
+from evaluators.judge.question_kinds import questions
 from evaluators.judge.questions import ordinary
-from evaluators.judge.tasks import questions
 from lineage.environment_spec import Gate
 from lineage.errors import DataMissing
 

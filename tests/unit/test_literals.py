@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.judge.embedded_data import embedded_data
-from evaluators.judge.workspace import read_source
+from evaluators.judge.candidate_folders import read_source
+from evaluators.judge.data_in_source import embedded_data
 
 ROOT = Path(__file__).resolve().parents[2]
 

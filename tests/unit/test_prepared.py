@@ -15,15 +15,15 @@ import psutil
 import pytest
 import workbench as wb
 
-from evaluators.judge import billing, client
-from evaluators.judge.sandbox import fork_server, prepared, prove
-from evaluators.judge.sandbox.layers import HERE, Layers
+from evaluators.judge import judge_client, uncounted_time
+from evaluators.judge.sandbox import fork_server, prepared_process, prove_level
+from evaluators.judge.sandbox.available_layers import HERE, Layers
 from lineage.environment_spec import Budget
 from lineage.records import RunFacts
 
 
 @pytest.fixture
-def forked() -> prove.Isolation:
+def forked() -> prove_level.Isolation:
     """This machine's isolation; skips where runs are not forked."""
     found = wb.best()
     if not found.prepared:
@@ -68,17 +68,19 @@ def train(data, out, seed):
 """
 
 
-def started(monkeypatch: pytest.MonkeyPatch) -> prove.Isolation:
+def started(monkeypatch: pytest.MonkeyPatch) -> prove_level.Isolation:
     monkeypatch.setenv("BAKEOFF_PREPARED", "0")
-    found = prove.best()
+    found = prove_level.best()
     monkeypatch.delenv("BAKEOFF_PREPARED")
     return found
 
 
-def trained(bench: client.Bench, folder: Path, files: dict[str, str], seed: int = 1) -> tuple[Any, Path]:
+def trained(
+    bench: judge_client.Bench, folder: Path, files: dict[str, str], seed: int = 1
+) -> tuple[Any, Path]:
     folder.mkdir()
     source = wb.write(folder / "source", {**wb.CLASSIFIER, **files})
-    return client.train(bench, source, seed, folder / "artifact"), folder / "artifact"
+    return judge_client.train(bench, source, seed, folder / "artifact"), folder / "artifact"
 
 
 @pytest.mark.usefixtures("forked")
@@ -189,7 +191,7 @@ def children(word: str) -> list[psutil.Process]:
 def test_a_server_that_dies_ends_no_run_and_is_replaced(tmp_path: Path) -> None:
     slow = "import time\ndef train(data, out, seed, report):\n    report(1, 1.0)\n    time.sleep(1)\n    (out / 'x').write_bytes(b'1')\n"
     bench = wb.classification(tmp_path / "bench")
-    first = client.judge_server(bench)
+    first = judge_client.judge_server(bench)
     assert first is not None
     source = wb.write(tmp_path / "source", {**wb.CLASSIFIER, "train.py": slow})
     servers = {child.pid for child in children("entry.py")}
@@ -198,9 +200,9 @@ def test_a_server_that_dies_ends_no_run_and_is_replaced(tmp_path: Path) -> None:
         for pid in servers:
             os.kill(pid, signal.SIGKILL)
 
-    run = client.train(bench, source, 1, tmp_path / "out", on_progress=kill_servers)
+    run = judge_client.train(bench, source, 1, tmp_path / "out", on_progress=kill_servers)
     assert (run.cause, run.facts.prepared) == (None, True)
-    run = client.train(bench, source, 2, tmp_path / "out2")
+    run = judge_client.train(bench, source, 2, tmp_path / "out2")
     assert (run.cause, run.facts.prepared) == (None, True)
     assert {child.pid for child in children("entry.py")}.isdisjoint(servers)
 
@@ -226,9 +228,9 @@ def test_what_makes_a_fork_unsafe_is_named() -> None:
 def test_where_a_fork_is_not_possible_the_run_is_started_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prepared.unfit(Layers(landlock=7, seccomp=True)).startswith("only bubblewrap")
+    assert prepared_process.unfit(Layers(landlock=7, seccomp=True)).startswith("only bubblewrap")
     if wb.best().tools.bwrap:
-        assert "control group" in prepared.unfit(wb.best().tools.model_copy(update={"cgroup": {}}))
+        assert "control group" in prepared_process.unfit(wb.best().tools.model_copy(update={"cgroup": {}}))
     isolation = started(monkeypatch)
     assert (isolation.prepared, isolation.prepared_fault) == (False, "BAKEOFF_PREPARED=0")
     run, _ = trained(wb.classification(tmp_path / "bench", isolation), tmp_path / "run", {})
@@ -244,7 +246,7 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
     budget = Budget(
         train_cpu_s=9, train_wall_s=9, predict_cpu_s=9, predict_wall_s=9, memory_mb=9, artifact_bytes=9
     )
-    cold = billing.Reference(
+    cold = uncounted_time.Reference(
         train_start_cpu=2.2,
         predict_start_cpu=2.1,
         predict_cpu=1,
@@ -261,8 +263,8 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
         }
     )
 
-    def owed(known: billing.Reference, run: RunFacts) -> float:
-        return round(billing.bill(budget, known, run, [facts(0.1, 2.0)]).start_cpu, 3)
+    def owed(known: uncounted_time.Reference, run: RunFacts) -> float:
+        return round(uncounted_time.bill(budget, known, run, [facts(0.1, 2.0)]).start_cpu, 3)
 
     # 1.5 times 2.2 is free, so 1.1 beyond the start's own, in all four combinations
     assert (
@@ -286,15 +288,15 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
 def test_a_cancelled_run_does_not_wait_for_the_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared, "_running", type(prepared._running)())
+    monkeypatch.setattr(prepared_process, "_running", type(prepared_process._running)())
     bench = wb.classification(tmp_path / "bench", packages=["torch", "numpy"])
     cancel = threading.Event()
     cancel.set()
-    assert client.judge_server(bench, cancel=cancel) is None
-    assert [server.report for server in prepared._running.values()] == [None]
+    assert judge_client.judge_server(bench, cancel=cancel) is None
+    assert [server.report for server in prepared_process._running.values()] == [None]
     source = wb.write(tmp_path / "source", wb.CLASSIFIER)
-    assert client.train(bench, source, 1, tmp_path / "out", cancel).cause == "abandoned"
-    prepared.close_all()
+    assert judge_client.train(bench, source, 1, tmp_path / "out", cancel).cause == "abandoned"
+    prepared_process.close_all()
 
 
 # What a seed decides: initialisation, order, dropout, the optimizer's steps, numpy's and Python's numbers.

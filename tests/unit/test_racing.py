@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import quick
 
-from evaluators.judge.items import one_run, pack, stacked, unpack
-from evaluators.judge.merging import merged
+from evaluators.judge.item_scores import one_run, pack, stacked, unpack
+from evaluators.judge.merge_measurements import merged
 from evaluators.statistics.label import label
 from evaluators.statistics.racing import RacingPlan, Stopped, look, noise, parts, plan_for
 from lineage.environment_spec import EnvironmentSpec, Gate
@@ -109,7 +109,7 @@ def _ends(plan: RacingPlan, own: list[float], start: list[float]) -> bool:
 
 def measured(results: list[SeedResult], spec: EnvironmentSpec, **more: object) -> Measurement:
     from evaluators.judge.gates import judge_gate
-    from evaluators.judge.merging import means
+    from evaluators.judge.merge_measurements import means
 
     quantities = means(results)
     gates = tuple(judge_gate(g, [r.quantities[g.quantity] for r in results]) for g in spec.gates)

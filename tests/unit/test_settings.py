@@ -62,7 +62,7 @@ def test_trials_at_once_leaves_room_for_a_slow_proposer() -> None:
 
 def test_every_setting_is_an_option_of_run_and_a_parameter_of_the_deployed_campaign() -> None:
     """A setting is declared once; what a person can give on the command line, a schedule can give, too."""
-    from flows.campaign.deployed import campaign
+    from flows.campaign.run_in_work_pools import campaign
 
     names = set(Settings.model_fields)
     command: Any = get_command(app)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import quick
 
-from evaluators.judge import client
-from flows.engine.records import TrialRef
-from flows.machine.line import PASSED, place_in_line
+from evaluators.judge import judge_client
+from flows.engine.stage_records import TrialRef
 from flows.machine.slots import slot
-from flows.measure.side_by_side import Stop, in_order, side_by_side
+from flows.machine.waiting_line import PASSED, place_in_line
+from flows.measure.parallel_runs import Stop, in_order, side_by_side
 from flows.trial import stages
 from lineage.errors import InfraFault, Interrupted
 from lineage.records import TrainRun
@@ -181,13 +181,13 @@ def test_the_runs_of_one_trial_use_every_slot_and_keep_their_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real sandbox and slots: the start's three runs at once; run i has seed i; after a stop none begins."""
-    train, together = client.train, threading.Barrier(3)
+    train, together = judge_client.train, threading.Barrier(3)
 
     def beside(*arguments: Any, **named: Any) -> TrainRun:
         together.wait(LONG_S)  # broken unless all three hold a slot
         return train(*arguments, **named)
 
-    monkeypatch.setattr(client, "train", beside)
+    monkeypatch.setattr(judge_client, "train", beside)
     with quick.engine(tmp_path, slots=3) as engine:
         ref = TrialRef(store=engine.root, campaign=engine.config.id, trial="t0000", role="training")
         patched = stages.patch(engine, ref, stages.propose(engine, ref))

@@ -9,11 +9,11 @@ import workbench as wb
 from test_calibrate import calibration
 
 from flows.environments.loading import list_environments, read_environment
-from flows.machine import speed
+from flows.machine import machine_speed
 from flows.measure.calibrate import calibrate, fitted_here, save
 from lineage.errors import UsageError
 
-SLOW = 2.4 * speed.USUAL_S
+SLOW = 2.4 * machine_speed.USUAL_S
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +23,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_caps_of_a_mini_grow_within_its_bounds_and_nothing_else_changes() -> None:
     spec = read_environment(list_environments()["golf_mini"]).spec
-    slow = speed.fitted(spec, SLOW)
+    slow = machine_speed.fitted(spec, SLOW)
     assert (slow.budget.train_cpu_s, slow.budget.start_cpu_s, slow.budget.fitted_by) == (80, 120, 2)
-    assert speed.fitted(spec, 99.0).budget.train_cpu_s == 3 * spec.budget.train_cpu_s
-    assert speed.fitted(spec, 0.5 * speed.USUAL_S) == spec == speed.fitted(spec, None)
+    assert machine_speed.fitted(spec, 99.0).budget.train_cpu_s == 3 * spec.budget.train_cpu_s
+    assert machine_speed.fitted(spec, 0.5 * machine_speed.USUAL_S) == spec == machine_speed.fitted(spec, None)
     changed = {
         name
         for name in type(spec.budget).model_fields
         if getattr(spec.budget, name) != getattr(slow.budget, name)
     }
-    assert changed == {*speed.CAPS, "fitted_by"}
+    assert changed == {*machine_speed.CAPS, "fitted_by"}
     assert slow.model_copy(update={"budget": spec.budget}) == spec
 
 
@@ -41,16 +41,16 @@ def test_a_full_size_environment_keeps_its_caps_and_its_hash() -> None:
     full = [spec for spec in full if spec.hardware == "cuda"]
     assert len(full) >= 3
     for spec in full:
-        assert speed.fitted(spec, 99.0) == spec
+        assert machine_speed.fitted(spec, 99.0) == spec
         assert not {"fit_to_machine", "fitted_by"} & set(spec.model_dump()["budget"])
 
 
 def test_campaigns_have_the_caps_of_the_stored_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = read_environment(list_environments()["golf_mini"])
-    monkeypatch.setattr(speed, "measure", lambda: SLOW)
+    monkeypatch.setattr(machine_speed, "measure", lambda: SLOW)
     fitted, seconds = fitted_here(environment, again=True)
     save(calibration(environment="golf_mini", reference_s=seconds))
-    monkeypatch.setattr(speed, "measure", lambda: 9 * SLOW)  # busy now
+    monkeypatch.setattr(machine_speed, "measure", lambda: 9 * SLOW)  # busy now
     assert fitted_here(environment) == (fitted, seconds)
     assert fitted_here(environment, stored_only=True) == (fitted, seconds)
     save(calibration(environment="golf_mini", reference_s=seconds, machine="another"))
@@ -73,4 +73,4 @@ def test_a_start_over_its_own_cap_says_by_how_much_and_what_to_do(tmp_path: Path
 
 def test_the_fixed_work_is_measured_and_short() -> None:
     """Beside many busy processes it took 5 times its usual time."""
-    assert speed.USUAL_S / 20 < speed.measure() < speed.USUAL_S * 50
+    assert machine_speed.USUAL_S / 20 < machine_speed.measure() < machine_speed.USUAL_S * 50

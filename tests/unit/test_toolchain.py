@@ -9,9 +9,9 @@ import workbench as wb
 from stand_in_nvml import Driver
 
 from evaluators.judge import accelerators
-from evaluators.judge.client import train
-from evaluators.judge.sandbox import layers, prove, toolchain
-from evaluators.judge.sandbox.layers import Layers
+from evaluators.judge.judge_client import train
+from evaluators.judge.sandbox import available_layers, prove_level, toolchain
+from evaluators.judge.sandbox.available_layers import Layers
 from lineage.environment_spec import Budget
 
 BUILDS = """
@@ -41,7 +41,7 @@ def kind(tools: Layers) -> str:
     return "bubblewrap" if tools.bwrap else "landlock" if tools.landlock else "bare"
 
 
-@pytest.mark.parametrize("tools", layers.choices()[0], ids=kind)
+@pytest.mark.parametrize("tools", available_layers.choices()[0], ids=kind)
 def test_an_extension_is_built_and_loaded_in_every_sandbox(
     tools: Layers, driver: Driver, tmp_path: Path
 ) -> None:
@@ -50,7 +50,7 @@ def test_an_extension_is_built_and_loaded_in_every_sandbox(
     folder = toolchain.driver_folder()
     assert folder == str(driver.folder), "beside the library that answers, which is in no usual place here"
     budget = Budget.model_validate({**wb.BUDGET, "gpus": 1, "processes": 64, "memory_mb": 512})
-    isolation = prove.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
+    isolation = prove_level.Isolation(level="weak", layers=tools.names(), holds=(), not_held=(), tools=tools)
     bench = wb.classification(tmp_path, isolation, budget=budget)
     source = wb.write(tmp_path / "source", {**wb.CLASSIFIER, "train.py": f"NAMED = {folder!r}\n{BUILDS}"})
     run = train(bench, source, 1, tmp_path / "out", devices=devices)

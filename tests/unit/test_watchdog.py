@@ -21,10 +21,10 @@ from prefect.exceptions import PrefectHTTPStatusError
 from flows.campaign import loop, watchdog
 from flows.campaign.watchdog import Watchdog, heartbeat_file, patiently
 from flows.engine.budget import Spent, refusal
-from flows.engine.records import TrialRef
 from flows.engine.settings import Settings
+from flows.engine.stage_records import TrialRef
 from flows.machine import webhook
-from flows.trial import tasks
+from flows.trial import prefect_tasks
 from lineage.errors import InfraFault, Interrupted, ObjectExists, StoreDenied, StoreUnavailable
 
 
@@ -191,7 +191,7 @@ def test_a_clock_time_counts_from_when_the_campaign_was_taken_up() -> None:
 def test_a_full_disk_in_a_stage_is_a_fault_of_the_machine(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "engine_for", lambda root, name: engine)
+    monkeypatch.setattr(prefect_tasks, "engine_for", lambda root, name: engine)
     ref = TrialRef(store="r", campaign="c-x", trial="t0001", role="a")
 
     def full(_: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_full_disk_in_a_stage_is_a_fault_of_the_machine(
     with pytest.raises(
         InfraFault, match=r"train: No space left on device: /scratch/t0001; free space under"
     ) as fault:
-        finish(tasks._stage(ref, "train", full, quiet=True))
+        finish(prefect_tasks._stage(ref, "train", full, quiet=True))
     assert fault.value.what == "disk"
     with pytest.raises(ObjectExists):  # also an OSError, and no disk
-        finish(tasks._stage(ref, "train", other, quiet=True))
+        finish(prefect_tasks._stage(ref, "train", other, quiet=True))

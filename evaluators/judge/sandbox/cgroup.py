@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from evaluators.judge.sandbox.tree import kill as kill_process
+from evaluators.judge.sandbox.process_tree import kill as kill_process
 
 PREFIX = "bakeoff-"
 

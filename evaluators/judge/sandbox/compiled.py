@@ -32,7 +32,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from evaluators.judge.sandbox import packages
+from evaluators.judge.sandbox import visible_packages
 from lineage.ids import sha256
 
 RULE = 3  # change it with anything that changes a copy
@@ -119,7 +119,7 @@ def compiled(names: tuple[str, ...], masked: tuple[str, ...], cache: Path) -> Pa
 
     It is made once per set of versions. A process that waits for another one's copy uses that copy.
     """
-    seen = packages.visible(names, masked)
+    seen = visible_packages.visible(names, masked)
     key = sha256(json.dumps([RULE, sys.version, standard_library(), *seen.paths]).encode())[:16]
     target = cache / key
     if target.is_dir():
@@ -135,7 +135,7 @@ def compiled(names: tuple[str, ...], masked: tuple[str, ...], cache: Path) -> Pa
     return target
 
 
-def _make(seen: packages.Visible, target: Path) -> None:
+def _make(seen: visible_packages.Visible, target: Path) -> None:
     (target / "site").mkdir(parents=True)
     for path in seen.paths:
         _copy(Path(path), target / "site" / name_of(path))

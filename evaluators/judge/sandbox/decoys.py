@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge.sandbox.layers import CLEAN_ENV
+from evaluators.judge.sandbox.available_layers import CLEAN_ENV
 
 _PROCESS = """
 import ctypes, sys

@@ -1,6 +1,6 @@
 """What a hostile recipe would try, run as the training code of a real sandbox against decoys.
 
-Use: `evaluators.judge.sandbox.prove` copies this file into a sandbox as `train.py`; `train` reads the decoys'
+Use: `evaluators.judge.sandbox.prove_level` copies this file into a sandbox as `train.py`; `train` reads the decoys'
 addresses from the released data and writes one JSON object: attack name -> did it work. Limits:
 standard library only; every target is a decoy made for the occasion.
 """

@@ -14,15 +14,15 @@ import os
 import select
 import time
 
-from evaluators.judge.sandbox import cgroup, tree, wire
-from evaluators.judge.sandbox.seal import Sealer
-from evaluators.judge.sandbox.watched import LOG_BYTES_PER_TICK, Run, check_caps, cpu_now, report
+from evaluators.judge.sandbox import cgroup, process_tree, wire_format
+from evaluators.judge.sandbox.receive_artifact import Sealer
+from evaluators.judge.sandbox.watched_run import LOG_BYTES_PER_TICK, Run, check_caps, cpu_now, report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from evaluators.judge.sandbox.joining import Joining
+    from evaluators.judge.sandbox.run_in_fork import Joining
 
 TICK_S = 0.1
 LOG_BYTES = 32_768
@@ -36,7 +36,7 @@ WORD = frozenset("abcdefghijklmnopqrstuvwxyz_")
 
 
 def emit(event: str, **more: object) -> None:
-    data = wire.pack({"event": event, **more})
+    data = wire_format.pack({"event": event, **more})
     try:
         while data:
             data = data[os.write(1, data) :]
@@ -59,7 +59,7 @@ def spawn(run: Run) -> None:
         run.sealer = Sealer(request["collect"]["folder"], int(request["collect"]["cap"]))
     wanted.update(request["channels"])
     if request["prepared"]:
-        from evaluators.judge.sandbox.joining import Joining
+        from evaluators.judge.sandbox.run_in_fork import Joining
 
         run.joining = Joining(request["prepared"], wanted)
         wanted = run.joining.outer(log_out)
@@ -120,7 +120,7 @@ def _die_with(supervisor: int) -> None:
     """Without bubblewrap, which does this itself."""
     from evaluators.judge.sandbox import kernel
 
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, tree.SIGKILL)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, process_tree.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(SETUP_FAILED)
 
@@ -285,7 +285,7 @@ def watch(run: Run) -> None:
     obey(run, b"")  # what came together with the request
     while not run.end:
         listen(run, poller, TICK_S - (time.monotonic() - last))
-        spent, status = tree.reap(run.pid)
+        spent, status = process_tree.reap(run.pid)
         run.reaped_cpu += spent
         if run.status is None and status is not None:
             run.status = status
@@ -308,14 +308,14 @@ def end_tree(run: Run) -> list[int]:
     """Kill until nothing is left; the survivors, if the kernel will not let some go."""
     cpu_now(run)
     if run.group is None:
-        spent, alive = tree.end_all()
+        spent, alive = process_tree.end_all()
         run.reaped_cpu += spent
         return alive
     until = time.monotonic() + 5
     while True:
         alive = cgroup.kill(run.group)
-        run.reaped_cpu += tree.reap()[0]
-        if not alive and not tree.has_children():
+        run.reaped_cpu += process_tree.reap()[0]
+        if not alive and not process_tree.has_children():
             return []
         if time.monotonic() > until:
             return alive
@@ -349,7 +349,7 @@ def _request() -> Run | None:
         data = os.read(0, 1 << 16)
         if not data:
             return None
-        request, text = wire.unpack(text + data)
+        request, text = wire_format.unpack(text + data)
     run = Run(request)
     run.commands = text
     return run

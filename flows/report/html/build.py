@@ -27,7 +27,7 @@ from markupsafe import Markup
 from flows.report import formatting as w
 from flows.report import slot_time
 from flows.report.campaign_digest import Digest, digest, headline, loads
-from flows.report.html.pack import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
+from flows.report.html.compress import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from flows.report.overfitting import overfitting_text
 from flows.report.prune_checks import prunes_text
 from lineage.records import Row

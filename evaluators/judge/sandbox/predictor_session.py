@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evaluators.judge.sandbox import wire
-from evaluators.judge.sandbox.layers import CLEAN_ENV, program
+from evaluators.judge.sandbox import wire_format
+from evaluators.judge.sandbox.available_layers import CLEAN_ENV, program
 from lineage.errors import InfraFault
 from lineage.safe_text import for_terminal
 
@@ -48,7 +48,7 @@ class Session:
         self.final: dict[str, Any] | None = None
         self._buffer = b""
         self._asked = False
-        self._send(wire.pack(dict(request)))
+        self._send(wire_format.pack(dict(request)))
 
     def _send(self, data: bytes) -> None:
         assert self.process.stdin is not None
@@ -68,14 +68,14 @@ class Session:
         """The next event, None if there is none in time. Raises InfraFault if the supervisor is gone."""
         assert self.process.stdout is not None
         handle = self.process.stdout.fileno()
-        found, self._buffer = wire.unpack(self._buffer)
+        found, self._buffer = wire_format.unpack(self._buffer)
         while found is None:
             if not select.select([handle], [], [], timeout_s)[0]:
                 return None
             data = os.read(handle, 1 << 16)
             if not data:
                 raise InfraFault("supervisor", f"the supervisor ended without a report: {self._complaint()}")
-            found, self._buffer = wire.unpack(self._buffer + data)
+            found, self._buffer = wire_format.unpack(self._buffer + data)
         event: dict[str, Any] = found
         if event["event"] == "final":
             self.final = _readable(event)

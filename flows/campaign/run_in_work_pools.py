@@ -22,21 +22,21 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.campaign.attempts import finished, open_attempt
-from flows.campaign.embedded import create_campaign
+from flows.campaign.confirmation_attempts import finished, open_attempt
 from flows.campaign.loop import drive
 from flows.campaign.outputs import end_of_run
 from flows.campaign.owner import Ownership, owned
+from flows.campaign.run_on_this_machine import create_campaign
 from flows.engine.budget import end_of_window
 from flows.engine.config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
 from flows.engine.live_events import Note
-from flows.engine.records import TrialRef
 from flows.engine.settings import Settings, differences, load_settings, parameters
+from flows.engine.stage_records import TrialRef
 from flows.environments.loading import load_environment
 from flows.environments.prepared_data import check_data, prepare
 from flows.machine.folders import home
-from flows.trial.allocation import NO_TIME, PREEMPTED
+from flows.trial.cluster_allocation import NO_TIME, PREEMPTED
 from flows.trial.recording import Progress, record
 from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded, UsageError
 from lineage.log.table import Lineage

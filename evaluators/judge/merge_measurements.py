@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from evaluators.judge.gates import judge_gate
-from evaluators.judge.items import pack, stacked, unpack
+from evaluators.judge.item_scores import pack, stacked, unpack
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import InfraFault
 from lineage.ids import sha256

@@ -1,6 +1,6 @@
 """The test of a gain whose score is a mean over test items: variance by items and by seeds. Pure.
 
-Use: `item_chance(candidate, incumbent)` from the items of two programs' runs on one split (`evaluators.judge.items`), then
+Use: `item_chance(candidate, incumbent)` from the items of two programs' runs on one split (`evaluators.judge.item_scores`), then
 `compare(gain, seed_variance, seed_df, chance)` gives p-values of both directions, and `interval`.
 
 Two samples are random: the seeds that were drawn and the items in the split. Each program is measured on every
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtrc, stdtr, stdtrit  # scipy.stats costs a second to import
 
-from evaluators.judge.items import Items
+from evaluators.judge.item_scores import Items
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The judge's process: holds the labels, asks the predictor, computes every number of a measurement.
 
-Use: started by `evaluators.judge.client.judge` as `python -I -B`, one JSON job on stdin, one Measurement as
+Use: started by `evaluators.judge.judge_client.judge` as `python -I -B`, one JSON job on stdin, one Measurement as
 JSON on stdout. It imports no candidate code and unpickles nothing; candidate bytes reach it only as
 float32 arrays of the expected size. Limits: the end of stdin ends it at once, and the sandbox with it.
 """
@@ -21,24 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.judge import causes, identity
+from evaluators.judge import failure_causes, judge_hashes
 from evaluators.judge.accelerators import describe, use_library
-from evaluators.judge.audits import compare, merged, sittings
-from evaluators.judge.billing import Bill, Reference, bill, over_budget, start_seconds
-from evaluators.judge.channel import Broken, Channel
+from evaluators.judge.candidate_folders import indistinct_copy, read_source
+from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from evaluators.judge.device_watch import Watch
-from evaluators.judge.embedded_data import embedded_data, pays_for_bytes
 from evaluators.judge.gates import judge_gate
-from evaluators.judge.information import added_information
-from evaluators.judge.items import NAME as ITEMS
-from evaluators.judge.items import pack, stacked
+from evaluators.judge.item_scores import NAME as ITEMS
+from evaluators.judge.item_scores import pack, stacked
+from evaluators.judge.judge_messages import Broken, Channel
+from evaluators.judge.leak_audits import compare, merged, sittings
+from evaluators.judge.question_kinds import questions
 from evaluators.judge.questions import Kept, Questions, Sitting
-from evaluators.judge.sandbox.box import MIB, Box, Limits, Server, limits_for, request
+from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, Server, limits_for, request
 from evaluators.judge.sandbox.compiled import compiled
-from evaluators.judge.sandbox.prove import Isolation
-from evaluators.judge.sandbox.session import Session
-from evaluators.judge.tasks import questions
-from evaluators.judge.workspace import indistinct_copy, read_source
+from evaluators.judge.sandbox.predictor_session import Session
+from evaluators.judge.sandbox.prove_level import Isolation
+from evaluators.judge.source_size import added_information
+from evaluators.judge.uncounted_time import Bill, Reference, bill, over_budget, start_seconds
 from lineage.environment_spec import EnvironmentSpec
 from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
@@ -166,7 +166,7 @@ def measure_seed(
     every: list[RunFacts] = []
     for sitting in asked:
         final, broken = ask_all(job, place, sitting)
-        every.append(causes.facts(final, job.isolation.level))
+        every.append(failure_causes.facts(final, job.isolation.level))
         cause, numbers = sitting_cause(job, final, broken, sitting)
         if cause is not None:
             return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), ()
@@ -224,7 +224,7 @@ def sitting_cause(
     job: Job, final: dict[str, Any], broken: Broken | None, sitting: Sitting
 ) -> tuple[str | None, dict[str, Number]]:
     """Cause and numbers of one sitting; None when every answer was lawful."""
-    explained, numbers = causes.explain(final, predict_limits(job.spec))
+    explained, numbers = failure_causes.explain(final, predict_limits(job.spec))
     if broken is not None and broken.rule and not (broken.rule == "short_answer" and explained):
         cause = "nan" if broken.rule == "nan" else f"illegal:{broken.rule}"
         return cause, {**broken.numbers, "detail": str(broken)}
@@ -280,7 +280,7 @@ def means(results: Sequence[SeedResult]) -> dict[str, float]:
 
 def measure(job: Job) -> Measurement:
     spec, load = job.spec, os.getloadavg()[0]
-    identity.check_data(job.data, (f"{job.split}/", "fake/"))
+    judge_hashes.check_data(job.data, (f"{job.split}/", "fake/"))
     asked = questions(spec, job.data / job.split)
     results: list[SeedResult] = []
     seen: list[tuple[Check, ...]] = []
@@ -318,10 +318,10 @@ def measure(job: Job) -> Measurement:
         artifact_bytes=max(sizes, default=0),
         source_bytes=job.source_bytes,
         source_sha256=tree_hash(files),
-        environment_sha256=identity.environment_sha256(spec, job.data),
-        evaluator_sha256=identity.evaluator_sha256(),
+        environment_sha256=judge_hashes.environment_sha256(spec, job.data),
+        evaluator_sha256=judge_hashes.evaluator_sha256(),
         isolation=job.isolation.level,
-        machine=identity.machine_identity(),
+        machine=judge_hashes.machine_identity(),
         accelerator=describe(job.devices),
         load_start=load,
         load_end=os.getloadavg()[0],

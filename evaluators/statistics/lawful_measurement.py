@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluators.judge import billing
+from evaluators.judge import uncounted_time
 from lineage.environment_spec import EnvironmentSpec, Gate
 from lineage.records import Check, Measurement, Number, RunFacts, SeedResult, check_cause
 
@@ -292,7 +292,7 @@ def seed_numbers(spec: EnvironmentSpec, seed: SeedResult, cause: str) -> tuple[N
         return numbers, run_sentence("prediction", cause, None, seed.numbers)
     numbers = {**judge_numbers(seed.numbers), **facts_numbers(facts, "evaluate")}
     if "counted_s" in seed.numbers:
-        return numbers, billing.sentence(seed.numbers)
+        return numbers, uncounted_time.sentence(seed.numbers)
     if cause in ("cpu_cap", "wall_cap"):
         cap_s = spec.budget.predict_cpu_s if cause == "cpu_cap" else spec.budget.predict_wall_s
         seconds, text = overrun("predict", cause, facts, cap_s, numbers.get("cap_s"))

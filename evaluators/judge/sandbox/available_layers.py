@@ -1,7 +1,7 @@
 """What this machine offers to build a sandbox from, found by trying, never by version numbers.
 
 Use: `choices()` gives the `Layers` that can be built here, best first. What a choice is worth is for
-`evaluators.judge.sandbox.prove` to find out. Limits: Linux. Environment variables: `BAKEOFF_BWRAP=PATH` tries that
+`evaluators.judge.sandbox.prove_level` to find out. Limits: Linux. Environment variables: `BAKEOFF_BWRAP=PATH` tries that
 bubblewrap and no other; `BAKEOFF_HIDE_BWRAP=1` tries none.
 """
 

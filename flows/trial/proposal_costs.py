@@ -15,7 +15,7 @@ from typing import Any
 
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from lineage.errors import StoreUnavailable
 from lineage.queries import View
 from lineage.records import Allowance, Proposal, Record, Row, Usage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evaluators.judge.items import Items, unpack
+from evaluators.judge.item_scores import Items, unpack
 from evaluators.statistics.confirmation_book import Book, book_of
 from evaluators.statistics.confirmation_inputs import Read
 from flows.engine.config import CampaignConfig

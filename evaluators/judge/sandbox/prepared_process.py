@@ -19,9 +19,9 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from evaluators.judge.sandbox import packages
-from evaluators.judge.sandbox.box import INSIDE, PLACEHOLDER, Box, Server, environment
-from evaluators.judge.sandbox.layers import HERE, Layers
+from evaluators.judge.sandbox import visible_packages
+from evaluators.judge.sandbox.available_layers import HERE, Layers
+from evaluators.judge.sandbox.bubblewrap import INSIDE, PLACEHOLDER, Box, Server, environment
 from lineage.errors import InfraFault
 
 MOST_SERVERS = 4
@@ -41,10 +41,16 @@ class _Running:
             "server": str(HERE / "fork_server.py"),
             "kernel": str(HERE / "kernel.py"),
             "inside": str(HERE / "inside"),
-            "packages": packages.visible(box.packages, box.masked).entries,
+            "packages": visible_packages.visible(box.packages, box.masked).entries,
             "imports": list(box.packages),
         }
-        command = [packages.interpreter(), "-I", "-S", str(HERE / "entry.py"), marshal.dumps(config).hex()]
+        command = [
+            visible_packages.interpreter(),
+            "-I",
+            "-S",
+            str(HERE / "entry.py"),
+            marshal.dumps(config).hex(),
+        ]
         with theirs:
             self.process = subprocess.Popen(
                 command,

@@ -8,12 +8,12 @@ follows from it, so that a trial that is continued elsewhere does not decide ane
 from __future__ import annotations
 
 from evaluators.statistics import racing
-from evaluators.statistics.lawful import fault_of
+from evaluators.statistics.lawful_measurement import fault_of
 from evaluators.statistics.racing import Stopped
 from flows.engine.config import BASELINE
+from flows.engine.confirmation_state import must_depend
 from flows.engine.engine import Engine
-from flows.engine.promotion_book import must_depend
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from lineage.records import Measurement, Record
 from lineage.store.blobs import get_blob
 from lineage.store.results import first_result, get_result

@@ -3,7 +3,7 @@
 Use: `embedded_data(files)` on a source snapshot whose bytes are not paid for, as in environments scored by
 time; `pays_for_bytes(spec)` says which. The sources are parsed, never run. Rules (facts/sandbox B2,
 row 38): no literal longer than 4,000 bytes, no collection of more than 500 constants, at most 12,000
-bytes of literals in all. Limits: literals only; `evaluators.judge.information` bounds what a source says in any form.
+bytes of literals in all. Limits: literals only; `evaluators.judge.source_size` bounds what a source says in any form.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evaluators.judge.items import Items, unpack
+from evaluators.judge.item_scores import Items, unpack
 from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.confirmation_book import Book
 from evaluators.statistics.confirmation_inputs import Read

@@ -28,7 +28,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine.config import BASELINE, now
 from flows.engine.engine import Engine
-from flows.engine.records import TrialRef
+from flows.engine.stage_records import TrialRef
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import Interrupted, UsageError
 from lineage.queries import View

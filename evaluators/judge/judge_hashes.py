@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge.workspace import file_sha256
+from evaluators.judge.candidate_folders import file_sha256
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing
 from lineage.ids import canonical_json, sha256, tree_hash, tree_manifest

@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 
 from flows.engine.config import HOLDER
+from flows.engine.confirmation_state import book
 from flows.engine.engine import Engine
-from flows.engine.promotion_book import book
-from flows.engine.records import Trained
+from flows.engine.stage_records import Trained
 from flows.trial import stages
 from lineage.errors import UsageError
 from lineage.queries import View

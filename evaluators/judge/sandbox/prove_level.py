@@ -19,12 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from evaluators.judge.sandbox.advice import advice
-from evaluators.judge.sandbox.box import MIB, Box, Limits, request
+from evaluators.judge.sandbox.available_layers import HERE, Layers, bwraps, choices
+from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, request
 from evaluators.judge.sandbox.decoys import decoys, touched
-from evaluators.judge.sandbox.layers import HERE, Layers, bwraps, choices
-from evaluators.judge.sandbox.prepared import server_for, switched_on, unfit
-from evaluators.judge.sandbox.session import Session
+from evaluators.judge.sandbox.predictor_session import Session
+from evaluators.judge.sandbox.prepared_process import server_for, switched_on, unfit
+from evaluators.judge.sandbox.strengthening_advice import advice
 from lineage.errors import InfraFault, IsolationRefused
 from lineage.records import Record
 

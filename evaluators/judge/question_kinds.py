@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluators.judge import metrics
-from evaluators.judge.items import one_run
-from evaluators.judge.language import language
+from evaluators.judge.item_scores import one_run
+from evaluators.judge.language_questions import language
 from evaluators.judge.questions import Ints, Kept, Questions, load_array
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators.judge.sandbox.layers import Layers
+from evaluators.judge.sandbox.available_layers import Layers
 
 if TYPE_CHECKING:
-    from evaluators.judge.sandbox.prove import Isolation
+    from evaluators.judge.sandbox.prove_level import Isolation
 
 # seccomp: unshare and clone; AppArmor: mount; masked paths: the kernel mounts no new /proc beside a masked one
 DOCKER = "docker run " + " ".join(

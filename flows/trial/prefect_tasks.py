@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import TaskRun
 
 from flows.engine.engine import Engine, engine_for
 from flows.engine.live_events import StageStarted
-from flows.engine.records import Patched, Trained, TrialRef
+from flows.engine.stage_records import Patched, Trained, TrialRef
 from flows.machine.folders import home
 from flows.report.prefect_artifacts import publish_trial
 from flows.trial import stages

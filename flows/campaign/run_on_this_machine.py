@@ -1,7 +1,7 @@
 """`bakeoff run` and `bakeoff resume`: open or create a campaign, run its flow here, tell what came out.
 
 Embedded mode: this process starts a local Prefect server, runs the campaign flow with its trials as
-subflows, and stops the server again. `flows.campaign.deployed` does the same through work pools.
+subflows, and stops the server again. `flows.campaign.run_in_work_pools` does the same through work pools.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge import client
+from evaluators.judge import judge_client
 from evaluators.judge.accelerators import describe
 from evaluators.statistics import racing
 from evaluators.statistics.confirmation import plan_for
@@ -76,7 +76,7 @@ def create_campaign(
     files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
     roles = environment.roster(settings.arm, settings.roles)
-    environment_sha256 = client.environment_sha256(environment.spec, data)
+    environment_sha256 = judge_client.environment_sha256(environment.spec, data)
     calibration = matching(
         environment.spec.name,
         source_sha256=tree_hash(files),
@@ -102,11 +102,11 @@ def create_campaign(
         secret=start.secret or new_secret(),
         start_sha256=put_tree(store, files),
         environment_sha256=environment_sha256,
-        evaluator_sha256=client.evaluator_sha256(),
+        evaluator_sha256=judge_client.evaluator_sha256(),
         isolation=isolation.level,
         isolation_layers=isolation.layers,
         isolation_not_held=isolation.not_held,
-        machine=client.machine_identity(),
+        machine=judge_client.machine_identity(),
         accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),

@@ -10,10 +10,18 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from flows.campaign.attempts import OFFSET
+from flows.campaign.confirmation_attempts import OFFSET
 from flows.engine.config import CampaignConfig, commitment
 from flows.machine.folders import bakeoff_version
-from flows.measure.certificate import FORMAT, UNKNOWN, blob, claims_of, named_measurements, sealed, stored
+from flows.measure.check_certificate import (
+    FORMAT,
+    UNKNOWN,
+    blob,
+    claims_of,
+    named_measurements,
+    sealed,
+    stored,
+)
 from lineage.errors import StoreError, UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.log.parquet_files import part_folder, part_number, read_footer

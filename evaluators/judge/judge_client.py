@@ -24,18 +24,18 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators.judge import accelerators, causes, effects, identity, items
-from evaluators.judge.billing import Reference
+from evaluators.judge import accelerators, failure_causes, item_scores, judge_hashes, run_time_effects
+from evaluators.judge.candidate_folders import read_source, stage, workplace, write_files
+from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from evaluators.judge.device_watch import Watch
-from evaluators.judge.embedded_data import embedded_data, pays_for_bytes
-from evaluators.judge.identity import environment_sha256, evaluator_sha256, machine_identity
-from evaluators.judge.information import added_information, source_bytes
-from evaluators.judge.sandbox import session
-from evaluators.judge.sandbox.box import Box, Limits, Server, limits_for, request
-from evaluators.judge.sandbox.layers import CLEAN_ENV
-from evaluators.judge.sandbox.prepared import server_for
-from evaluators.judge.sandbox.prove import Isolation
-from evaluators.judge.workspace import read_source, stage, workplace, write_files
+from evaluators.judge.judge_hashes import environment_sha256, evaluator_sha256, machine_identity
+from evaluators.judge.sandbox import predictor_session
+from evaluators.judge.sandbox.available_layers import CLEAN_ENV
+from evaluators.judge.sandbox.bubblewrap import Box, Limits, Server, limits_for, request
+from evaluators.judge.sandbox.prepared_process import server_for
+from evaluators.judge.sandbox.prove_level import Isolation
+from evaluators.judge.source_size import added_information, source_bytes
+from evaluators.judge.uncounted_time import Reference
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing, InfraFault
 from lineage.ids import sha256, tree_hash
@@ -149,8 +149,8 @@ def train(
     seed: int,
     out: Path,
     cancel: threading.Event | None = None,
-    on_progress: session.Progress | None = None,
-    guard: effects.Guard | None = None,
+    on_progress: predictor_session.Progress | None = None,
+    guard: run_time_effects.Guard | None = None,
     data: Path | None = None,
     devices: Devices = (),
 ) -> TrainRun:
@@ -162,7 +162,7 @@ def train(
     (`evaluators.judge.control_run`).
     """
     budget = bench.spec.budget
-    identity.check_data(bench.data, ("train/", "fake/"))
+    judge_hashes.check_data(bench.data, ("train/", "fake/"))
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
         fault = _source_fault(bench, files)
@@ -177,25 +177,25 @@ def train(
                 "seed": seed,
                 "collect": str(folder / "sealed"),
                 "artifact_cap": budget.artifact_bytes,
-                "libraries": effects.libraries(files, "train.py"),
+                "libraries": run_time_effects.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(_request(bench, box, cancel), cancel, on_progress)
+            final = predictor_session.run(_request(bench, box, cancel), cancel, on_progress)
         final["device"] = watch.use
-        cause, numbers = causes.explain(final, caps, artifact_needed=True)
-        changed = effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
+        cause, numbers = failure_causes.explain(final, caps, artifact_needed=True)
+        changed = run_time_effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
         if changed is not None and not (cause or "").startswith(("infra", "abandoned")):
             cause, numbers = "outside_surface", {**changed[0], "detail": changed[1]}
         artifact = None
         if cause is None:
-            digest = identity.artifact_sha256(folder / "sealed")
+            digest = judge_hashes.artifact_sha256(folder / "sealed")
             artifact = Artifact(sha256=digest, **final["artifact"])
             out.mkdir(parents=True, exist_ok=True)
             for path in sorted((folder / "sealed").iterdir()):
                 shutil.move(path, out / path.name)
-    facts = causes.facts(final, bench.isolation.level)
+    facts = failure_causes.facts(final, bench.isolation.level)
     facts = facts.model_copy(
         update={"log_tail": redact(facts.log_tail), "exception": redact(facts.exception)}
     )
@@ -204,21 +204,21 @@ def train(
 
 def _refused(seed: int, fault: Check) -> TrainRun:
     """A program that was not run because of what is in its source."""
-    facts = causes.facts({"end": "protocol", "started": False, "detail": fault.detail}, "")
+    facts = failure_causes.facts({"end": "protocol", "started": False, "detail": fault.detail}, "")
     numbers = {name: value for name, value in fault.numbers.items() if name != "cause"}
     return TrainRun(seed=seed, facts=facts, cause=str(fault.numbers["cause"]), numbers=numbers)
 
 
 def artifact_matches(place: Path, artifact: Artifact) -> bool:
     """Are the files under `place` still exactly those that were sealed?"""
-    return identity.artifact_sha256(place) == artifact.sha256
+    return judge_hashes.artifact_sha256(place) == artifact.sha256
 
 
 def smoke(
     bench: Bench,
     source: Path,
     cancel: threading.Event | None = None,
-    guard: effects.Guard | None = None,
+    guard: run_time_effects.Guard | None = None,
     devices: Devices = (),
 ) -> Check:
     """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
@@ -229,7 +229,7 @@ def smoke(
     definitions in other files; those that `guard` names fail it as `outside_surface`.
     """
     budget, began = bench.spec.budget, time.monotonic()
-    identity.check_data(bench.data, ("fake/",))
+    judge_hashes.check_data(bench.data, ("fake/",))
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
         fault = _source_fault(bench, files)
@@ -243,22 +243,25 @@ def smoke(
                 "collect": str(folder / "sealed"),
                 "artifact_cap": SMOKE_ARTIFACT * budget.artifact_bytes,
                 "fake_request": str(_fake_request(bench, folder)),
-                "libraries": effects.libraries(files, "train.py"),
+                "libraries": run_time_effects.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = session.run(_request(bench, box, cancel), cancel)
+            final = predictor_session.run(_request(bench, box, cancel), cancel)
         final["device"] = watch.use
     check = _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
     return _guarded(check, final["effects"], guard)
 
 
-def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: effects.Guard | None) -> Check:
+def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: run_time_effects.Guard | None) -> Check:
     """The check with the run's effects; failed when one of them is not the edit's to have."""
-    numbers: dict[str, Number] = {**check.numbers, "effects": "; ".join(effects.named(found))[:EFFECTS_TEXT]}
+    numbers: dict[str, Number] = {
+        **check.numbers,
+        "effects": "; ".join(run_time_effects.named(found))[:EFFECTS_TEXT],
+    }
     whole = check.passed and check.detail == SMOKE_WHOLE
-    changed = effects.fault(found, tuple(effects.LOOKS) if whole else (), guard)
+    changed = run_time_effects.fault(found, tuple(run_time_effects.LOOKS) if whole else (), guard)
     if changed is None or str(numbers.get("cause", "")).startswith(("infra", "abandoned")):
         return check.model_copy(update={"numbers": numbers})
     numbers |= {**changed[0], "cause": "outside_surface"}
@@ -266,7 +269,7 @@ def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: effects.Gua
 
 
 def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:
-    cause, numbers = causes.explain(final, caps, artifact_needed=True)
+    cause, numbers = failure_causes.explain(final, caps, artifact_needed=True)
     numbers |= {"cpu_s": round(final["start_cpu_s"] + final["cpu_s"], 3), "peak_bytes": final["peak_bytes"]}
     computing = final["cpu_s"] > 0.05 * final["wall_s"]  # a hang uses next to nothing
     if cause in ("cpu_cap", "wall_cap") and final["phase"] == "run" and not final["stage"] and computing:
@@ -307,7 +310,7 @@ def judge(
 ) -> Measurement:
     """Have the judge's process predict with every sealed artifact in sandbox 2 and measure the answers.
 
-    `keep` takes the artifact of the test items (`evaluators.judge.items`) that the measurement names.
+    `keep` takes the artifact of the test items (`evaluators.judge.item_scores`) that the measurement names.
     """
     for run, place in runs:
         if run.artifact is not None and not artifact_matches(place, run.artifact):
@@ -349,9 +352,9 @@ def judge_server(bench: Bench, devices: Devices = (), cancel: threading.Event | 
 
 
 def _items(folder: Path, wanted: str) -> bytes:
-    data = (folder / items.NAME).read_bytes()
+    data = (folder / item_scores.NAME).read_bytes()
     if sha256(data) != wanted:
-        raise InfraFault("judge", f"{folder / items.NAME} is not what the judge wrote ({wanted[:12]})")
+        raise InfraFault("judge", f"{folder / item_scores.NAME} is not what the judge wrote ({wanted[:12]})")
     return data
 
 
@@ -386,9 +389,7 @@ def _abandoned(
 
 def _ask_judge(job: dict[str, Any], cancel: threading.Event | None) -> bytes:
     """Run the judge's process; `lifeline` closes when it and everything it started are gone."""
-    start = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from evaluators.judge.process import main; main()"
-    )
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from evaluators.judge.judge_process import main; main()"
     lifeline, held = os.pipe()
     try:
         process = subprocess.Popen(
@@ -429,7 +430,7 @@ def _converse(process: subprocess.Popen[bytes], job: dict[str, Any], cancel: thr
     for reader in readers:
         reader.start()
     while readers[0].is_alive():
-        readers[0].join(session.SLICE_S)
+        readers[0].join(predictor_session.SLICE_S)
         if cancel is not None and cancel.is_set():
             process.stdin.close()  # the judge ends at once, and its sandbox with it
             break

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import time
 
-from evaluators.judge.sandbox import cgroup, tree
-from evaluators.judge.sandbox.seal import Sealer
+from evaluators.judge.sandbox import cgroup, process_tree
+from evaluators.judge.sandbox.receive_artifact import Sealer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from evaluators.judge.sandbox.joining import Joining
+    from evaluators.judge.sandbox.run_in_fork import Joining
 
 LOG_BYTES_PER_TICK = 1 << 20
 MAX_ENTRIES = 10_000
@@ -57,7 +57,7 @@ class Run:
 def cpu_now(run: Run) -> float:
     measured = cgroup.cpu_seconds(run.group) if run.group else None
     if measured is None:
-        measured = run.reaped_cpu + tree.cpu_seconds(tree.descendants(os.getpid()))
+        measured = run.reaped_cpu + process_tree.cpu_seconds(process_tree.descendants(os.getpid()))
     run.seen_cpu = max(run.seen_cpu, measured)
     return run.seen_cpu
 
@@ -65,7 +65,7 @@ def cpu_now(run: Run) -> float:
 def measure_memory(run: Run) -> int:
     now = cgroup.memory_bytes(run.group) if run.group else None
     if now is None:
-        now = tree.memory_bytes(tree.descendants(os.getpid()))
+        now = process_tree.memory_bytes(process_tree.descendants(os.getpid()))
     if run.joining is not None and run.joining.begun:
         now += run.request["prepared"]["bytes"]  # no page of it is in the run's group until it is written to
     run.peak = max(run.peak, now)

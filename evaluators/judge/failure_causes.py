@@ -31,7 +31,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from evaluators.judge.sandbox.box import Limits
+from evaluators.judge.sandbox.bubblewrap import Limits
 from lineage.records import Number, RunFacts, check_cause
 
 MEMORY_WORDS = ("MemoryError", "DefaultCPUAllocator", "OutOfMemoryError", "out of memory", "Cannot allocate")

@@ -1,6 +1,6 @@
 """Builds the supervisor's request: what the candidate sees, its environment, its locks, its limits.
 
-Use: `request(box, layers, ...)` gives the JSON object for `evaluators.judge.sandbox.session`. An allow-list:
+Use: `request(box, layers, ...)` gives the JSON object for `evaluators.judge.sandbox.predictor_session`. An allow-list:
 nothing of the host is there unless named here. Limits: without bubblewrap the candidate sees host
 paths and shares the host's process list; landlock and seccomp then carry the weight.
 """
@@ -18,9 +18,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluators.judge.sandbox import compiled, kernel, packages, toolchain
+from evaluators.judge.sandbox import compiled, kernel, toolchain, visible_packages
+from evaluators.judge.sandbox.available_layers import HERE, Layers
 from evaluators.judge.sandbox.entry import FIELD
-from evaluators.judge.sandbox.layers import HERE, Layers
 from lineage.environment_spec import Budget
 from lineage.records import Device, Record
 
@@ -158,7 +158,7 @@ def _outside(box: Box) -> SandboxPaths:
 
 def _entries(box: Box) -> dict[str, list[str]]:
     """The names to be found in each folder of installed packages."""
-    seen = packages.visible(box.packages, box.masked).entries
+    seen = visible_packages.visible(box.packages, box.masked).entries
     if not box.compiled:
         return seen
     return {folder: [compiled.name_of(entry) for entry in entries] for folder, entries in seen.items()}
@@ -299,7 +299,7 @@ def _interpreter() -> list[str]:
 
 def _interpreter_alone(copy: str) -> list[str]:
     """The interpreter's binary, its shared libraries, and a compiled copy of its own modules."""
-    binary, library = packages.interpreter(), compiled.standard_library()
+    binary, library = visible_packages.interpreter(), compiled.standard_library()
     real = os.path.realpath(binary)
     given = ["--ro-bind", real, real]
     given += [] if real == binary else ["--ro-bind", real, binary]
@@ -310,7 +310,7 @@ def _interpreter_alone(copy: str) -> list[str]:
     return [*given, "--ro-bind", os.path.join(copy, "library"), library]
 
 
-def _python(seen: packages.Visible, copy: str = "") -> list[str]:
+def _python(seen: visible_packages.Visible, copy: str = "") -> list[str]:
     """The interpreter and the allowed packages; other installed packages are blanked."""
     given = _interpreter_alone(copy) if copy else _interpreter()
     roots = ("/usr/lib", "/usr/lib64", *prefixes())
@@ -336,7 +336,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
         given += ["--ro-bind-data", str(number), path]
     given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
-    given += _python(packages.visible(box.packages, box.masked), box.compiled)
+    given += _python(visible_packages.visible(box.packages, box.masked), box.compiled)
     for name in ("entry.py", "kernel.py", "definitions.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
@@ -370,9 +370,13 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
 def _landlock(box: Box, view: SandboxPaths) -> dict[str, list[str]]:
     """The trees that may be read, those that may be written too, and the folders that may be listed."""
     roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes())
-    parts = [packages.without_packages(root) for root in roots]
+    parts = [visible_packages.without_packages(root) for root in roots]
     read = [path for trees, _ in parts for path in trees]
-    read += ["/etc/ld.so.cache", "/etc/alternatives", *packages.visible(box.packages, box.masked).paths]
+    read += [
+        "/etc/ld.so.cache",
+        "/etc/alternatives",
+        *visible_packages.visible(box.packages, box.masked).paths,
+    ]
     read += [view.recipe, view.fake, view.release, view.entry, view.kernel]
     read += [view.definitions, view.inside]
     read += ["/proc/self", *(f"/proc/{name}" for name in PROC_NEEDED), "/sys/devices/system/cpu"]
@@ -435,7 +439,7 @@ def request(
     env = environment(box, view)
     inner = _inner(box, layers, view)
     argv = [view.entry, marshal.dumps(inner).hex()]
-    command = [packages.interpreter(), "-I", "-S", *argv] if server is None else [PLACEHOLDER]
+    command = [visible_packages.interpreter(), "-I", "-S", *argv] if server is None else [PLACEHOLDER]
     prepared = None if server is None else _prepared(box, layers, argv, inner, env, server)
     limits = box.limits.model_dump()
     files: dict[int, bytes] = {}
