@@ -1,6 +1,6 @@
 """The control run: the same program on training data that teach nothing must fall to chance.
 
-Use: `control(bench, source, seed, real, out)` trains once on permuted data, has the judge measure it on the public
+Use: `control(bench, source, seed, real, out)` trains on permuted data, has the judge measure it on the public
 split, and gives a check beside the measurement. An answer that survives was not learnt: it came with the source, or
 from what the sandbox has lying about. What is permuted, and what chance is, by kind of task:
 
@@ -10,7 +10,9 @@ from what the sandbox has lying about. What is permuted, and what chance is, by 
 | language_model | the order of the tokens of every `train/*.npy` | entropy of single tokens of the split: bits_per_byte; 0: centered_accuracy |
 
 It survives when it keeps more than a quarter (`SURVIVES`) of the real runs' lead over chance, and more than three
-standard errors of chance. Limits: training data in another form than these files cannot be permuted here, and then
+standard errors of chance, under each of `PERMUTATIONS` permutations. One is not enough: inputs of one class are
+answered alike, so with three classes luck leaves two of them right under a fifth of all permutations (5 of 24 measured);
+what came with the source survives all. Limits: training data in another form than these files cannot be permuted here, and then
 `Unpermuted` says so; a source that brings less than a quarter of its lead along passes.
 """
 
@@ -20,7 +22,7 @@ import math
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,9 @@ from lineage.errors import UsageError
 from lineage.records import Check, Measurement, Number
 
 SURVIVES, ERRORS = 0.25, 3.0
+PERMUTATIONS = (
+    5  # at most: the first under which it falls to chance decides; luck of 1/5 five times is 1 in 3,000
+)
 HIGHER = {"accuracy": 1, "centered_accuracy": 1, "bits_per_byte": -1}
 ITEM_SD = 0.6  # of one centred item at chance, between two and four options
 
@@ -120,12 +125,35 @@ def control(
     *,
     trial: str,
     cancel: threading.Event | None = None,
+    keep: Callable[[bytes], object] | None = None,
     devices: judge_client.Devices = (),
 ) -> tuple[Check, Measurement | None]:
     """Train on permuted data, judge, compare. A program that fails without its data has learnt from them: it passes.
 
-    `real` are the quantities of its ordinary runs; `out` takes the artifact. Raises Unpermuted.
+    `real` are the quantities of its ordinary runs; `out` takes the artifact, `keep` the artifact of the test items.
+    Returns the check and measurement that decided. Raises Unpermuted.
     """
+    for permutation in range(1, PERMUTATIONS + 1):
+        place = out / f"permutation-{permutation}"
+        place.mkdir(parents=True)
+        found, measured = _once(bench, source, seed, real, place, trial, cancel, keep, devices)
+        found = found.model_copy(update={"numbers": {**found.numbers, "permutations": permutation}})
+        if found.passed:
+            break
+    return found, measured
+
+
+def _once(
+    bench: Bench,
+    source: Path,
+    seed: int,
+    real: Mapping[str, float],
+    out: Path,
+    trial: str,
+    cancel: threading.Event | None,
+    keep: Callable[[bytes], object] | None,
+    devices: judge_client.Devices,
+) -> tuple[Check, Measurement | None]:
     data = permuted(bench.data / "train", out / "permuted", bench.spec)
     run = judge_client.train(bench, source, seed, out / "artifact", cancel, data=data, devices=devices)
     if run.cause is not None:
@@ -138,6 +166,7 @@ def control(
         trial=trial,
         purpose="control",
         cancel=cancel,
+        keep=keep,
         devices=devices,
     )
     if measured.score is None:

@@ -1,4 +1,4 @@
-"""The control run of a future champion: one run on permuted training data, before the title is recorded.
+"""The control run of a future champion: training on permuted data, before the title is recorded.
 
 Use: `check = await control_run(engine, ref, patched, real)` in a confirmation whose test is decided. The outcome is a
 stored result, so a killed attempt does not run it again. `evaluators.judge.control_run` judges it. Limits: where the
@@ -42,8 +42,8 @@ def _run(engine: Engine, ref: TrialRef, patched: Patched, real: Mapping[str, flo
     try:
         with engine.place(stages.confirm_place(ref.trial), "control run", stages.CONFIRM_RANK) as devices:
             check, measured = control(
-                bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel, devices=devices
-            )
+                bench, source, seed, real, out, trial=ref.trial, cancel=engine.cancel, keep=engine.blob, devices=devices,
+            )  # fmt: skip
     except Unpermuted as fault:
         check, measured = Check(name="control", passed=True, numbers={"made": 0}, detail=str(fault)), None
     finally:

@@ -284,7 +284,8 @@ def _named(row: Row) -> list[str]:
     """Hashes of all measurements that an event rests on."""
     detail = json.loads(row.detail_json)
     lists = [value for name, value in detail.items() if name.endswith("measurements")]
-    return [sha for shas in lists for sha in shas]
+    control = ((detail.get("control") or {}).get("numbers") or {}).get("measurement_sha256")
+    return [sha for shas in lists for sha in shas] + ([control] if control else [])
 
 
 def named_measurements(rows: Sequence[Row]) -> list[str]:

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import workbench as wb
 from attack import PREDICT
 from attacks_language import ALL_AUDITS, peeking
 
+from evaluators.judge import control_run as control_runs
 from evaluators.judge.candidate_folders import read_source
 from evaluators.judge.control_run import control
 from evaluators.judge.judge_client import Bench, smoke, train
@@ -29,6 +31,7 @@ from evaluators.judge.source_size import added_information
 from evaluators.judge.uncounted_time import Reference, reference
 from flows.campaign.champion_control_run import control_run
 from flows.engine.stage_records import Patched, TrialRef
+from lineage.environment_spec import EnvironmentSpec
 
 BATCHES = {"audits": ["batch_invariance", "order_invariance"]}
 LOWEST = "\n    np.put_along_axis(answer, answer.argmin(axis=1)[:, None], np.float32(-1e7), axis=1)"
@@ -352,6 +355,22 @@ def predict(model, inputs):
     real, check = controlled(bench, {"predict.py": looked_up}, tmp_path / "r")
     assert real.score == 1.0
     assert not check.passed and check.numbers["cause"] == "illegal:not_learnt", check
+    assert check.numbers["permutations"] == control_runs.PERMUTATIONS
+
+
+def test_luck_with_one_permutation_is_not_taken_for_a_source_that_brings_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The luckiest permutation leaves every label where it was; the next one decides."""
+    bench, permute, calls = wb.classification(tmp_path / "w"), control_runs.permuted, []
+
+    def lucky_first(train: Path, target: Path, spec: EnvironmentSpec) -> Path:
+        calls.append(target)
+        return shutil.copytree(train, target) if len(calls) == 1 else permute(train, target, spec)
+
+    monkeypatch.setattr(control_runs, "permuted", lucky_first)
+    _, honest = controlled(bench, {}, tmp_path / "honest")
+    assert honest.passed and int(honest.numbers["permutations"]) == len(calls) >= 2, honest
 
 
 def test_text_in_the_source_survives_training_on_shuffled_text(tmp_path: Path) -> None:

@@ -139,9 +139,14 @@ def groups():
                     continue
     return len(found)
 
+def files():
+    mounts = [line.split()[4] for line in open("/proc/self/mountinfo")]  # a checkout under /tmp is mounted there
+    places = glob.glob("/tmp/*") + glob.glob("/dev/shm/*") + glob.glob("/out/*")
+    return sorted(p for p in places if not any(m.startswith(p + "/") for m in mounts))
+
 def train(data, out, seed):
     found = {
-        "files": sorted(glob.glob("/tmp/*") + glob.glob("/dev/shm/*") + glob.glob("/out/*")),
+        "files": files(),
         "environment": os.environ.get("MARK"), "module": hasattr(numpy, "mark"), "groups": groups(),
         "random": getattr(sys, "mark", None), "marks": [mark for mark in marks() if mark != seed],
     }
