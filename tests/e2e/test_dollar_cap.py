@@ -70,6 +70,9 @@ def test_four_workers_spend_at_most_the_cap_and_one_reply(tmp_path: Path) -> Non
     assert trials["tokens_out"].sum() == sum(charged), "every reply is in the account"
     spent = trials["usd"].sum()
     dearest = (trials["usd"] / trials["tokens_out"]).max() * max(charged)
+    print(
+        f"{spent:.3f} of {CAP_USD} dollars, {len(charged)} replies, the dearest {dearest:.3f}, {len(trials)} trials"
+    )
     assert spent <= CAP_USD + dearest, f"{spent:.3f} dollars, {len(charged)} replies, {len(trials)} trials"
     assert spent > 0.7 * CAP_USD, f"{spent:.3f} dollars: the cap leaves most of the money usable"
     begun = trials.sort_values("t_started")
@@ -78,5 +81,5 @@ def test_four_workers_spend_at_most_the_cap_and_one_reply(tmp_path: Path) -> Non
 
 def overlapping(trials: pd.DataFrame) -> int:
     """The largest number of trials under way at one moment."""
-    steps = [(start, 1) for start in trials["t_started"]] + [(end, -1) for end in trials["t_ended"]]
+    steps = [(start, 1) for start in trials["t_started"]] + [(end, -1) for end in trials["t_finished"]]
     return max(itertools.accumulate(step for _, step in sorted(steps)))
