@@ -278,7 +278,7 @@ class SeedResult(_Grown):
     """What the judge measured for one seed: e.g. quantities = {"accuracy": 0.9711, "cpu_seconds": 3.1}.
 
     `artifact_sha256` names the artifact that answered, `answers_sha256` the bits of what the judge kept of the
-    answers, `sketch` is a few projections of them, which rounding moves by less than `lawful.SAME`.
+    answers, `sketch` is a few projections of them, which rounding moves by less than `lawful_measurement.SAME`.
     """
 
     seed: int

@@ -1,6 +1,6 @@
 """What a predictor is asked about one split, and what is kept of its answers.
 
-Use: `tasks.questions(spec, folder)` once per measurement; a `Sitting(questions, plan)` per predictor process gives
+Use: `question_kinds.questions(spec, folder)` once per measurement; a `Sitting(questions, plan)` per predictor process gives
 `requests()` as (rows, answer shape, take) and keeps the reduced answers; `questions.score(kept)` gives the
 quantities. Limits: answers are reduced as they arrive, so that a million token distributions never sit
 in memory; labels and targets never leave the judge's process.

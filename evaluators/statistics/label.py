@@ -225,7 +225,7 @@ def _without_spare(spare: Numbers, numbers: Numbers) -> Numbers:
 def _unlawful(
     spec: EnvironmentSpec, measurement: Measurement | None, seeded: bool, spare: Numbers
 ) -> Label | None:
-    """Rules 5 and 6: the result of `lawful.fault_of` for a measurement in which every run has a result."""
+    """Rules 5 and 6: the result of `lawful_measurement.fault_of` for a measurement in which every run has a result."""
     fault = fault_of(measurement, spec, seeded=seeded) if measurement is not None else None
     if fault is None:
         return None

@@ -1,4 +1,4 @@
-"""Makes the certificate of a champion from a store: `bakeoff certify`. What it holds is checked in `certificate`.
+"""Makes the certificate of a champion from a store: `bakeoff certify`. What it holds is checked in `flows.measure.check_certificate`.
 
 Use: `certify(root, config, view, trial)` gives the file's bytes. Limits: rows after the trial's last confirmation
 or sealed event are left out, so a title that was lost later shows only in the record; texts of proposals stay out.

@@ -1,6 +1,6 @@
 """What a trial's edit may change at run time: its role's surfaces, and what its parent's program did already.
 
-Use: `guard_of(engine, ref, patched)` for `client.smoke` and `client.train`. The sandbox reports which
+Use: `guard_of(engine, ref, patched)` for `judge_client.smoke` and `judge_client.train`. The sandbox reports which
 definitions are no longer what their files define; the guard names those among them that are not the edit's.
 A start that changes a library itself, or a file that changes itself at run time, does so in every child too:
 that is in the parent's record and is no child's doing. Limits: a parent that was recorded before such

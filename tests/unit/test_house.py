@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,35 @@ def test_every_module_says_what_it_is_for() -> None:
 def test_the_tree_in_each_readme_equals_the_disk(package: str) -> None:
     _, inside, _ = trees.shown(package)
     assert inside == trees.expected(package), "run: python -m tests.trees"
+
+
+OLD_NAMES = {"CHANGELOG.md", "LOG.md"}  # a history names what was there then
+USERS_OWN = {"judge.py"}  # in an environment's folder
+
+
+def _is_module(dotted: str) -> bool:
+    parts = dotted.split(".")
+    return (ROOT / "/".join(parts)).is_dir() or any(
+        (ROOT / "/".join(parts[:length])).with_suffix(".py").is_file() for length in range(2, len(parts) + 1)
+    )
+
+
+def test_what_texts_name_is_there() -> None:
+    """Files in the Markdown of the project, and modules by their dotted name there and in docstrings."""
+    files = python_files(*PACKAGES, "recipes", "tests")
+    texts = [path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts)]
+    wrong: list[str] = []
+    for path in [*files, *(text for text in texts if text.name not in OLD_NAMES)]:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            named = re.findall(r"`([\w./]+\.py)`", line) if path.suffix == ".md" else []
+            for name in named:
+                there = any(("/" + file.as_posix()).endswith("/" + name) for file in files)
+                if not there and "NAME" not in name and name not in USERS_OWN:
+                    wrong.append(f"{path}:{number} names {name}, which is not there")
+            for dotted in re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`", line):
+                if not _is_module(dotted):
+                    wrong.append(f"{path}:{number} names {dotted}, which is not there")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_recipes_are_programs_not_packages() -> None:

@@ -1,7 +1,7 @@
 """Compiled copies of installed packages and of Python's library: no sources, no documentation, no data files.
 
 Use: `compiled(packages, masked, cache)` gives the folder of a copy, which it makes when the cache has none (about a minute
-for torch). A predictor whose bytes are counted gets these files in place of the real ones (`box.bwrap_arguments`),
+for torch). A predictor whose bytes are counted gets these files in place of the real ones (`bubblewrap.bwrap_arguments`),
 because the English of documentation strings is worth bits per byte that no size cap sees. The copy holds
 
 - modules as bytecode; of prose in strings only the first words of lines and `{fields}` remain (`reduced`)
