@@ -24,7 +24,7 @@ from lineage.ids import uuid7
 from lineage.leaderboard import Leaderboard
 from lineage.records import EventKind, Row, Status
 from lineage.schema import SCHEMA, seal, to_row, to_table
-from lineage.view_columns import Block, Floats, Frame, Ints, Mask
+from lineage.view_blocks import Block, Floats, Frame, Ints, Mask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Row
 from lineage.store.objects import Store
 

@@ -11,7 +11,7 @@ from typing import Any
 import quick
 
 from flows.campaign.run_on_this_machine import only_campaign
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Row, Status
 from lineage.store.blobs import get_blob

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lineage.ids import canonical_json, sha256
 from lineage.log.journal import Journal
+from lineage.log.log_reader import Lineage
 from lineage.log.parquet_files import (
     Footer,
     encode_log,
@@ -16,7 +17,6 @@ from lineage.log.parquet_files import (
     part_key,
     read_footer,
 )
-from lineage.log.table import Lineage
 from lineage.records import Measurement, Row, SeedResult
 from lineage.schema import StoredRow, row_hash, strip
 from lineage.store.blobs import put_blob, put_tree

@@ -4,7 +4,7 @@
 file of the recipe, or of a module that reads files or the interpreter, which the surface may not import; a module of the system through a library (`torch.os`); a file read
 past the entry points; the namespace of an imported module (`data.__dict__`, `vars(data)`); an assignment
 to another file's definition; a hook of the module itself (`__getattr__`). Limits: it reads names only. What
-it misses is seen at run time, where definitions are compared (`evaluators.judge.run_time_effects`).
+it misses is seen at run time, where definitions are compared (`evaluators.judge.foreign_definition_changes`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ or an import, new files outside the allowed patterns, and edits larger than the 
 
 Forms that plainly reach into other files, or past the imports that the surface lists, are refused too
 (`agents.edits.forbidden_forms`). Inside a unit that it owns an edit can still do much at run time: there the definitions of
-other files are compared (`evaluators.judge.run_time_effects`), the sandbox is the boundary for the rest, and `agents.edits.lint`
+other files are compared (`evaluators.judge.foreign_definition_changes`), the sandbox is the boundary for the rest, and `agents.edits.lint`
 flags the suspicious forms as advice for reviewers and agents.
 """
 

@@ -24,15 +24,21 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from evaluators.judge import accelerators, failure_causes, item_scores, judge_hashes, run_time_effects
+from evaluators.judge import (
+    accelerators,
+    failure_causes,
+    foreign_definition_changes,
+    item_scores,
+    judge_hashes,
+)
 from evaluators.judge.candidate_folders import read_source, stage, workplace, write_files
 from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from evaluators.judge.device_watch import Watch
 from evaluators.judge.judge_hashes import environment_sha256, evaluator_sha256, machine_identity
-from evaluators.judge.sandbox import predictor_session
+from evaluators.judge.sandbox import supervisor_client
 from evaluators.judge.sandbox.available_layers import CLEAN_ENV
 from evaluators.judge.sandbox.bubblewrap import Box, Limits, Server, limits_for, request
-from evaluators.judge.sandbox.prepared_process import server_for
+from evaluators.judge.sandbox.fork_server_client import server_for
 from evaluators.judge.sandbox.prove_level import Isolation
 from evaluators.judge.source_size import added_information, source_bytes
 from evaluators.judge.uncounted_time import Reference
@@ -149,8 +155,8 @@ def train(
     seed: int,
     out: Path,
     cancel: threading.Event | None = None,
-    on_progress: predictor_session.Progress | None = None,
-    guard: run_time_effects.Guard | None = None,
+    on_progress: supervisor_client.Progress | None = None,
+    guard: foreign_definition_changes.Guard | None = None,
     data: Path | None = None,
     devices: Devices = (),
 ) -> TrainRun:
@@ -159,7 +165,7 @@ def train(
     `on_progress(step, value)` gets the candidate's own curve, which is advice and never a score;
     returning True ends the run as `pruned`. `guard` names the definitions that the edit must not change; a
     run that has changed one after training ends as `outside_surface`. `data` stands in for the training data
-    (`evaluators.judge.control_run`).
+    (`evaluators.judge.permuted_data_control`).
     """
     budget = bench.spec.budget
     judge_hashes.check_data(bench.data, ("train/", "fake/"))
@@ -177,15 +183,17 @@ def train(
                 "seed": seed,
                 "collect": str(folder / "sealed"),
                 "artifact_cap": budget.artifact_bytes,
-                "libraries": run_time_effects.libraries(files, "train.py"),
+                "libraries": foreign_definition_changes.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = predictor_session.run(_request(bench, box, cancel), cancel, on_progress)
+            final = supervisor_client.run(_request(bench, box, cancel), cancel, on_progress)
         final["device"] = watch.use
         cause, numbers = failure_causes.explain(final, caps, artifact_needed=True)
-        changed = run_time_effects.fault(final["effects"], ("trained",) if cause is None else (), guard)
+        changed = foreign_definition_changes.fault(
+            final["effects"], ("trained",) if cause is None else (), guard
+        )
         if changed is not None and not (cause or "").startswith(("infra", "abandoned")):
             cause, numbers = "outside_surface", {**changed[0], "detail": changed[1]}
         artifact = None
@@ -218,7 +226,7 @@ def smoke(
     bench: Bench,
     source: Path,
     cancel: threading.Event | None = None,
-    guard: run_time_effects.Guard | None = None,
+    guard: foreign_definition_changes.Guard | None = None,
     devices: Devices = (),
 ) -> Check:
     """The whole path once on fake data, in one sandbox, within a fraction of the training budget.
@@ -243,25 +251,29 @@ def smoke(
                 "collect": str(folder / "sealed"),
                 "artifact_cap": SMOKE_ARTIFACT * budget.artifact_bytes,
                 "fake_request": str(_fake_request(bench, folder)),
-                "libraries": run_time_effects.libraries(files, "train.py"),
+                "libraries": foreign_definition_changes.libraries(files, "train.py"),
             }
         )
         (folder / "sealed").mkdir()
         with Watch(devices) as watch:
-            final = predictor_session.run(_request(bench, box, cancel), cancel)
+            final = supervisor_client.run(_request(bench, box, cancel), cancel)
         final["device"] = watch.use
     check = _smoke_check(final, caps, time.monotonic() - began).model_copy(update={"device": watch.use})
     return _guarded(check, final["effects"], guard)
 
 
-def _guarded(check: Check, found: dict[str, tuple[str, ...]], guard: run_time_effects.Guard | None) -> Check:
+def _guarded(
+    check: Check, found: dict[str, tuple[str, ...]], guard: foreign_definition_changes.Guard | None
+) -> Check:
     """The check with the run's effects; failed when one of them is not the edit's to have."""
     numbers: dict[str, Number] = {
         **check.numbers,
-        "effects": "; ".join(run_time_effects.named(found))[:EFFECTS_TEXT],
+        "effects": "; ".join(foreign_definition_changes.named(found))[:EFFECTS_TEXT],
     }
     whole = check.passed and check.detail == SMOKE_WHOLE
-    changed = run_time_effects.fault(found, tuple(run_time_effects.LOOKS) if whole else (), guard)
+    changed = foreign_definition_changes.fault(
+        found, tuple(foreign_definition_changes.LOOKS) if whole else (), guard
+    )
     if changed is None or str(numbers.get("cause", "")).startswith(("infra", "abandoned")):
         return check.model_copy(update={"numbers": numbers})
     numbers |= {**changed[0], "cause": "outside_surface"}
@@ -430,7 +442,7 @@ def _converse(process: subprocess.Popen[bytes], job: dict[str, Any], cancel: thr
     for reader in readers:
         reader.start()
     while readers[0].is_alive():
-        readers[0].join(predictor_session.SLICE_S)
+        readers[0].join(supervisor_client.SLICE_S)
         if cancel is not None and cancel.is_set():
             process.stdin.close()  # the judge ends at once, and its sandbox with it
             break

@@ -29,14 +29,14 @@ from evaluators.judge.device_watch import Watch
 from evaluators.judge.gates import judge_gate
 from evaluators.judge.item_scores import NAME as ITEMS
 from evaluators.judge.item_scores import pack, stacked
-from evaluators.judge.judge_messages import Broken, Channel
 from evaluators.judge.leak_audits import compare, merged, sittings
+from evaluators.judge.predictor_pipes import Broken, Channel
 from evaluators.judge.question_kinds import questions
 from evaluators.judge.questions import Kept, Questions, Sitting
 from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, Server, limits_for, request
-from evaluators.judge.sandbox.compiled import compiled
-from evaluators.judge.sandbox.predictor_session import Session
+from evaluators.judge.sandbox.compiled_packages import compiled
 from evaluators.judge.sandbox.prove_level import Isolation
+from evaluators.judge.sandbox.supervisor_client import Session
 from evaluators.judge.source_size import added_information
 from evaluators.judge.uncounted_time import Bill, Reference, bill, over_budget, start_seconds
 from lineage.environment_spec import EnvironmentSpec

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from evaluators.judge import metrics
 from evaluators.judge.item_scores import Items, one_run
-from evaluators.judge.judge_messages import Floats
+from evaluators.judge.predictor_pipes import Floats
 from evaluators.judge.questions import Ints, Kept, Questions, load_array
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.judge.judge_messages import batches
+from evaluators.judge.predictor_pipes import batches
 from evaluators.judge.questions import Array, Ints, Kept, Questions, Sitting, ordinary
 from lineage.environment_spec import AuditBounds, EnvironmentSpec
 from lineage.records import Check, Number

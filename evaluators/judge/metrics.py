@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.judge.judge_messages import Broken, Floats
+from evaluators.judge.predictor_pipes import Broken, Floats
 
 Bits = npt.NDArray[np.float64]
 

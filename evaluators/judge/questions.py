@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from evaluators.judge import metrics
 from evaluators.judge.item_scores import Items
-from evaluators.judge.judge_messages import Floats, batches, secret_order
+from evaluators.judge.predictor_pipes import Floats, batches, secret_order
 from lineage.errors import DataMissing
 
 Ints = npt.NDArray[np.int64]

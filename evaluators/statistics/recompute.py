@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluators.judge.control_run import error_of
-from evaluators.judge.control_run import verdict as control_verdict
+from evaluators.judge.permuted_data_control import error_of
+from evaluators.judge.permuted_data_control import verdict as control_verdict
 from evaluators.statistics.confirmation import (
     Attempt,
     Confirmed,

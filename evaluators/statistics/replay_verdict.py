@@ -1,4 +1,4 @@
-"""ReplayVerdict on a replay: is what was measured again the same, within noise, or different? Pure.
+"""The verdict on a replay: is what was measured again the same, within noise, or different? Pure.
 
 Use: `compare(recorded, replayed, noise_sd, deciding)` with two Measurements of the same trial on the same
 split and seeds. Verdicts:

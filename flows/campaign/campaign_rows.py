@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from flows.engine.config import CampaignConfig, commitment, now
+from flows.engine.campaign_config import CampaignConfig, commitment, now
 from flows.engine.engine import Engine
 from flows.machine.folders import bakeoff_version
 from flows.measure.calibrate import Calibration

@@ -43,9 +43,9 @@ from evaluators.statistics.confirmation_inputs import (
 from evaluators.statistics.label import run_cause, run_numbers, status_of
 from evaluators.statistics.lawful_measurement import Fault, deterministic, fault_of, stated
 from flows.campaign import confirmation_attempts
-from flows.campaign.champion_control_run import control_run
+from flows.campaign.champion_permuted_control import control_run
 from flows.campaign.confirmation_attempts import Opening
-from flows.engine.config import BASELINE, draw_seeds
+from flows.engine.campaign_config import BASELINE, draw_seeds
 from flows.engine.confirmation_state import book, reader
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import ConfirmationEnded, Confirming, Note

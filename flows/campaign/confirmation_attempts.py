@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from flows.engine.config import HOLDER
+from flows.engine.campaign_config import HOLDER
 from flows.engine.confirmation_state import book
 from flows.engine.engine import Engine
 from flows.engine.stage_records import Trained

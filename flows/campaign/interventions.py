@@ -12,7 +12,7 @@ import socket
 from typing import Any
 
 from flows.engine.budget import spent
-from flows.engine.config import CampaignConfig, now
+from flows.engine.campaign_config import CampaignConfig, now
 from flows.engine.engine import writer_name
 from flows.machine.device_holds import slot_kind, slots_key
 from flows.machine.folders import bakeoff_version

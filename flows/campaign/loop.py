@@ -25,7 +25,7 @@ from flows.campaign.interventions import paused
 from flows.campaign.unexpected_faults import LaneFaults, report_fault
 from flows.campaign.watchdog import Watchdog, patiently, tell, watching
 from flows.engine.budget import allowance, refusal, seconds_left, spent
-from flows.engine.config import BASELINE, now
+from flows.engine.campaign_config import BASELINE, now
 from flows.engine.engine import Engine, engine_for
 from flows.engine.live_events import Note, RowWritten, Spending
 from flows.engine.stage_records import TrialRef

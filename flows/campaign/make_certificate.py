@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.campaign.confirmation_attempts import OFFSET
-from flows.engine.config import CampaignConfig, commitment
+from flows.engine.campaign_config import CampaignConfig, commitment
 from flows.machine.folders import bakeoff_version
 from flows.measure.check_certificate import (
     FORMAT,

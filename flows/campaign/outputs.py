@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.campaign.make_certificate import certify
-from flows.engine.config import CampaignConfig, load_config
+from flows.engine.campaign_config import CampaignConfig, load_config
 from flows.machine.folders import bakeoff_version, home, run_key
 from flows.machine.webhook import flush, post
 from flows.report.html.build import Meta, build_report
 from flows.report.summary import Links, end_text, morning_summary
 from lineage.errors import StoreError
+from lineage.log.log_reader import Lineage
 from lineage.log.part_anchors import anchor
-from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store

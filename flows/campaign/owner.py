@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flows.engine.config import load_config
+from flows.engine.campaign_config import load_config
 from flows.machine.folders import home
 from flows.machine.run_lock import campaign_lease
 from lineage.errors import BakeoffError, ObjectExists, RunBusy, StoreError, Superseded

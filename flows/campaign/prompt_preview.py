@@ -12,7 +12,7 @@ from flows.campaign.run_on_this_machine import only_campaign
 from flows.engine.engine import steering_note
 from flows.environments.loading import load_environment
 from lineage.errors import UsageError
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.store.blobs import get_tree
 from lineage.store.objects import open_store

@@ -28,7 +28,7 @@ from flows.campaign.outputs import end_of_run
 from flows.campaign.owner import Ownership, owned
 from flows.campaign.run_on_this_machine import create_campaign
 from flows.engine.budget import end_of_window
-from flows.engine.config import campaign_id, campaigns, load_config, now
+from flows.engine.campaign_config import campaign_id, campaigns, load_config, now
 from flows.engine.engine import Engine, close_engine, engine_for, server_name
 from flows.engine.live_events import Note
 from flows.engine.settings import Settings, differences, load_settings, parameters
@@ -39,7 +39,7 @@ from flows.machine.folders import home
 from flows.trial.cluster_allocation import NO_TIME, PREEMPTED
 from flows.trial.recording import Progress, record
 from lineage.errors import DataMissing, InfraFault, RunBusy, Superseded, UsageError
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Row
 from lineage.store.objects import open_store
 

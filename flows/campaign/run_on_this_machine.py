@@ -21,7 +21,7 @@ from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
 from flows.campaign.stop_signals import stop_on_signals
 from flows.engine.budget import end_of_window
-from flows.engine.config import (
+from flows.engine.campaign_config import (
     CampaignConfig,
     ComparisonCell,
     Origin,

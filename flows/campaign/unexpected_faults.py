@@ -6,7 +6,7 @@ import json
 import traceback
 
 from flows.campaign.watchdog import tell
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note
 from flows.engine.stage_records import TrialRef

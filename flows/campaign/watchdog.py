@@ -23,7 +23,7 @@ from typing import TypeVar
 import httpx
 from prefect.events import emit_event
 
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note
 from flows.machine.folders import home, run_key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lineage.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from flows.engine.config import CampaignConfig
+    from flows.engine.campaign_config import CampaignConfig
     from lineage.queries import View
     from lineage.store.objects import Store
 
@@ -45,7 +45,7 @@ def split_trial(first: str | None, second: str | None) -> tuple[str | None, str 
 def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
     """The store, the campaign's configuration and its lineage as of now."""
     from flows.campaign.run_on_this_machine import only_campaign
-    from lineage.log.table import Lineage
+    from lineage.log.log_reader import Lineage
     from lineage.store.objects import open_store
 
     store = open_store(root)

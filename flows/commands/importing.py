@@ -30,8 +30,8 @@ def released_run(
     as_json: bool = AS_JSON,
 ) -> None:
     """Import a run that the paper's authors released; nothing is dropped, repaired rows are marked."""
-    from flows.engine.config import campaign_id
-    from lineage.paper.released import import_released
+    from flows.engine.campaign_config import campaign_id
+    from lineage.paper.import_released import import_released
     from lineage.paper.released_tsv import read_run
     from lineage.store.objects import open_store
 
@@ -61,10 +61,10 @@ def audit(
     """The paper's analyses for any record: statuses, keeps by role, diversity, parents, forecasts."""
     from dataclasses import asdict
 
-    from flows.engine.config import campaigns, load_config
+    from flows.engine.campaign_config import campaigns, load_config
     from flows.report.prune_checks import prunes, prunes_text
     from lineage.errors import UsageError
-    from lineage.log.table import Lineage, list_campaigns
+    from lineage.log.log_reader import Lineage, list_campaigns
     from lineage.paper.analyses import audit as analyse
     from lineage.paper.analyses import lines
     from lineage.store.objects import open_store

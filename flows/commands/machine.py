@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
     """Prove what the sandbox isolates on this machine, how its GPUs behave inside, and what would improve it."""
     from evaluators.judge.sandbox.prove_level import doctor_report
-    from flows.machine.doctor import accelerator_reports, lines
+    from flows.machine.accelerator_doctor import accelerator_reports, lines
 
     found, fault = accelerator_reports(gpus or "")
     report = {**doctor_report(), "accelerators": found, "accelerator_fault": fault}
@@ -64,7 +64,7 @@ def worker(context: typer.Context) -> None:
 
     For SLURM, Kubernetes and other schedulers; see flows/MACHINES.md. Elsewhere Prefect's own command is enough.
     """
-    from flows.campaign.worker import run
+    from flows.campaign.cluster_worker import run
 
     raise typer.Exit(run(context.args))
 

@@ -82,7 +82,7 @@ def ask(
 def _ask(proposer: str, model: str | None, config: Path | None) -> dict[str, Any]:
     """Make the call and return its facts. Raises the UsageError family before the call, ProposerOutage after it."""
     from agents.llm.anthropic_proposer import ask_once
-    from agents.llm.credentials import require_key
+    from agents.llm.endpoint_check import require_key
     from agents.llm.prices import load_prices
     from agents.llm.proposing_session import DEFAULT_MODEL
     from flows.engine.settings import load_settings

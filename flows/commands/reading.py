@@ -148,7 +148,7 @@ def watch(
     from flows.machine.run_lock import holder_of
     from flows.report.terminal.watch import stage_after
     from flows.report.terminal.watch import watch as follow
-    from lineage.log.table import Lineage
+    from lineage.log.log_reader import Lineage
     from lineage.store.objects import open_store
     from lineage.store.results import list_results
 

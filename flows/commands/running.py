@@ -22,7 +22,7 @@ from flows.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from flows.engine.config import CampaignConfig
+    from flows.engine.campaign_config import CampaignConfig
 
 EXAMPLE_RUN = """Examples:
 
@@ -117,7 +117,7 @@ def run_with_display(root: str, config: CampaignConfig, plain: bool, take_over: 
     from flows.campaign.run_on_this_machine import run_campaign
     from flows.report.terminal.display import Display
     from lineage.errors import RunBusy, Superseded
-    from lineage.log.table import Lineage
+    from lineage.log.log_reader import Lineage
     from lineage.safe_text import one_line
     from lineage.store.objects import open_store
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from evaluators.judge.item_scores import Items, unpack
 from evaluators.statistics.confirmation_book import Book, book_of
 from evaluators.statistics.confirmation_inputs import Read
-from flows.engine.config import CampaignConfig
+from flows.engine.campaign_config import CampaignConfig
 from lineage.queries import View
 from lineage.records import Measurement
 from lineage.store.blobs import get_blob

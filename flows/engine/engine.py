@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agents.protocol import Proposer
 from evaluators.judge.judge_client import Bench
-from flows.engine.config import CampaignConfig, load_config
+from flows.engine.campaign_config import CampaignConfig, load_config
 from flows.engine.live_events import LiveEvent, Note, RowWritten
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.stage_records import Patched
@@ -30,7 +30,7 @@ from flows.machine.sandbox_level import proven
 from lineage.errors import Interrupted, UsageError
 from lineage.log.epochs import Fence, FencedStore
 from lineage.log.journal import Journal
-from lineage.log.table import COMPACT_AT, Lineage
+from lineage.log.log_reader import COMPACT_AT, Lineage
 from lineage.queries import View
 from lineage.records import Device, Row
 from lineage.store.blobs import get_tree, put_blob

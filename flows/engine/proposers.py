@@ -11,11 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents.llm.prices import load_prices
 from agents.protocol import ProposalRequest, Proposer
-from flows.engine.config import CampaignConfig, campaigns, load_config
+from flows.engine.campaign_config import CampaignConfig, campaigns, load_config
 from flows.engine.settings import Settings
 from flows.environments.loading import Environment
 from lineage.errors import NothingLeft, SpecInvalid, UsageError
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Proposal, Row
 from lineage.store.blobs import get_blob
@@ -67,7 +67,7 @@ def llm_proposer(
 ) -> Proposer:
     """A proposer that calls a language model; its ledger starts from what lineage records as spent."""
     from agents.llm.anthropic_proposer import anthropic_proposer
-    from agents.llm.credentials import require_key
+    from agents.llm.endpoint_check import require_key
     from agents.llm.ledger import Cap, Caps, Ledger
     from agents.llm.openai_proposer import openai_proposer
     from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings

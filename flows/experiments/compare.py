@@ -21,7 +21,7 @@ from statistics import fmean
 
 from agents.roles import ARMS
 from flows.campaign.run_on_this_machine import Start, create_campaign
-from flows.engine.config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
+from flows.engine.campaign_config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
 from flows.engine.proposers import refuse_arm
 from flows.engine.settings import Settings
 from flows.environments.loading import load_environment
@@ -31,7 +31,7 @@ from flows.machine.device_holds import require
 from flows.machine.prefect_server import die_with_parent
 from flows.report import formatting as w
 from lineage.errors import InfraFault, ObjectMissing, UnknownName, UsageError
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.store.blobs import get_tree
 from lineage.store.objects import Store, open_store

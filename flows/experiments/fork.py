@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.campaign.run_on_this_machine import Start, create_campaign
-from flows.engine.config import CampaignConfig, Origin
+from flows.engine.campaign_config import CampaignConfig, Origin
 from flows.engine.settings import Settings, load_settings
 from flows.report.formatting import outcome
 from lineage.errors import UsageError

@@ -26,7 +26,7 @@ from evaluators.judge.judge_client import Bench
 from evaluators.statistics.confirmation import plan_for, power_statement
 from evaluators.statistics.lawful_measurement import deterministic
 from evaluators.statistics.paired_item_test import difference_sd, item_chance
-from flows.engine.config import new_secret, now, seeds_from
+from flows.engine.campaign_config import new_secret, now, seeds_from
 from flows.environments.loading import Environment
 from flows.machine import machine_speed
 from flows.machine.folders import bakeoff_version, home

@@ -20,7 +20,7 @@ from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.confirmation_book import Book
 from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import recompute_items, recompute_promotions
-from flows.engine.config import commitment, seeds_from
+from flows.engine.campaign_config import commitment, seeds_from
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError, UsageError
 from lineage.ids import canonical_json, sha256

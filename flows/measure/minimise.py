@@ -33,7 +33,7 @@ from evaluators.judge.source_size import source_bytes
 from evaluators.statistics.confirmation import gates_pass
 from evaluators.statistics.delta_debugging import Subset, minimise
 from evaluators.statistics.noise import Noise
-from flows.engine.config import CampaignConfig, draw_seeds
+from flows.engine.campaign_config import CampaignConfig, draw_seeds
 from flows.engine.confirmation_state import book
 from flows.measure import standalone
 from flows.measure.diff_hunks import Hunk, assemble, split

@@ -18,7 +18,7 @@ from evaluators.judge import judge_client
 from evaluators.judge.judge_client import Bench
 from evaluators.statistics.lawful_measurement import fault_of
 from evaluators.statistics.replay_verdict import Figure, Replay, compare
-from flows.engine.config import BASELINE, CampaignConfig
+from flows.engine.campaign_config import BASELINE, CampaignConfig
 from flows.engine.confirmation_state import must_depend
 from flows.measure.standalone import Told, beside_start, check_world, measure
 from lineage.errors import StoreCorrupt, UsageError

@@ -22,7 +22,7 @@ from evaluators.judge import judge_client, uncounted_time
 from evaluators.judge.candidate_folders import write_files
 from evaluators.judge.item_scores import Items, unpack
 from evaluators.judge.judge_client import Bench
-from flows.engine.config import BASELINE, CampaignConfig
+from flows.engine.campaign_config import BASELINE, CampaignConfig
 from flows.engine.stage_records import Purpose
 from flows.environments.loading import Environment
 from flows.environments.prepared_data import check_data

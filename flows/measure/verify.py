@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluators.statistics.confirmation_inputs import Read
 from evaluators.statistics.recompute import Evidence, recompute_items, recompute_labels, recompute_promotions
-from flows.engine.config import CampaignConfig, campaigns, load_config
+from flows.engine.campaign_config import CampaignConfig, campaigns, load_config
 from flows.engine.confirmation_state import reader
 from flows.engine.stage_records import BuildChecks, Trained, part_name
 from flows.measure.calibrate import Calibration

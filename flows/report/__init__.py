@@ -1,1 +1,1 @@
-"""The report page of a campaign: one self-contained HTML file. See README.md."""
+"""What people take from a record: the page, the terminal, tables and summaries, exports, and a recipe written into a folder."""

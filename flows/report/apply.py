@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.engine.config import CampaignConfig
+from flows.engine.campaign_config import CampaignConfig
 from lineage.errors import UsageError
 from lineage.records import Row
 from lineage.store.blobs import get_tree

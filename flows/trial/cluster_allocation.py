@@ -26,7 +26,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 
-from flows.engine.config import BASELINE, now
+from flows.engine.campaign_config import BASELINE, now
 from flows.engine.engine import Engine
 from flows.engine.stage_records import TrialRef
 from lineage.environment_spec import EnvironmentSpec

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from evaluators.statistics.confirmation import TIME_METRICS
 from evaluators.statistics.pruning_rule import Pruner, ends_at, pruner
-from flows.engine.config import BASELINE
+from flows.engine.campaign_config import BASELINE
 from flows.engine.engine import Engine
 from flows.engine.stage_records import Curve, Patched, Pruning, Trained, TrialRef
-from flows.trial.early_stop import SCREEN
+from flows.trial.screen_racing import SCREEN
 from lineage.store.results import get_result, list_results
 
 MOST_POINTS = 240  # of a stored curve; a longer one is thinned

@@ -16,16 +16,16 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from agents.llm.transcript import read_exchange
-from flows.engine.config import BASELINE, now
+from flows.engine.campaign_config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import Note
 from flows.engine.stage_records import Patched, TrialRef, part_name
 from flows.report.formatting import trial_name
 from flows.trial import stages
 from flows.trial.cluster_allocation import check_time, handed_back, preemptible
-from flows.trial.early_stop import look_after, parts_of
 from flows.trial.prefect_tasks import build, evaluate, label, patch, propose, train
 from flows.trial.recording import Progress, parent_of
+from flows.trial.screen_racing import look_after, parts_of
 from lineage.errors import (
     BudgetSpent,
     EditRefused,

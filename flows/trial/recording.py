@@ -16,7 +16,7 @@ from evaluators.judge import judge_client
 from evaluators.statistics.label import label, label_infra, label_refusal
 from evaluators.statistics.lawful_measurement import deterministic
 from evaluators.statistics.racing import Stopped
-from flows.engine.config import BASELINE, now
+from flows.engine.campaign_config import BASELINE, now
 from flows.engine.confirmation_state import must_depend
 from flows.engine.engine import Engine
 from flows.engine.stage_records import Patched, Pruning, TrialRef

@@ -24,17 +24,17 @@ from agents.protocol import ProposalRequest
 from evaluators.judge import judge_client
 from evaluators.judge.merge_measurements import merged
 from evaluators.judge.source_size import source_bytes
-from flows.engine.config import BASELINE, draw_seeds
+from flows.engine.campaign_config import BASELINE, draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note, RunsDone
 from flows.engine.stage_records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
 from flows.measure.parallel_runs import side_by_side
 from flows.measure.standalone import beside_start
+from flows.trial.allowed_run_time_changes import guard_of
 from flows.trial.curve_pruning import Watcher, pruning_of, pruning_rule
 from flows.trial.proposal_costs import allowed
 from flows.trial.rebase import base_of, moved
-from flows.trial.run_time_surfaces import guard_of
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
 from lineage.python_ast import parse as parse_source

@@ -27,7 +27,7 @@ from lineage.errors import (
     StoreUnavailable,
     UsageError,
 )
-from lineage.store.keys import check_delete, check_key
+from lineage.store.key_rules import check_delete, check_key
 
 MARKER = "bakeoff-store.json"
 MARKER_BYTES = b'{"format":1,"kind":"bakeoff-store"}'

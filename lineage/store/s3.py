@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from lineage.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable, UsageError
-from lineage.store.keys import check_delete, check_key
+from lineage.store.key_rules import check_delete, check_key
 
 PATIENCE_S = 60.0
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from lineage.log.parquet_files import Footer, decode_log, log_event
 from lineage.records import Row
 from lineage.schema import StoredRow, row_hash, strip, to_row
 from lineage.verify.findings import Finding
-from lineage.view_columns import ABOUT_OUTCOMES
+from lineage.view_blocks import ABOUT_OUTCOMES
 
 TREES = ("source_sha256", "parent_sha256")
 BLOBS = ("diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256", *TREES)

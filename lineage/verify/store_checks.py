@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lineage.errors import StoreCorrupt, StoreError, UnknownName
 from lineage.ids import HEX64, sha256
+from lineage.log.log_reader import Lineage, list_campaigns
 from lineage.log.packs import decode_pack, pack_folder, pack_range
 from lineage.log.parquet_files import decode_part, log_event, part_folder, part_key, part_number
 from lineage.log.part_anchors import anchor_bytes, anchor_folder, anchor_key, parse_anchor
-from lineage.log.table import Lineage, list_campaigns
 from lineage.queries import View
 from lineage.store.blobs import blob_key, read_manifest, unpack
 from lineage.store.objects import MARKER, MARKER_BYTES, Store

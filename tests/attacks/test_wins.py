@@ -22,14 +22,14 @@ import workbench as wb
 from attack import PREDICT
 from attacks_language import ALL_AUDITS, peeking
 
-from evaluators.judge import control_run as control_runs
+from evaluators.judge import permuted_data_control as control_runs
 from evaluators.judge.candidate_folders import read_source
-from evaluators.judge.control_run import control
 from evaluators.judge.judge_client import Bench, smoke, train
+from evaluators.judge.permuted_data_control import control
 from evaluators.judge.sandbox import prove_level
 from evaluators.judge.source_size import added_information
 from evaluators.judge.uncounted_time import Reference, reference
-from flows.campaign.champion_control_run import control_run
+from flows.campaign.champion_permuted_control import control_run
 from flows.engine.stage_records import Patched, TrialRef
 from lineage.environment_spec import EnvironmentSpec
 

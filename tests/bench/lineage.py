@@ -27,8 +27,8 @@ from typing import Any
 
 from lineage.ids import sha256, uuid7
 from lineage.log.journal import Journal
+from lineage.log.log_reader import COMPACT_AT, Lineage
 from lineage.log.parquet_files import Footer, encode_part, part_key
-from lineage.log.table import COMPACT_AT, Lineage
 from lineage.queries import View
 from lineage.records import Row
 from lineage.schema import StoredRow, seal

@@ -66,7 +66,7 @@ class Recorded:
 def one(engine: Any, number: int, role: str) -> tuple[Row, dict[str, float]]:
     """A trial through the plain stages; its row and the CPU milliseconds of each part."""
     from flows.campaign.loop import Campaign, Submission, _submit, _why_not
-    from flows.engine.config import BASELINE, now
+    from flows.engine.campaign_config import BASELINE, now
     from flows.engine.stage_records import TrialRef
     from flows.trial import stages
     from flows.trial.recording import Progress, record

@@ -28,9 +28,9 @@ from evaluators.judge import judge_process, metrics
 from evaluators.judge.candidate_folders import stage, workplace
 from evaluators.judge.judge_client import Bench
 from evaluators.judge.questions import Questions, Sitting
-from evaluators.judge.sandbox import bubblewrap, predictor_session, prove_level, visible_packages
+from evaluators.judge.sandbox import bubblewrap, prove_level, supervisor_client, visible_packages
 from evaluators.judge.sandbox.available_layers import CLEAN_ENV, program
-from evaluators.judge.sandbox.prepared_process import server_for
+from evaluators.judge.sandbox.fork_server_client import server_for
 from lineage.environment_spec import EnvironmentSpec
 
 NOOP = "def train(data, out, seed):\n    (out / 'x').write_bytes(b'1')\n"
@@ -91,7 +91,7 @@ def start_costs(folder: Path, repeat: int) -> None:
                 collect=str(place / "sealed"), artifact_cap=1000, limits=limits,
             )  # fmt: skip
             server = server_for(isolation.tools, made) if forked else None
-            final = predictor_session.run(bubblewrap.request(made, isolation.tools, server=server))
+            final = supervisor_client.run(bubblewrap.request(made, isolation.tools, server=server))
             assert final["end"] == "exit", final
 
     rows["whole path"] = timed(whole, repeat)

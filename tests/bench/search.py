@@ -52,7 +52,7 @@ def play_engine(
     environment: Environment, data: Path, arm: str, seed: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One campaign with `bakeoff run`, read back from its store."""
-    from lineage.log.table import Lineage
+    from lineage.log.log_reader import Lineage
     from lineage.store.objects import open_store
 
     begin = time.perf_counter()

@@ -86,7 +86,7 @@ def campaign(folder: Path, name: str, count: int, first: int) -> tuple[str, str]
 
 def plain(folder: Path, count: int, inside: InChildren) -> list[tuple[float, float]]:
     """(wall, CPU) seconds per trial with the stages called one after the other."""
-    from flows.engine.config import now
+    from flows.engine.campaign_config import now
     from flows.engine.engine import engine_for
     from flows.engine.stage_records import TrialRef
     from flows.trial import stages

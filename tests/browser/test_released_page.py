@@ -11,8 +11,8 @@ from synthetic_campaign import SPEC
 
 from flows.report.html.build import build_report
 from lineage.environment_spec import Score
-from lineage.log.table import Lineage
-from lineage.paper.released import import_released
+from lineage.log.log_reader import Lineage
+from lineage.paper.import_released import import_released
 from lineage.queries import View
 from lineage.store.objects import open_store
 

@@ -15,9 +15,9 @@ from journal_rows import C, numbers, row
 
 from lineage.errors import UsageError
 from lineage.log.journal import Journal
+from lineage.log.log_reader import Lineage
 from lineage.log.parquet_files import log_folder, part_folder, read_footer
 from lineage.log.part_anchors import anchor, anchor_folder
-from lineage.log.table import Lineage
 from lineage.records import Row, Status
 from lineage.schema import SCHEMA
 from lineage.store.objects import open_store

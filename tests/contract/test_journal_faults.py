@@ -12,8 +12,8 @@ from journal_rows import C, numbers, row
 from lineage.errors import ObjectMissing, StoreCorrupt, StoreUnavailable
 from lineage.ids import uuid7
 from lineage.log.journal import Journal
+from lineage.log.log_reader import Lineage
 from lineage.log.parquet_files import encode_log, log_folder, part_folder, part_key, read_footer
-from lineage.log.table import Lineage
 from lineage.schema import seal
 from lineage.store.objects import LocalStore, Store, open_store
 from tests.store_campaign import compact

@@ -65,7 +65,7 @@ import os
 import sys
 
 from lineage.store.objects import open_store
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 
 store = open_store(sys.argv[1])
 before = len(os.listdir("/proc/self/task"))

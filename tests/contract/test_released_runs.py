@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.paper.analyses import audit, lines
-from lineage.paper.released import ImportReport, import_released
+from lineage.paper.import_released import ImportReport, import_released
 from lineage.store.objects import open_store
 
 RUNS: dict[str, dict[str, Any]] = {

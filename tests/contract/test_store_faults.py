@@ -15,7 +15,7 @@ from s3server import BUCKET, S3Server, weed_binary
 
 from lineage.errors import ObjectExists, StoreDenied, StoreUnavailable
 from lineage.log.journal import Journal
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Row
 from lineage.store.objects import LocalStore, Store, open_store
 from lineage.store.s3 import S3Store
@@ -43,7 +43,7 @@ from lineage.errors import StoreDenied, StoreUnavailable
 from lineage.log.journal import Journal
 from lineage.records import Row
 from lineage.store.objects import LocalStore, open_store
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 store = open_store(sys.argv[1], create=True)
 journal = Journal(store, "c-full", "w")
 done = 0

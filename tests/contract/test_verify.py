@@ -23,9 +23,9 @@ from store_campaign import (
 from lineage.errors import UnknownName
 from lineage.ids import uuid7
 from lineage.log.journal import Journal
+from lineage.log.log_reader import Lineage
 from lineage.log.parquet_files import log_folder, part_folder, part_key
 from lineage.log.part_anchors import anchor
-from lineage.log.table import Lineage
 from lineage.records import Row
 from lineage.schema import seal
 from lineage.store.blobs import blob_key, pack, put_blob

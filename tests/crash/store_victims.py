@@ -6,7 +6,7 @@ import os
 import sys
 
 from lineage.log.journal import Journal
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Row
 from lineage.store.blobs import put_blob
 from lineage.store.objects import open_store

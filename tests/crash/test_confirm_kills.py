@@ -23,10 +23,10 @@ import pytest
 import quick
 from s3server import BUCKET, S3Server, weed_binary
 
-from flows.engine.config import campaigns
+from flows.engine.campaign_config import campaigns
 from flows.machine.prefect_server import embedded_server
 from lineage.errors import StoreError
-from lineage.log.table import Lineage, list_campaigns
+from lineage.log.log_reader import Lineage, list_campaigns
 from lineage.store.objects import open_store
 
 KILLS = int(os.environ.get("BAKEOFF_KILLS", "40"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineage.errors import ObjectExists
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.store.objects import LocalStore, Store, open_store
 from lineage.store.results import get_result
 from lineage.verify.store_checks import verify

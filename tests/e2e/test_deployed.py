@@ -22,8 +22,8 @@ from prefect_lab import Lab
 
 from flows.campaign.server_setup import ZOMBIE, stalled, unborn, zombie
 from flows.campaign.watchdog import PROGRESS, RESOURCE, STARTED
-from flows.engine.config import campaigns
-from lineage.log.table import Lineage
+from flows.engine.campaign_config import campaigns
+from lineage.log.log_reader import Lineage
 from lineage.store.objects import open_store
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import quick
 
 from flows.campaign import loop, watchdog
 from flows.campaign.watchdog import Watchdog
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
 from flows.engine.stage_records import TrialRef
 from lineage.records import Row, Status

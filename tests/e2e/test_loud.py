@@ -16,7 +16,7 @@ import quick
 
 from flows.campaign import loop, watchdog
 from flows.campaign.unexpected_faults import LaneFaults
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
 from flows.engine.stage_records import TrialRef
 from flows.machine import webhook

@@ -18,7 +18,7 @@ import quick
 
 from flows.campaign.run_on_this_machine import only_campaign
 from lineage.log.epochs import owners_after
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.store.objects import open_store
 

@@ -11,9 +11,9 @@ import pytest
 import quick
 
 from evaluators.statistics.recompute import recompute_labels
-from flows.engine.config import load_config
+from flows.engine.campaign_config import load_config
 from flows.measure import verify
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Edit, Proposal, Row, Status
 from lineage.store.objects import open_store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import quick
 
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
 from flows.engine.stage_records import TrialRef
 from flows.trial import stages

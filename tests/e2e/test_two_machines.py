@@ -24,9 +24,9 @@ from postgres import Postgres, why_not
 from prefect_lab import Lab, processes_of
 from s3server import BUCKET, S3Server, weed_binary
 
-from flows.engine.config import campaigns
+from flows.engine.campaign_config import campaigns
 from flows.engine.stage_records import Trained
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Status
 from lineage.store.objects import Store, open_store

@@ -25,9 +25,9 @@ import psutil
 from cuda_lab import CudaLab, rate, tail
 from prefect_lab import processes_of
 
-from flows.engine.config import campaigns
+from flows.engine.campaign_config import campaigns
 from flows.engine.stage_records import Trained
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Measurement, Row, RunFacts
 from lineage.store.objects import Store, open_store
@@ -160,7 +160,7 @@ def one_trial(lab: CudaLab, name: str, device: str) -> OneTrial:
     Through the engine's own stages instead of `bakeoff run`, whose baseline alone takes three seeds and more.
     """
     from flows.campaign.run_on_this_machine import create_campaign
-    from flows.engine.config import BASELINE, now
+    from flows.engine.campaign_config import BASELINE, now
     from flows.engine.engine import close_engine, engine_for
     from flows.engine.settings import load_settings
     from flows.engine.stage_records import TrialRef

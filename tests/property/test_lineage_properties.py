@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lineage.ids import canonical_json, tree_hash, tree_manifest, uuid7
 from lineage.log.journal import Journal
+from lineage.log.log_reader import Lineage
 from lineage.log.parquet_files import Footer, decode_log, decode_part, encode_log, encode_part, part_key
-from lineage.log.table import Lineage
 from lineage.queries import View
 from lineage.records import CAUSES, Row, Status
 from lineage.schema import SCHEMA, row_hash, seal, strip, to_row

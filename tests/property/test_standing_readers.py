@@ -28,7 +28,7 @@ from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.confirmation_book import book_of
 from flows.campaign.interventions import status
 from flows.campaign.outputs import end_of_run
-from flows.engine.config import CampaignConfig, load_config, save_config
+from flows.engine.campaign_config import CampaignConfig, load_config, save_config
 from flows.engine.stage_records import TrialRef
 from flows.experiments.arm_results import final_gain
 from flows.report.campaign_digest import digest

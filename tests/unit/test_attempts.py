@@ -18,7 +18,7 @@ import quick
 from evaluators.judge import judge_client
 from evaluators.statistics.confirmation import plan_for
 from flows.campaign import confirm, confirmation_attempts, run_on_this_machine
-from flows.engine.config import now
+from flows.engine.campaign_config import now
 from flows.engine.engine import Engine, close_engine, engine_for
 from flows.engine.stage_records import Patched, Trained, TrialRef
 from flows.measure.verify import verify_run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evaluators.judge import judge_client
-from flows.engine.config import seeds_from
+from flows.engine.campaign_config import seeds_from
 from flows.measure.calibrate import Calibration, calibration_path, load, matching, save, summary
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256

@@ -10,7 +10,7 @@ import pytest
 from lineage.errors import ObjectExists, Superseded
 from lineage.log.epochs import Fence, Owner, claim_epoch, newest_owner
 from lineage.log.journal import Journal
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.records import Row, Status
 from lineage.store.objects import Store, open_store
 from lineage.verify.store_checks import verify

@@ -16,8 +16,8 @@ from scipy import special, stats
 
 from evaluators.judge import metrics
 from evaluators.judge.gates import bound_against, judge_gate
-from evaluators.judge.judge_messages import Broken
 from evaluators.judge.language_questions import read_items, score_items, windows
+from evaluators.judge.predictor_pipes import Broken
 from evaluators.judge.question_kinds import questions
 from evaluators.judge.questions import ordinary
 from lineage.environment_spec import Gate

@@ -16,7 +16,7 @@ import pytest
 import workbench as wb
 
 from evaluators.judge import judge_client, uncounted_time
-from evaluators.judge.sandbox import fork_server, prepared_process, prove_level
+from evaluators.judge.sandbox import fork_server, fork_server_client, prove_level
 from evaluators.judge.sandbox.available_layers import HERE, Layers
 from lineage.environment_spec import Budget
 from lineage.records import RunFacts
@@ -233,9 +233,9 @@ def test_what_makes_a_fork_unsafe_is_named() -> None:
 def test_where_a_fork_is_not_possible_the_run_is_started_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prepared_process.unfit(Layers(landlock=7, seccomp=True)).startswith("only bubblewrap")
+    assert fork_server_client.unfit(Layers(landlock=7, seccomp=True)).startswith("only bubblewrap")
     if wb.best().tools.bwrap:
-        assert "control group" in prepared_process.unfit(wb.best().tools.model_copy(update={"cgroup": {}}))
+        assert "control group" in fork_server_client.unfit(wb.best().tools.model_copy(update={"cgroup": {}}))
     isolation = started(monkeypatch)
     assert (isolation.prepared, isolation.prepared_fault) == (False, "BAKEOFF_PREPARED=0")
     run, _ = trained(wb.classification(tmp_path / "bench", isolation), tmp_path / "run", {})
@@ -293,15 +293,15 @@ def test_free_start_up_is_the_same_whether_forked_or_started() -> None:
 def test_a_cancelled_run_does_not_wait_for_the_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared_process, "_running", type(prepared_process._running)())
+    monkeypatch.setattr(fork_server_client, "_running", type(fork_server_client._running)())
     bench = wb.classification(tmp_path / "bench", packages=["torch", "numpy"])
     cancel = threading.Event()
     cancel.set()
     assert judge_client.judge_server(bench, cancel=cancel) is None
-    assert [server.report for server in prepared_process._running.values()] == [None]
+    assert [server.report for server in fork_server_client._running.values()] == [None]
     source = wb.write(tmp_path / "source", wb.CLASSIFIER)
     assert judge_client.train(bench, source, 1, tmp_path / "out", cancel).cause == "abandoned"
-    prepared_process.close_all()
+    fork_server_client.close_all()
 
 
 # What a seed decides: initialisation, order, dropout, the optimizer's steps, numpy's and Python's numbers.

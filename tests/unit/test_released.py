@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lineage.errors import UsageError
-from lineage.log.table import Lineage
+from lineage.log.log_reader import Lineage
 from lineage.paper.analyses import audit, lines
-from lineage.paper.released import import_released
+from lineage.paper.import_released import import_released
 from lineage.paper.released_tsv import read_run
 from lineage.records import Row
 from lineage.store.blobs import get_blob

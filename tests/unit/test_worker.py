@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.campaign import worker
+from flows.campaign import cluster_worker
 
 # A flow run that listens `after` seconds after its start and takes 0.3 s to end itself.
 RUN = """
@@ -59,7 +59,7 @@ def test_every_run_ends_itself_before_the_worker_goes(tmp_path: Path) -> None:
     """One of them begins to listen a second later: until then SIGTERM would end it without a word."""
     early, late = tmp_path / "early", tmp_path / "late"
     with started(f"{early}:0", f"{late}:1") as process:
-        assert worker.hand_over(process.pid, grace_s=30) == 2
+        assert cluster_worker.hand_over(process.pid, grace_s=30) == 2
         assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, (
             "it takes nothing more meanwhile"
         )
@@ -69,7 +69,7 @@ def test_every_run_ends_itself_before_the_worker_goes(tmp_path: Path) -> None:
 def test_a_run_that_does_not_listen_is_waited_for_no_longer_than_the_grace(tmp_path: Path) -> None:
     with started(f"{tmp_path / 'never'}:50") as process:
         began = time.monotonic()
-        assert worker.hand_over(process.pid, grace_s=1.0) == 0
+        assert cluster_worker.hand_over(process.pid, grace_s=1.0) == 0
         assert 1.0 <= time.monotonic() - began < 10
 
 
@@ -83,8 +83,8 @@ def test_without_a_signal_its_end_is_the_worker_s(tmp_path: Path) -> None:
         "pathlib.Path(sys.argv[-1]).write_text(f'{os.getsid(0)} {sys.argv[1:-1]}')\n"
         "time.sleep(float(sys.argv[-2])); sys.exit(7)\n"
     )
-    code = "import sys; from flows.campaign.worker import run; sys.exit(run(sys.argv[1:]))"
-    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(worker.__file__).parents[1]}"}
+    code = "import sys; from flows.campaign.cluster_worker import run; sys.exit(run(sys.argv[1:]))"
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(cluster_worker.__file__).parents[1]}"}
 
     def start(seconds: str) -> subprocess.Popen[bytes]:
         told = tmp_path / f"told-{seconds}"

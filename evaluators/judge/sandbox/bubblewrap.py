@@ -1,6 +1,6 @@
 """Builds the supervisor's request: what the candidate sees, its environment, its locks, its limits.
 
-Use: `request(box, layers, ...)` gives the JSON object for `evaluators.judge.sandbox.predictor_session`. An allow-list:
+Use: `request(box, layers, ...)` gives the JSON object for `evaluators.judge.sandbox.supervisor_client`. An allow-list:
 nothing of the host is there unless named here. Limits: without bubblewrap the candidate sees host
 paths and shares the host's process list; landlock and seccomp then carry the weight.
 """
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluators.judge.sandbox import compiled, kernel, toolchain, visible_packages
+from evaluators.judge.sandbox import compiled_packages, kernel, toolchain, visible_packages
 from evaluators.judge.sandbox.available_layers import HERE, Layers
 from evaluators.judge.sandbox.entry import FIELD
 from lineage.environment_spec import Budget
@@ -73,7 +73,7 @@ class Box(Record):
     """One run's inside. `folder` is the run's own scratch folder; paths are on the host.
 
     `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it. `compiled`: folder
-    of a copy of the packages without sources (`sandbox.compiled`), which is mounted in place of them and of all else
+    of a copy of the packages without sources (`sandbox.compiled_packages`), which is mounted in place of them and of all else
     under /usr/lib that is text. It needs bubblewrap.
     """
 
@@ -135,7 +135,7 @@ INSIDE = SandboxPaths(
     tmp="/tmp",
     entry="/bench/entry.py",
     kernel="/bench/kernel.py",
-    definitions="/bench/definitions.py",
+    definitions="/bench/changed_definitions.py",
     inside="/bench/inside",
     fake_request="/fake_request.npy",
 )
@@ -150,7 +150,7 @@ def _outside(box: Box) -> SandboxPaths:
         tmp=os.path.join(box.folder, "tmp"),
         entry=str(HERE / "entry.py"),
         kernel=str(HERE / "kernel.py"),
-        definitions=str(HERE / "definitions.py"),
+        definitions=str(HERE / "changed_definitions.py"),
         inside=str(HERE / "inside"),
         fake_request=box.fake_request,
     )
@@ -161,7 +161,9 @@ def _entries(box: Box) -> dict[str, list[str]]:
     seen = visible_packages.visible(box.packages, box.masked).entries
     if not box.compiled:
         return seen
-    return {folder: [compiled.name_of(entry) for entry in entries] for folder, entries in seen.items()}
+    return {
+        folder: [compiled_packages.name_of(entry) for entry in entries] for folder, entries in seen.items()
+    }
 
 
 def environment(box: Box, view: SandboxPaths) -> dict[str, str]:
@@ -299,7 +301,7 @@ def _interpreter() -> list[str]:
 
 def _interpreter_alone(copy: str) -> list[str]:
     """The interpreter's binary, its shared libraries, and a compiled copy of its own modules."""
-    binary, library = visible_packages.interpreter(), compiled.standard_library()
+    binary, library = visible_packages.interpreter(), compiled_packages.standard_library()
     real = os.path.realpath(binary)
     given = ["--ro-bind", real, real]
     given += [] if real == binary else ["--ro-bind", real, binary]
@@ -320,7 +322,7 @@ def _python(seen: visible_packages.Visible, copy: str = "") -> list[str]:
     for path in sorted(blank):
         given += ["--size", "65536", "--tmpfs", path]
     for path in seen.paths:
-        given += ["--ro-bind", *(compiled.at(copy, path) if copy else (path, path))]
+        given += ["--ro-bind", *(compiled_packages.at(copy, path) if copy else (path, path))]
     for path in sorted(blank):
         given += ["--remount-ro", path]
     return given
@@ -337,7 +339,7 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
     given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
     given += _python(visible_packages.visible(box.packages, box.masked), box.compiled)
-    for name in ("entry.py", "kernel.py", "definitions.py", "inside"):
+    for name in ("entry.py", "kernel.py", "changed_definitions.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
     given += ["--ro-bind", box.release, INSIDE.release]

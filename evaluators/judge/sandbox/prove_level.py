@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 from evaluators.judge.sandbox.available_layers import HERE, Layers, bwraps, choices
 from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, request
 from evaluators.judge.sandbox.decoys import decoys, touched
-from evaluators.judge.sandbox.predictor_session import Session
-from evaluators.judge.sandbox.prepared_process import server_for, switched_on, unfit
+from evaluators.judge.sandbox.fork_server_client import server_for, switched_on, unfit
 from evaluators.judge.sandbox.strengthening_advice import advice
+from evaluators.judge.sandbox.supervisor_client import Session
 from lineage.errors import InfraFault, IsolationRefused
 from lineage.records import Record
 

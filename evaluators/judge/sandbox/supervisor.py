@@ -1,6 +1,6 @@
 """One engine-owned process per candidate run: starts the sandbox, holds both clocks, ends the tree.
 
-Use: `python -I -S -c START` (see `predictor_session`) with one request on stdin (`wire_format`), which then stays open: its
+Use: `python -I -S -c START` (see `supervisor_client`) with one request on stdin (`wire_format`), which then stays open: its
 end means that the engine died, and everything dies with it. Commands on stdin: `stop` (the answers are
 in; a success), `cancel`, `prune`, one a line. Events leave on stdout; the last is `final`, see
 `watched_run.report`. Limits: one thread, Linux; imports next to nothing, because every run waits for it.

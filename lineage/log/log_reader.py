@@ -47,7 +47,7 @@ from lineage.log.part_anchors import write_anchor
 from lineage.queries import Shared, View
 from lineage.schema import SCHEMA, StoredRow, to_table
 from lineage.store.objects import Store
-from lineage.view_columns import Block, Frame
+from lineage.view_blocks import Block, Frame
 
 Direction = Literal["min", "max"]
 # Above this many un-compacted events a cold reader on S3 waits seconds (280 GETs/s through s3fs).

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agents.edits.role_surface import owns
-from evaluators.judge.run_time_effects import named
-from flows.engine.config import BASELINE
+from evaluators.judge.foreign_definition_changes import named
+from flows.engine.campaign_config import BASELINE
 from flows.engine.engine import Engine
 from flows.engine.stage_records import BuildChecks, Patched, Trained, TrialRef
 from lineage.store.results import get_result, list_results

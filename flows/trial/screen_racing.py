@@ -10,7 +10,7 @@ from __future__ import annotations
 from evaluators.statistics import racing
 from evaluators.statistics.lawful_measurement import fault_of
 from evaluators.statistics.racing import Stopped
-from flows.engine.config import BASELINE
+from flows.engine.campaign_config import BASELINE
 from flows.engine.confirmation_state import must_depend
 from flows.engine.engine import Engine
 from flows.engine.stage_records import TrialRef

@@ -1,7 +1,7 @@
 """The control run of a future champion: training on permuted data, before the title is recorded.
 
 Use: `check = await control_run(engine, ref, patched, real)` in a confirmation whose test is decided. The outcome is a
-stored result, so a killed attempt does not run it again. `evaluators.judge.control_run` judges it. Limits: where the
+stored result, so a killed attempt does not run it again. `evaluators.judge.permuted_data_control` judges it. Limits: where the
 training data cannot be permuted there is no control run; the check passes and says so.
 """
 
@@ -11,8 +11,8 @@ import asyncio
 import shutil
 from collections.abc import Mapping
 
-from evaluators.judge.control_run import Unpermuted, control
-from flows.engine.config import draw_seeds
+from evaluators.judge.permuted_data_control import Unpermuted, control
+from flows.engine.campaign_config import draw_seeds
 from flows.engine.engine import Engine
 from flows.engine.stage_records import Patched, TrialRef
 from flows.measure.standalone import beside_start

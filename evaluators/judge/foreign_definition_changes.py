@@ -1,6 +1,6 @@
 """What an edit did at run time to definitions that are not its own. Pure.
 
-Use: `libraries(files, "train.py")` for the sandbox, which reports what differs (`sandbox.definitions`);
+Use: `libraries(files, "train.py")` for the sandbox, which reports what differs (`sandbox.changed_definitions`);
 `fault(effects, looks, guard)` gives the numbers and the sentence of a run whose differences are not the
 edit's to make, None when all are. The guard comes from the engine, which knows the role's surfaces and
 what the parent's program did already. Limits: the report comes from the candidate's process; a report that

@@ -1,4 +1,4 @@
-"""The engine's end of a supervisor: start it, hear its events, tell it to stop.
+"""Starts a supervisor and talks with it: start it, hear its events, tell it to stop.
 
 Use: `Session(request, handles)`, then `released()` and `finish(...)`, or `run(...)` for both. Limits:
 blocking; a set `cancel` event ends the candidate within about 0.1 s. Killing the engine at any point

@@ -20,7 +20,7 @@ from typing import Any
 from lineage.errors import UsageError
 from lineage.ids import check_segment
 from lineage.log.journal import load
-from lineage.log.table import Direction, Lineage
+from lineage.log.log_reader import Direction, Lineage
 from lineage.paper.released_tsv import ReleasedRow, ReleasedRun, read_run
 from lineage.records import Row, Status
 from lineage.store.blobs import put_blob
