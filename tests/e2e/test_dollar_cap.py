@@ -16,7 +16,8 @@ from tests.fakes.messages_server import FakeMessages
 from tests.fakes.repairs import edit, submit
 from tests.fakes.script import Json, Step, tool_use, tool_uses
 
-CAP_USD, WORKERS, TOKENS = 1.5, 4, 4000  # a reply of 4,000 tokens costs a few cents
+# a reply of 4,000 tokens costs a tenth of a dollar; a fourth of the cap is enough for a whole proposal, so four run at once
+CAP_USD, WORKERS, TOKENS = 5.0, 4, 4000
 
 
 def answers() -> Iterator[float]:
