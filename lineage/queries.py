@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from lineage.columnar_view import Block, Floats, Frame, Ints, Mask
 from lineage.errors import UnknownName, UsageError
 from lineage.ids import uuid7
 from lineage.leaderboard import Leaderboard
 from lineage.records import EventKind, Row, Status
 from lineage.schema import SCHEMA, seal, to_row, to_table
-from lineage.view_blocks import Block, Floats, Frame, Ints, Mask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agents.catalogue.constants import (
+from agents.catalogue.recipe_constants import (
     Number,
     at_unit,
     insert_constant,

@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agents.catalogue import constants, tpe
+from agents.catalogue import recipe_constants, tpe
 from agents.catalogue.apply_technique import Applied, apply_technique, changed_numbers, draw
 from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.technique import Catalogue, Range, Technique, Value
@@ -73,12 +73,12 @@ class Setting:
                 return True
         return False
 
-    def space(self, parent: Parent) -> dict[str, tuple[constants.Number, Range]]:
+    def space(self, parent: Parent) -> dict[str, tuple[recipe_constants.Number, Range]]:
         """Constants of the surface in this source, with the range left by past failures."""
         bounds, out = self.memory.bounds, {}
-        for key, number in constants.numbers(parent.files).items():
+        for key, number in recipe_constants.numbers(parent.files).items():
             if self.owns(key):
-                span = constants.range_of(number, self.catalogue.ranges)
+                span = recipe_constants.range_of(number, self.catalogue.ranges)
                 low, high = bounds.get(key, (span.low, span.high))
                 low, high = max(low, span.low), min(high, span.high)
                 if low < high:
@@ -164,7 +164,7 @@ def combinations(setting: Setting, singles: list[Candidate]) -> list[Candidate]:
 
 
 def _numbers(parent: Parent, setting: Setting, picked: Mapping[str, float], by: str) -> Candidate:
-    present = constants.numbers(parent.files)
+    present = recipe_constants.numbers(parent.files)
     moved = tuple((key, present[key].value, value) for key, value in sorted(picked.items()))
     operator = "numbers:" + ",".join(key.split(":")[1] for key, _, _ in moved)
     return Candidate(
@@ -177,7 +177,7 @@ def steps(setting: Setting, parent: Parent, count: int = STEPS) -> list[Candidat
     space, out = setting.space(parent), []
     for _ in range(count if space else 0):
         keys = setting.rng.sample(sorted(space), min(len(space), setting.rng.choice((1, 1, 2, 3))))
-        picked = {key: constants.step(*space[key], setting.rng) for key in keys}
+        picked = {key: recipe_constants.step(*space[key], setting.rng) for key in keys}
         picked = {key: value for key, value in picked.items() if value != space[key][0].value}
         if picked:
             out.append(_numbers(parent, setting, picked, "a step nearby"))
@@ -270,8 +270,8 @@ def build(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
         names += [technique.name] if technique.edits or not technique.repeatable else []
     for key, value in candidate.numbers.items():
         file, _, name = key.partition(":")
-        files[file] = constants.set_constant(files[file].decode(), name, value).encode()
-    moved = changed_numbers(constants.numbers(parent.files), constants.numbers(files))
+        files[file] = recipe_constants.set_constant(files[file].decode(), name, value).encode()
+    moved = changed_numbers(recipe_constants.numbers(parent.files), recipe_constants.numbers(files))
     return files, Delta(tuple(names), tuple((key, old, new) for key, (old, new) in sorted(moved.items())))
 
 
@@ -289,7 +289,7 @@ def _merged(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
         if candidate.kind == "undo"
         else other.delta or Delta(others=(other.id,))
     )
-    before, now = constants.numbers(candidate.parent.files), constants.numbers(merged)
+    before, now = recipe_constants.numbers(candidate.parent.files), recipe_constants.numbers(merged)
     moved = [(key, old, new) for key, (old, new) in changed_numbers(before, now).items()]
     gone = [(key, number.value, None) for key, number in before.items() if key not in now]
     return merged, Delta(plain.techniques, tuple(sorted([*moved, *gone])), plain.others)

@@ -28,7 +28,7 @@ from pathlib import Path
 from threadpoolctl import ThreadpoolController
 
 from agents.catalogue import candidates as make
-from agents.catalogue import constants, proposal_text, tpe
+from agents.catalogue import proposal_text, recipe_constants, tpe
 from agents.catalogue.candidates import Candidate, Parent, Setting
 from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
@@ -122,7 +122,7 @@ class CatalogueProposer:
         if arm == "no_lineage":
             memory = _blank(memory, leader)
         rng = random.Random(request.seed)
-        numbers = constants.numbers(self._files(request, start.id))
+        numbers = recipe_constants.numbers(self._files(request, start.id))
         setting = Setting(
             spec=request.spec,
             role=request.role,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agents.catalogue.constants import unit
 from agents.catalogue.memory import EditState, Memory
+from agents.catalogue.recipe_constants import unit
 from agents.catalogue.technique import Catalogue, Range
 
 Array = npt.NDArray[np.float64]

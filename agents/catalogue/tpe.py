@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import ModuleType
 
-from agents.catalogue.constants import Number, at_unit, unit
 from agents.catalogue.memory import Memory, Trial
+from agents.catalogue.recipe_constants import Number, at_unit, unit
 from agents.catalogue.technique import Range
 
 MAX_TRIALS = 60  # an ask over 60 trials takes about 10 ms, and older ones are of other programs

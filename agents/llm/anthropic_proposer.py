@@ -17,9 +17,9 @@ from typing import Any
 from agents.llm.anthropic_client import AnthropicChat
 from agents.llm.ledger import Ledger
 from agents.llm.model_call import CallFault, Chat, ModelCall, within
+from agents.llm.model_proposer import SessionProposer
 from agents.llm.prices import Prices, load_prices
 from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
-from agents.llm.session_proposer import SessionProposer
 from lineage.errors import ProposerOutage, UsageError
 from lineage.safe_text import for_terminal
 

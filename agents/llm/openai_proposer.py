@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 
 from agents.llm.ledger import Ledger
+from agents.llm.model_proposer import SessionProposer
 from agents.llm.openai_client import OpenAIChat
 from agents.llm.prices import Prices
 from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
-from agents.llm.session_proposer import SessionProposer
 from lineage.errors import UsageError
 
 

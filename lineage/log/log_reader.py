@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lineage.columnar_view import Block, Frame
 from lineage.errors import ObjectExists, ObjectMissing, StoreCorrupt, StoreUnavailable
 from lineage.ids import check_campaign, sha256
 from lineage.log.epochs import FenceRow, fences, heads, superseded, without
@@ -47,7 +48,6 @@ from lineage.log.part_anchors import write_anchor
 from lineage.queries import Shared, View
 from lineage.schema import SCHEMA, StoredRow, to_table
 from lineage.store.objects import Store
-from lineage.view_blocks import Block, Frame
 
 Direction = Literal["min", "max"]
 # Above this many un-compacted events a cold reader on S3 waits seconds (280 GETs/s through s3fs).

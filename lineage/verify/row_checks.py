@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from lineage.columnar_view import ABOUT_OUTCOMES
 from lineage.errors import StoreCorrupt
 from lineage.ids import HEX64
 from lineage.log.epochs import FenceRow, heads_of, is_superseded, valid_fences
@@ -19,7 +20,6 @@ from lineage.log.parquet_files import Footer, decode_log, log_event
 from lineage.records import Row
 from lineage.schema import StoredRow, row_hash, strip, to_row
 from lineage.verify.findings import Finding
-from lineage.view_blocks import ABOUT_OUTCOMES
 
 TREES = ("source_sha256", "parent_sha256")
 BLOBS = ("diff_sha256", "prompt_sha256", "exchange_sha256", "measurement_sha256", *TREES)

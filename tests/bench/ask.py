@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from agents.catalogue import candidates, constants, tpe
+from agents.catalogue import candidates, recipe_constants, tpe
 from agents.catalogue.candidates import Parent, Setting
 from agents.catalogue.memory import Memory
 from agents.catalogue.proposer import CatalogueProposer
@@ -51,7 +51,7 @@ def baseline(view: View, catalogue: Catalogue, seed: int) -> None:
         catalogue=catalogue,
         memory=memory,
         files_of=lambda trial: START,
-        start={key: number.value for key, number in constants.numbers(START).items()},
+        start={key: number.value for key, number in recipe_constants.numbers(START).items()},
         rng=random.Random(seed),
         seed=seed,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue import constants
+from agents.catalogue import recipe_constants
 from agents.catalogue.memory import EditState
 from agents.catalogue.technique import Catalogue, Range
 from tests.bench.search_play import REFERENCE_S
@@ -80,7 +80,7 @@ class World:
     def _by_optimum(self, key: str, value: float) -> float:
         """What moving a constant towards its optimum gives, or away from it takes."""
         span, (best, narrow) = self.ranges[key], self.optima[key]
-        moved = constants.unit(value, span) - constants.unit(self.start[key], span)
+        moved = recipe_constants.unit(value, span) - recipe_constants.unit(self.start[key], span)
         return narrow * (best * best - (moved - best) ** 2)
 
     def ask(self, source: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:

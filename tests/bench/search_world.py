@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.catalogue import constants
+from agents.catalogue import recipe_constants
 from agents.catalogue.memory import EditState, parse_delta
 from agents.catalogue.proposer import SEARCH_ARMS, CatalogueProposer
 from agents.catalogue.technique import load_catalogue
@@ -76,7 +76,7 @@ class Played(Campaign):
 def play_world(arm: str, seed: int, trials: int, scale: float, like: str = "airbench_mini") -> dict[str, Any]:
     environment: Environment = load_environment(like)
     catalogue = load_catalogue(environment.techniques)
-    start = {key: number.value for key, number in constants.numbers(environment.source()).items()}
+    start = {key: number.value for key, number in recipe_constants.numbers(environment.source()).items()}
     world = WORLDS[like].drawn(catalogue, start, seed, scale)
     proposer = CatalogueProposer(environment.techniques)
     campaign = Played(environment, world, proposer, arm, seed, RUNS[like])  # type: ignore[arg-type]

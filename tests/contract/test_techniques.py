@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agents.catalogue.apply_technique import Applied, apply_technique, draw
-from agents.catalogue.constants import numbers
+from agents.catalogue.recipe_constants import numbers
 from agents.catalogue.technique import Technique, load_catalogue
 from agents.catalogue.transform import NotApplicable
 from agents.edits.normal_form import ast_hash

@@ -9,8 +9,8 @@ import pytest
 from agents.llm.anthropic_proposer import anthropic_proposer
 from agents.llm.ledger import Ledger
 from agents.llm.model_call import RetryPolicy
+from agents.llm.model_proposer import SessionProposer
 from agents.llm.proposing_session import SessionSettings
-from agents.llm.session_proposer import SessionProposer
 from tests.fakes import lab
 from tests.fakes.messages_server import FakeMessages
 from tests.fakes.script import Script, tool_uses

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.catalogue.constants import (
+from agents.catalogue.recipe_constants import (
     Number,
     at_unit,
     insert_constant,
