@@ -15,7 +15,7 @@ from lineage.safe_text import one_line
 DASH = "–"
 VALID = frozenset({Status.BASELINE, Status.KEEP, Status.DISCARD})
 NOT_CONFIRMED = {
-    "futile": "ended early, no sign of a gain",
+    "futile": "ended early, too little evidence of a gain",
     "not_shown": "a gain was not shown",
     "gate": "a gate fails",
     "failed": "a fresh run had no score",

@@ -65,8 +65,8 @@ shm_mb = 512
 
 [evaluation]
 runs = 1
-confirm_runs = 2
-max_confirm_runs = 4
+confirm_runs = 3
+max_confirm_runs = 8
 calibrate_runs = 3
 alpha = 0.05
 min_gain = 0.02

@@ -54,7 +54,7 @@ panel.measured = t => pairs([
   ["gates", t.gate_ok == null ? null : t.gate_ok ? "all passed" : "missed"],
 ]);
 panel.checks = t => t.checks ? h("ul", { class: "checks" }, t.checks.map(([name, passed, took]) => h("li", { class: passed ? "" : "bad" }, h("span", { "aria-hidden": "true" }, passed ? "✓" : "✗"), " ", name.replace(/_/g, " "), passed ? "" : " failed", took >= 0.05 ? h("span", { class: "small" }, ` ${seconds(took)}`) : null))) : null;
-const REASONS = { futile: "ended early: no sign of a gain", not_shown: "a gain was not shown", gate: "a gate fails", failed: "a fresh run had no score" };
+const REASONS = { futile: "ended early: too little evidence of a gain", not_shown: "a gain was not shown", gate: "a gate fails", failed: "a fresh run had no score" };
 panel.verdict = t => t.verdict ? [pairs([
   ["verdict", h("b", {}, t.verdict)], ["why", REASONS[t.again?.reason] || t.again?.reason], ["measured once", score(t.score)],
   ["on fresh seeds", t.again?.score != null && [h("b", {}, score(t.again.score)), h("span", { class: "small" }, ` ${t.again.ours.length} runs`)]], ["on the sealed split", t.sealed_score != null ? score(t.sealed_score) : null],
