@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.campaign.make_certificate import certify
 from flows.engine.campaign_config import CampaignConfig, load_config
+from flows.engine.imported_record import imported_config
 from flows.machine.folders import bakeoff_version, home, run_key
 from flows.machine.webhook import flush, post
 from flows.report.html.build import Meta, build_report
@@ -57,7 +58,7 @@ def _anchor(root: str, campaign: str) -> str:
 def write_report(root: str, campaign: str, out: Path | None = None, reload_s: int = 0) -> Path:
     """Write the report page of a campaign as of now; returns its path."""
     store = open_store(root)
-    config = load_config(store, campaign)
+    config = imported_config(store, campaign) or load_config(store, campaign)
     view = Lineage(store, campaign, config.spec.score.direction).refresh()
     links = links_for(root, config, view)
     command, certificate = _certificate(root, campaign, view)

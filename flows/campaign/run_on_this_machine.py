@@ -33,6 +33,7 @@ from flows.engine.campaign_config import (
     save_config,
 )
 from flows.engine.engine import close_engine, engine_for
+from flows.engine.imported_record import imported_config
 from flows.engine.live_events import Note
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
@@ -45,6 +46,7 @@ from flows.machine.sandbox_level import proven
 from flows.measure.calibrate import fitted_here, matching
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
+from lineage.log.log_reader import list_campaigns
 from lineage.store.blobs import put_blob, put_tree
 from lineage.store.objects import Store, check_store, open_store
 
@@ -202,11 +204,24 @@ async def _run(root: str, campaign: str) -> str:
         await APILogHandler.aflush()  # before the server goes: at exit there would be nobody to take them
 
 
-def only_campaign(root: str, campaign: str | None = None) -> CampaignConfig:
-    """The campaign named, or the one in the store. Raises UsageError when there are none or several."""
+def only_campaign(root: str, campaign: str | None = None, imported: bool = False) -> CampaignConfig:
+    """The campaign named, or the one in the store. Raises UsageError when there are none or several.
+
+    `imported`: an imported record will do; without it one is refused, because nothing can be run from it.
+    """
     store = open_store(root)
+    known = campaigns(store)
+    records = [name for name in list_campaigns(store) if name not in known] if campaign not in known else []
+    if campaign in records or (campaign is None and not known and records):
+        if campaign is None and len(records) > 1:
+            raise UsageError(f"{root}: several records here ({', '.join(records)}); name one with --campaign")
+        config = imported_config(store, campaign or records[0])
+        if config is not None and imported:
+            return config
+        if config is not None:
+            raise UsageError(f"{root}: {config.id} is an imported record; it can be read, not continued")
     if campaign is None:
-        found = campaigns(store)
+        found = known
         if not found:
             raise UsageError(
                 f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"

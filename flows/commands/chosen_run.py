@@ -42,14 +42,14 @@ def split_trial(first: str | None, second: str | None) -> tuple[str | None, str 
     return first, None
 
 
-def open_view(root: str, campaign: str | None) -> tuple[Store, CampaignConfig, View]:
-    """The store, the campaign's configuration and its lineage as of now."""
+def open_view(root: str, campaign: str | None, imported: bool = False) -> tuple[Store, CampaignConfig, View]:
+    """The store, the campaign's configuration and its lineage as of now; `imported`: an imported record will do."""
     from flows.campaign.run_on_this_machine import only_campaign
     from lineage.log.log_reader import Lineage
     from lineage.store.objects import open_store
 
     store = open_store(root)
-    config = only_campaign(root, campaign)
+    config = only_campaign(root, campaign, imported)
     return store, config, Lineage(store, config.id, config.spec.score.direction).refresh()
 
 

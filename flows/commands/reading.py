@@ -45,7 +45,7 @@ def show(
     from lineage.store.blobs import get_blob
 
     run, trial = split_trial(run, trial)
-    store, config, view = open_view(run_root(run), campaign)
+    store, config, view = open_view(run_root(run), campaign, imported=True)
     if trial is None:
         if as_json:
             return print_json(campaign_json(view, config.spec))
@@ -75,7 +75,7 @@ def diff(
 
     if other is None:
         run, trial = split_trial(run, trial)
-    store, config, view = open_view(run_root(run), campaign)
+    store, config, view = open_view(run_root(run), campaign, imported=True)
     row = find_trial(view, trial or "best")
     if other is not None:
         second = find_trial(view, other)
@@ -108,7 +108,7 @@ def report(
     from flows.campaign.run_on_this_machine import only_campaign
 
     root = run_root(run)
-    identifier = only_campaign(root, campaign).id
+    identifier = only_campaign(root, campaign, imported=True).id
     if not serve:
         print(f"report: {write_report(root, identifier, out)}")
         return
@@ -136,7 +136,7 @@ def summary(run: str | None = RUN, campaign: str | None = CAMPAIGN) -> None:
     from flows.report.summary import morning_summary
 
     root = run_root(run)
-    _, config, view = open_view(root, campaign)
+    _, config, view = open_view(root, campaign, imported=True)
     sys.stdout.write(morning_summary(view, config.spec, links_for(root, config, view)))
 
 
@@ -153,7 +153,10 @@ def watch(
     from lineage.store.results import list_results
 
     root = run_root(run)
-    config = only_campaign(root, campaign)
+    config = only_campaign(root, campaign, imported=True)
+    if not config.start_sha256:
+        print(f"{config.id} is an imported record, which nobody runs; see it with: bakeoff show {root}")
+        return
     store = open_store(root)
     lineage = Lineage(store, config.id, config.spec.score.direction)
     ended = follow(
@@ -227,7 +230,7 @@ def certify(
 
     run, trial = split_trial(run, trial)
     root = run_root(run)
-    store, config, view = open_view(root, campaign)
+    store, config, view = open_view(root, campaign, imported=True)
     row = find_trial(view, trial or "best")
     data = make(store, config, view, row.trial or "", reveal=reveal)
     target = out or certificate_path(root, config.id, row.trial or "")
@@ -251,7 +254,7 @@ def apply(
     from flows.report.show import find_trial
 
     run, trial = split_trial(run, trial)
-    store, config, view = open_view(run_root(run), campaign)
+    store, config, view = open_view(run_root(run), campaign, imported=True)
     row = find_trial(view, trial or "best")
     for path in write_recipe(store, config, row, to, force):
         print(path)
@@ -274,7 +277,7 @@ def export(
     from flows.report import export as formats
     from lineage.errors import UsageError
 
-    _, config, view = open_view(run_root(run), campaign)
+    _, config, view = open_view(run_root(run), campaign, imported=True)
     if not any((csv, parquet, tsv, mlflow)):
         raise UsageError("export: name at least one of --csv FILE, --parquet FILE, --tsv DIR, --mlflow URI")
     if csv:

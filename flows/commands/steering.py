@@ -22,7 +22,7 @@ def status(run: str | None = RUN, campaign: str | None = CAMPAIGN, as_json: bool
     from flows.campaign.interventions import status as facts
 
     root = run_root(run)
-    store, config, view = open_view(root, campaign)
+    store, config, view = open_view(root, campaign, imported=True)
     found = facts(root, store, config, view)
     if as_json:
         return print_json(found)

@@ -330,6 +330,8 @@ def trial_diff(row: Row, blob: Callable[[str], bytes]) -> str:
         reason = (
             "it is the recipe as shipped"
             if row.status == Status.BASELINE
+            else "the record has no sources"
+            if row.status in w.VALID
             else f"{w.outcome(row)}: its edit never became a program"
         )
         return f"# {row.trial} has no diff: {reason}\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 
 from lineage.log.log_reader import Lineage
 from lineage.paper.analyses import audit, lines
@@ -96,3 +97,49 @@ def test_released_damaged_rows_are_marked_and_complete(audits: dict[str, Any]) -
     assert {note for notes in report.repaired.values() for note in notes} == {
         "columns after hypothesis split from its text"
     }
+
+
+READING = (
+    "show",
+    "show leader",
+    "show best",
+    "summary",
+    "report",
+    "diff leader",
+    "status",
+    "watch",
+    "verify",
+    "audit",
+)
+ACTING = ("resume", "pause", "stop", "minimise leader")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_reading_command_works_on_an_imported_record_and_no_other(
+    released_runs: Path, tmp_path: Path, name: str
+) -> None:
+    if not (released_runs / name).is_dir():
+        pytest.skip(f"{released_runs} lacks {name}: the set at hand is another one")
+    env, root = quick.environ(tmp_path / "home", tmp_path), str(tmp_path / "store")
+
+    def said(command: str, *more: str) -> tuple[int, str]:
+        verb, *rest = command.split()
+        done = quick.call(verb, root, *rest, *more, env=env, cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr
+
+    done = quick.call(
+        "import", "released-run", str(released_runs / name), "--store", root, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for command in READING:
+        code, text = said(command)
+        assert code == 0 and "Traceback" not in text, f"{command}: {text}"
+    for option in (("--csv", "all.csv"), ("--parquet", "all.parquet"), ("--tsv", "tsv")):
+        assert said("export", *option)[0] == 0
+    shown = json.loads(quick.call("show", root, "--json", env=env, cwd=tmp_path).stdout)
+    assert shown["leader"]["trial"] == RUNS[name]["best_trial"]
+    for command in ACTING:
+        code, text = said(command)
+        assert code == 2 and "is an imported record; it can be read, not continued" in text, (
+            f"{command}: {text}"
+        )
