@@ -6,21 +6,21 @@ it. Reading files is done in `flows.environments.loading`; this module has the m
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+from lineage.script_task import COSTS, ScriptMetric, Trust, command_faults, matches
+from lineage.script_task import Name as Name
+from lineage.script_task import Spec as Spec
 
-
-class Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+METRICS = frozenset({"cpu_seconds", "wall_seconds", "bits_per_byte", "centered_accuracy", "accuracy"})
 
 
 class Score(Spec):
-    """The number a campaign improves. `metric` is a name in `evaluators.judge.metrics`."""
+    """The number a campaign improves. `metric` is a name in `evaluators.judge.metrics`, or one of a script's metrics."""
 
-    metric: Literal["cpu_seconds", "wall_seconds", "bits_per_byte", "centered_accuracy", "accuracy"]
+    metric: str
     direction: Literal["min", "max"]
     unit: str
     digits: int = 4
@@ -32,12 +32,92 @@ class Task(Spec):
     classification: inputs float32/uint8 arrays, answers float32 (n, outputs).
     language_model: inputs token ids (n, context), answers float32 (n, context, outputs): the
     distribution over the token that FOLLOWS each position.
+    script: a command that trains, and metrics read from what it prints or writes; nothing is asked. Its keys are
+    `train` to `evaluation_data`; `lineage.script_task` has what the commands may contain.
     """
 
-    kind: Literal["classification", "language_model"]
-    outputs: int = Field(ge=2, description="classes, or vocabulary size")
+    kind: Literal["classification", "language_model", "script"]
+    outputs: int = Field(0, ge=0, description="classes, or vocabulary size; 0 for a script")
     context: int = Field(0, ge=0, description="tokens per request; 0 for classification")
     batch: int = Field(256, ge=1, description="rows per request")
+    # left out where unset, so that an environment of another kind keeps its hash
+    train: str = Field(
+        "",
+        exclude_if=lambda value: not value,
+        description="script: the command that trains, with {seed}, {out} and {data}",
+    )
+    evaluate: str = Field(
+        "",
+        exclude_if=lambda value: not value,
+        description="script: the protected command that prints the metrics, with {out}, {eval_data} and {data}",
+    )
+    smoke: str = Field(
+        "",
+        exclude_if=lambda value: not value,
+        description="script: a short form of `train` for the first check of an edit; it must end by itself",
+    )
+    metrics: list[ScriptMetric] = Field([], exclude_if=lambda value: not value)
+    protected: list[str] = Field(
+        [],
+        exclude_if=lambda value: not value,
+        description="script: patterns of files that candidates cannot change; restored before every run",
+    )
+    evaluator_sees: Literal["protected", "recipe"] = Field(
+        "protected",
+        exclude_if=lambda value: value == "protected",
+        description="script: files beside `evaluate`; with `recipe` also what candidates edit, and the score is `reported`",
+    )
+    sealed: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="script: prepare.py writes a folder `sealed` beside `public`, for `evaluate`",
+    )
+    data: list[str] = Field(
+        ["data/**"],
+        exclude_if=lambda value: value == ["data/**"],
+        description="script without prepare.py: patterns of the source's files that are data, read-only in training",
+    )
+    evaluation_data: list[str] = Field(
+        [],
+        exclude_if=lambda value: not value,
+        description="script without prepare.py: patterns of the source's files that only `evaluate` sees",
+    )
+
+    @model_validator(mode="after")
+    def _keys_of_its_kind(self) -> Self:
+        if self.kind == "script":
+            faults = command_faults(self.train, self.evaluate, self.smoke)
+            if not self.metrics:
+                faults.append(
+                    "metrics: a script needs at least one [[task.metrics]] with a name and a pattern or file"
+                )
+            names = [metric.name for metric in self.metrics]
+            faults += [
+                f"metrics: {name!r} twice" for name in sorted({n for n in names if names.count(n) > 1})
+            ]
+            faults += [
+                f"metrics: {name!r} is measured by Bakeoff itself; choose another name"
+                for name in names
+                if name in COSTS
+            ]
+            if self.evaluate:
+                faults += [
+                    f"metrics: {metric.name!r} is read from a file, but with `evaluate` metrics are read from what it prints"
+                    for metric in self.metrics
+                    if metric.file
+                ]
+            elif self.sealed or self.evaluation_data:
+                faults.append("sealed and evaluation_data are for `evaluate`, which is not given")
+            if faults:
+                raise ValueError(faults[0])
+            return self
+        if self.outputs < 2:
+            raise ValueError(f"outputs: a {self.kind} needs at least 2, got {self.outputs}")
+        if self.train or self.evaluate or self.smoke or self.metrics or self.protected:
+            raise ValueError(
+                f'train, evaluate, smoke, metrics and protected are keys of kind = "script", not of {self.kind}'
+            )
+        return self
 
 
 class Gate(Spec):
@@ -193,7 +273,57 @@ class EnvironmentSpec(Spec):
             raise ValueError(f"evaluation.prune_surfaces: no surface named {unknown[0]!r}; known: {names}")
         if self.task.kind == "language_model" and self.task.context < 1:
             raise ValueError("task.context: a language_model needs the tokens per request")
+        quantities = self.quantities
+        if self.score.metric not in quantities:
+            raise ValueError(
+                f"score.metric: no quantity named {self.score.metric!r}; known: {sorted(quantities)}"
+            )
+        if self.task.kind == "script":
+            self._check_script(quantities)
         return self
+
+    def _check_script(self, quantities: frozenset[str]) -> None:
+        for gate in self.gates:
+            if gate.quantity not in quantities:
+                raise ValueError(f"gates: no quantity named {gate.quantity!r}; known: {sorted(quantities)}")
+        for surface in self.surfaces:
+            for path in surface.units:
+                if matches(path, self.task.protected):
+                    raise ValueError(
+                        f"surfaces.{surface.name}: {path} is protected, so no surface may have it"
+                    )
+        if self.audits:
+            raise ValueError(
+                f"audits: {self.audits[0]} asks a predictor, which a script does not have; drop it"
+            )
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """Names that a measurement may have: what the kind of task gives, and what Bakeoff measures itself."""
+        if self.task.kind == "script":
+            return COSTS | {metric.name for metric in self.task.metrics}
+        return METRICS
+
+    @property
+    def trust(self) -> Trust:
+        """How far a score can be believed.
+
+        `judged`: answers were judged outside the candidate's reach. `evaluated`: a protected program printed the score
+        in a sandbox that holds no file that candidates edit. `reported`: the recipe's own program said so.
+        """
+        if self.task.kind != "script":
+            return "judged"
+        return "evaluated" if self.task.evaluate and self.task.evaluator_sees == "protected" else "reported"
+
+    @property
+    def has_items(self) -> bool:
+        """Does a measurement keep what each test item gave?"""
+        return self.task.kind != "script"
+
+    @property
+    def has_sealed_split(self) -> bool:
+        """Is there test data that only confirmed trials are scored on?"""
+        return self.task.kind != "script" or self.task.sealed
 
     @property
     def sign(self) -> int:

@@ -110,7 +110,7 @@ class Leaderboard:
         mean = math.fsum(ours) / len(ours) if ours else row.score  # an imported event may have no replicates
         if mean is not None:
             self.fresh[trial] = mean
-        if row.verdict == "confirmed":
+        if row.verdict == "confirmed" and not detail.get("no_sealed_split"):
             self._unsealed[trial] = self.attempts
         if detail.get("reason") == INCUMBENT_FAILED and beaten is not None and beaten != self.start:
             self._fall(beaten, "failed")  # the candidate stays a leader to confirm

@@ -19,6 +19,8 @@ from pydantic import (
     model_serializer,
 )
 
+from lineage.script_task import Trust
+
 
 class Status(StrEnum):
     """The outcome of a trial: the paper's words plus `rejected`."""
@@ -51,6 +53,7 @@ CAUSES = (
     "cpu_cap",  # CPU seconds used up
     "wall_cap",  # wall clock used up
     "segfault",  # killed by a signal that the engine did not send
+    "no_metric",  # ended well, and a metric was neither printed nor written
     "no_artifact",  # exit 0 and nothing usable written
     "oversize",  # artifact or source over the cap
     "gate_missed",  # a gate of the environment
@@ -319,6 +322,11 @@ class Measurement(_Grown):
     load_end: Finite = 0.0
     measured_at: datetime
     items_sha256: str = ""
+    trust: Trust = Field(
+        "judged",
+        exclude_if=lambda value: value == "judged",
+        description="how far the score can be believed: `lineage.environment_spec.EnvironmentSpec.trust`",
+    )
 
 
 class Label(Record):
@@ -452,3 +460,6 @@ class Row(Record):
         None, description="of these, starts of processes before it and the handling of artifacts"
     )
     measured_cpu_s: Finite | None = Field(None, description="CPU seconds of what was measured")
+    trust: Trust = Field(
+        "judged", description="how far its score can be believed: judged, evaluated or reported"
+    )

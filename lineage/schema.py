@@ -23,7 +23,7 @@ from lineage.errors import StoreCorrupt, UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.records import Row, Status
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TIME = pa.timestamp("us", tz="UTC")
 STORAGE = (
     ("event_id", pa.string()),

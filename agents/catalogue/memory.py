@@ -39,6 +39,7 @@ BROKEN = (
     "syntax",
     "segfault",
     "no_artifact",
+    "no_metric",
     "not_causal",
     "bad_edit",
     "outside_surface",

@@ -28,6 +28,7 @@ from agents.edits.normal_form import normal_form, parse
 from agents.edits.search_replace import lines_of, visible_text
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import EditRefused
+from lineage.script_task import matches
 
 IMPORTS, CODE, TAIL = "<imports>", "<module code>", "<tail>"
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -316,11 +317,15 @@ def _check_file(
     """(faults, changed units, flags, changed lines) of one changed file."""
     if path not in after:
         return [f"{path}: the file was deleted"], [], [], 0
+    if matches(path, spec.task.protected):
+        return [f"{path} is protected: no candidate changes it"], [], [], 0
     new_text = visible_text(path, after[path])
     old_text = visible_text(path, before[path]) if path in before else ""
     lines = changed_lines(old_text, new_text)
     if not path.endswith(".py"):
-        return [f"{path}: only Python files may change"], [], [], lines
+        may = spec.task.kind == "script" and "*" in _owned(spec, role, path).units
+        faults = [] if may and path in before else [f"{path}: only Python files may change"]
+        return faults, [f"{path}:*"], [], lines
     new_tree = parse(path, new_text)
     siblings = {name.removesuffix(".py") for name in after if name.endswith(".py")}
     allowed = {m for s in spec.surfaces if s.name in role.surfaces for m in s.imports} | siblings
@@ -377,6 +382,8 @@ def check_surface(
 
 
 def _same_program(before: Mapping[str, bytes], after: Mapping[str, bytes], paths: list[str]) -> bool:
+    if any(not path.endswith(".py") for path in paths):
+        return False
     return all(
         p in before and p in after and normal_form(p, before[p].decode()) == normal_form(p, after[p].decode())
         for p in paths

@@ -145,16 +145,40 @@ def environment_section(spec: EnvironmentSpec) -> str:
         f"- each run: training {budget.train_cpu_s:g} CPU-s, prediction {budget.predict_cpu_s:g} CPU-s, "
         f"imports and warm-up {budget.start_cpu_s:g} CPU-s, {budget.memory_mb} MB memory, {budget.threads} threads",
         f"- sizes: trained artifact {budget.artifact_bytes:,} bytes, source {budget.source_bytes:,} bytes",
-        f"- task: {spec.task.kind}, {spec.task.outputs} outputs, {spec.task.batch} rows a request"
-        + (f", context {spec.task.context}" if spec.task.context else ""),
+        *_task_lines(spec),
         f"- packages: {', '.join(spec.packages)}; hardware: {spec.hardware}",
-        "- contract: `train.py` has `train(data, out, seed)` and may have `warm_up(fake)`, which runs before the "
-        "data is released and is not billed; `predict.py` has `load(artifact)` and `predict(model, inputs)`. "
-        "The clock runs from the release of the data to the end of training, and again over prediction.",
+        _contract(spec),
     ]
     if spec.audits:
         lines.append(f"- audits: {', '.join(spec.audits)}: answers may depend only on their own input")
     return "\n".join(lines)
+
+
+def _task_lines(spec: EnvironmentSpec) -> list[str]:
+    task = spec.task
+    if task.kind != "script":
+        return [
+            f"- task: {task.kind}, {task.outputs} outputs, {task.batch} rows a request"
+            + (f", context {task.context}" if task.context else "")
+        ]
+    lines = [f"- task: a script, run as it is: `{task.train}`"]
+    lines += [f"- then, by a program that you cannot change: `{task.evaluate}`"] if task.evaluate else []
+    lines += [f"- metric {metric.name}: {metric.take} of {metric.source}" for metric in task.metrics]
+    lines += [f"- protected, not yours to change: {', '.join(task.protected)}"] if task.protected else []
+    return lines
+
+
+def _contract(spec: EnvironmentSpec) -> str:
+    if spec.task.kind == "script":
+        return (
+            "- contract: the command must keep its arguments and end with exit code 0; take all randomness from the "
+            "seed; leave results in {out}. The clock runs from the start of the process to its end."
+        )
+    return (
+        "- contract: `train.py` has `train(data, out, seed)` and may have `warm_up(fake)`, which runs before the "
+        "data is released and is not billed; `predict.py` has `load(artifact)` and `predict(model, inputs)`. "
+        "The clock runs from the release of the data to the end of training, and again over prediction."
+    )
 
 
 def _surface_lines(surface: Surface) -> list[str]:

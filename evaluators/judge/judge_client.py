@@ -30,6 +30,7 @@ from evaluators.judge import (
     foreign_definition_changes,
     item_scores,
     judge_hashes,
+    script_training,
 )
 from evaluators.judge.candidate_folders import read_source, stage, workplace, write_files
 from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
@@ -143,7 +144,8 @@ def _source_fault(bench: Bench, files: dict[str, bytes]) -> Check | None:
         return Check(name="source", passed=False, numbers=numbers, detail="source over its cap")
     if pays_for_bytes(bench.spec):
         return None
-    found = [embedded_data(files)]
+    # a repository's own texts and tables are its own; what an edit adds is bounded below
+    found = [] if bench.spec.task.kind == "script" else [embedded_data(files)]
     if bench.start is not None:
         found.append(added_information(bench.spec, files, bench.start, bench.data))
     return next((check for check in found if not check.passed), None)
@@ -167,13 +169,16 @@ def train(
     run that has changed one after training ends as `outside_surface`. `data` stands in for the training data
     (`evaluators.judge.permuted_data_control`).
     """
-    budget = bench.spec.budget
-    judge_hashes.check_data(bench.data, ("train/", "fake/"))
+    budget, is_script = bench.spec.budget, bench.spec.task.kind == "script"
+    if not is_script:
+        judge_hashes.check_data(bench.data, ("train/", "fake/"))
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
         fault = _source_fault(bench, files)
         if fault is not None:
             return _refused(seed, fault)
+        if is_script:
+            return script_training.train(bench, folder, files, seed, out, cancel, devices)
         staged = stage(
             data or bench.data / "train", folder / "staged", link=bool(bench.isolation.tools.bwrap)
         )
@@ -237,12 +242,16 @@ def smoke(
     definitions in other files; those that `guard` names fail it as `outside_surface`.
     """
     budget, began = bench.spec.budget, time.monotonic()
-    judge_hashes.check_data(bench.data, ("fake/",))
+    is_script = bench.spec.task.kind == "script"
+    if not is_script:
+        judge_hashes.check_data(bench.data, ("fake/",))
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
         fault = _source_fault(bench, files)
         if fault is not None:
             return fault.model_copy(update={"name": "smoke"})
+        if is_script:
+            return script_training.smoke(bench, folder, files, cancel, devices)
         data = stage(bench.data / "fake", folder / "staged", link=bool(bench.isolation.tools.bwrap))
         share = max(SMOKE_CPU_LEAST, SMOKE_CPU_SHARE * budget.train_cpu_s)
         caps = limits_for(budget, share, budget.smoke_wall_s, writes=True)
@@ -329,7 +338,8 @@ def judge(
             raise InfraFault("artifact", f"{place} no longer holds the artifact sealed for seed {run.seed}")
     with workplace(bench.scratch) as folder:
         copy, files = _source(source, folder)
-        size, server = source_bytes(files), judge_server(bench, devices, cancel)
+        size = source_bytes(files)
+        server = None if bench.spec.task.kind == "script" else judge_server(bench, devices, cancel)
         job: dict[str, Any] = {
             "spec": bench.spec.model_dump(mode="json"),
             "data": str(bench.data.resolve()),
@@ -396,6 +406,7 @@ def _abandoned(
         machine=machine_identity(),
         accelerator=accelerators.describe(devices),
         measured_at=datetime.now(UTC),
+        trust=bench.spec.trust,
     )
 
 

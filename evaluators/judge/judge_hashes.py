@@ -53,10 +53,10 @@ def _hash_of(path: str, size: int, mtime_ns: int, inode: int) -> str:
     return file_sha256(Path(path))
 
 
-def check_data(data: Path, prefixes: tuple[str, ...]) -> None:
+def check_data(data: Path, prefixes: tuple[str, ...], *, needed: bool = True) -> None:
     """Raise DataMissing unless the files under these prefixes are what the manifest says.
 
-    A file is hashed again only when its size, time or inode changed.
+    A file is hashed again only when its size, time or inode changed. `needed`: there must be one.
     """
     files = manifest(data)["files"]
     wanted = {name for name in files if name.startswith(prefixes)}
@@ -66,7 +66,7 @@ def check_data(data: Path, prefixes: tuple[str, ...]) -> None:
         for path in (data / prefix).rglob("*")
         if not path.is_dir()
     }
-    if wanted != present or not wanted:
+    if wanted != present or (needed and not wanted):
         odd = sorted(wanted ^ present)[:5]
         raise DataMissing(
             f"{data}: files under {prefixes} and manifest differ in {odd}; run prepare.py again"

@@ -37,6 +37,7 @@ from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, Server, limits
 from evaluators.judge.sandbox.compiled_packages import compiled
 from evaluators.judge.sandbox.prove_level import Isolation
 from evaluators.judge.sandbox.supervisor_client import Session
+from evaluators.judge.script_scores import check_split, checks_of, measure_script
 from evaluators.judge.source_size import added_information
 from evaluators.judge.uncounted_time import Bill, Reference, bill, over_budget, start_seconds
 from lineage.environment_spec import EnvironmentSpec
@@ -278,8 +279,34 @@ def means(results: Sequence[SeedResult]) -> dict[str, float]:
     return {n: math.fsum(r.quantities[n] for r in results) / len(results) for n in sorted(names)}
 
 
-def measure(job: Job) -> Measurement:
-    spec, load = job.spec, os.getloadavg()[0]
+@dataclass(frozen=True)
+class Scored:
+    """What each run gave, the audits of all of them, and the hash of the test items; empty without items."""
+
+    results: Sequence[SeedResult]
+    audits: tuple[Check, ...]
+    items_sha256: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Has every run a result?"""
+        return bool(self.results) and all(r.cause is None for r in self.results)
+
+
+def scored_scripts(job: Job) -> Scored:
+    """Runs of a script: nothing is asked, the metrics are read."""
+    check_split(job)
+    results = [measure_script(job, run, place) for run, place in job.runs]
+    files = read_source(job.source)
+    audits = checks_of(job, files)
+    if job.start is not None and not pays_for_bytes(job.spec):
+        audits = (*audits, added_information(job.spec, files, job.start, job.data))
+    return Scored(results, audits)
+
+
+def scored_answers(job: Job) -> Scored:
+    """Runs whose predictors answer the questions of a split."""
+    spec = job.spec
     judge_hashes.check_data(job.data, (f"{job.split}/", "fake/"))
     asked = questions(spec, job.data / job.split)
     results: list[SeedResult] = []
@@ -291,19 +318,26 @@ def measure(job: Job) -> Measurement:
         results.append(result)
         seen.append(checks)
         answered.append(pair[0] if result.cause is None else None)
-    whole = bool(results) and all(r.cause is None for r in results)
-    quantities = means(results) if whole else {}
-    gates: tuple[Check, ...] = ()
-    if whole:
-        gates = tuple(
-            judge_gate(g, [r.quantities.get(g.quantity, math.nan) for r in results]) for g in spec.gates
-        )
+    whole = Scored(results, ()).whole
     files = read_source(job.source)
     audits = audits_of([r.seed for r in results], seen) if whole else ()
     if whole and not pays_for_bytes(spec):
         audits = (*audits, embedded_data(files))
         if job.start is not None:
             audits = (*audits, added_information(spec, files, job.start, job.data))
+    return Scored(results, audits, write_items(job, asked, answered))
+
+
+def measure(job: Job) -> Measurement:
+    spec, load = job.spec, os.getloadavg()[0]
+    scored = scored_scripts(job) if spec.task.kind == "script" else scored_answers(job)
+    results = scored.results
+    quantities = means(results) if scored.whole else {}
+    gates: tuple[Check, ...] = ()
+    if scored.whole:
+        gates = tuple(
+            judge_gate(g, [r.quantities.get(g.quantity, math.nan) for r in results]) for g in spec.gates
+        )
     sizes = [run.artifact.bytes for run, _ in job.runs if run.artifact]
     return Measurement(
         trial=job.trial,
@@ -314,10 +348,10 @@ def measure(job: Job) -> Measurement:
         per_seed=tuple(results),
         quantities=quantities,
         gates=gates,
-        audits=audits,
+        audits=scored.audits if scored.whole else (),
         artifact_bytes=max(sizes, default=0),
         source_bytes=job.source_bytes,
-        source_sha256=tree_hash(files),
+        source_sha256=tree_hash(read_source(job.source)),
         environment_sha256=judge_hashes.environment_sha256(spec, job.data),
         evaluator_sha256=judge_hashes.evaluator_sha256(),
         isolation=job.isolation.level,
@@ -326,7 +360,8 @@ def measure(job: Job) -> Measurement:
         load_start=load,
         load_end=os.getloadavg()[0],
         measured_at=datetime.now(UTC),
-        items_sha256=write_items(job, asked, answered),
+        items_sha256=scored.items_sha256,
+        trust=spec.trust,
     )
 
 

@@ -48,6 +48,10 @@ class Unpermuted(UsageError):
 
 def permuted(train: Path, target: Path, spec: EnvironmentSpec) -> Path:
     """A copy of the training data that teaches nothing. Raises Unpermuted."""
+    if spec.task.kind == "script":
+        raise Unpermuted(
+            f"not applicable: {spec.name} is a script, whose training data have no known form to permute"
+        )
     shutil.copytree(train, target)
     rng = np.random.default_rng(secrets.randbits(128))
     wanted = "labels.npy" if spec.task.kind == "classification" else "*.npy"
@@ -133,7 +137,7 @@ def control(
     `real` are the quantities of its ordinary runs; `out` takes the artifact, `keep` the artifact of the test items.
     Returns the check and measurement that decided. Raises Unpermuted.
     """
-    for permutation in range(1, PERMUTATIONS + 1):
+    for permutation in range(1, PERMUTATIONS + 1):  # a script: Unpermuted at the first
         place = out / f"permutation-{permutation}"
         place.mkdir(parents=True)
         found, measured = _once(bench, source, seed, real, place, trial, cancel, keep, devices)

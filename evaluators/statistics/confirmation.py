@@ -198,7 +198,7 @@ def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
         gate_looks=len(looks),
         gate_futility=GATE_FUTILITY,
         rules=2,
-        quality="" if spec.score.metric in TIME_METRICS else spec.score.metric,
+        quality="" if spec.score.metric in TIME_METRICS or not spec.has_items else spec.score.metric,
     )
 
 

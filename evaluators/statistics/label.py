@@ -25,7 +25,7 @@ Cause to status (`STATUS_OF_CAUSE`; a test checks that this table and `lineage.r
 |---|---|
 | bad_edit, outside_surface, duplicate, refused, abandoned | rejected |
 | syntax, import, smoke | preflight_crash |
-| crash, oom, nan, segfault, no_artifact | crash |
+| crash, oom, nan, segfault, no_artifact, no_metric | crash |
 | cpu_cap, wall_cap | train_budget_overrun; eval_budget_overrun while predicting |
 | oversize | size_blocked |
 | gate_missed, not_causal, illegal:<rule>, tamper | disqualified |
@@ -90,6 +90,7 @@ STATUS_OF_CAUSE: dict[str, Status] = {
     "nan": Status.CRASH,
     "segfault": Status.CRASH,
     "no_artifact": Status.CRASH,
+    "no_metric": Status.CRASH,
     "cpu_cap": Status.TRAIN_BUDGET_OVERRUN,
     "wall_cap": Status.TRAIN_BUDGET_OVERRUN,
     "oversize": Status.SIZE_BLOCKED,

@@ -330,6 +330,7 @@ def decision(work: Work, step: Step, runs: Sequence[TrainRun], measured: Sequenc
         "incumbent": work.opening.incumbent,
         "measurements": [measurement_sha(m) for m in ours],
         "incumbent_measurements": [measurement_sha(m) for m in theirs],
+        **({} if work.engine.config.spec.has_sealed_split else {"no_sealed_split": True}),
         **({"control": work.control.model_dump(mode="json")} if work.control is not None else {}),
         **_failures(work),
         **({"device_runs": as_detail(on_devices)} if on_devices else {}),
@@ -490,7 +491,7 @@ def _patched(engine: Engine, trial: str) -> Patched:
     return Patched.model_validate_json(raw)
 
 
-def _who(work: Work) -> dict[str, str | None]:
+def _who(work: Work) -> dict[str, Any]:
     config, ref = work.engine.config, work.ref
     return {
         "campaign": config.id,
@@ -500,6 +501,7 @@ def _who(work: Work) -> dict[str, str | None]:
         "role": ref.role or None,
         "machine": judge_client.machine_identity(),
         "isolation": config.isolation,
+        "trust": config.spec.trust,
         "environment_sha256": config.environment_sha256,
         "evaluator_sha256": config.evaluator_sha256,
         "bakeoff_version": bakeoff_version(),

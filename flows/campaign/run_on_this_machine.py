@@ -39,6 +39,7 @@ from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
 from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data
+from flows.environments.script_checks import check_script, check_trust
 from flows.machine.device_holds import require
 from flows.machine.folders import bakeoff_version
 from flows.machine.prefect_server import embedded_server, save_template
@@ -77,6 +78,7 @@ def create_campaign(
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
     files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
+    check_trust(environment.spec, settings.trust)
     roles = environment.roster(settings.arm, settings.roles)
     environment_sha256 = judge_client.environment_sha256(environment.spec, data)
     calibration = matching(
@@ -136,6 +138,9 @@ def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> 
 
 
 def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
+    if environment.spec.task.kind == "script":
+        check_script(environment.spec, files, environment.folder / "source")
+        return
     missing = [name for name in ("train.py", "predict.py") if name not in files]
     if missing:
         raise UsageError(

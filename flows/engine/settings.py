@@ -105,6 +105,11 @@ class Settings(BaseModel):
     trust_weak: bool = _setting(
         False, MACHINE, "accept weak isolation for this run", option="--i-trust-this-code"
     )
+    trust: Literal["reported", "evaluated", "judged"] = _setting(
+        "reported",
+        MACHINE,
+        "refuse scores that can be believed less: judged, or evaluated, or any (reported)",
+    )
     accelerator_wait_s: float = _setting(
         300.0, MACHINE, "seconds to wait for a GPU that another program uses", ge=0
     )

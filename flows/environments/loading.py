@@ -17,12 +17,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from agents.roles import build_roster
+from flows.environments.repository_data import is_data
 from flows.environments.variants import Varied, varied, with_constants
 from flows.machine.folders import REPO, data_root
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 
-MAX_SOURCE_FILES = 64
+MAX_SOURCE_FILES, MAX_SCRIPT_FILES = 64, 400  # a repository has its texts and tests beside its program
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,16 @@ class Environment:
 
         A full-size environment whose start is fetched keeps it beside its data, under `source/`.
         """
-        fetched = self.data / "source"
+        fetched, is_script = self.data / "source", self.spec.task.kind == "script"
         files: dict[str, bytes] = {}
         for root in (self.folder / "source", fetched):
             if root.is_dir():
                 for path in sorted(root.rglob("*")):
-                    if path.is_file() and "__pycache__" not in path.parts:
-                        files[path.relative_to(root).as_posix()] = path.read_bytes()
+                    name = path.relative_to(root).as_posix()
+                    if not path.is_file() or "__pycache__" in path.parts:
+                        continue
+                    if not (is_script and is_data(self.spec.task, name)):
+                        files[name] = path.read_bytes()
         if self.fixed and "fixed.py" in files:
             text = with_constants(
                 files["fixed.py"].decode("utf-8"), self.fixed, self.folder / "source/fixed.py"
@@ -82,10 +86,9 @@ class Environment:
             raise SpecInvalid(
                 f"{self.folder / 'source'}: no recipe files; a recipe needs train.py and predict.py"
             )
-        if len(files) > MAX_SOURCE_FILES:
-            raise SpecInvalid(
-                f"{self.folder / 'source'}: {len(files)} files; at most {MAX_SOURCE_FILES} are taken"
-            )
+        most = MAX_SCRIPT_FILES if is_script else MAX_SOURCE_FILES
+        if len(files) > most:
+            raise SpecInvalid(f"{self.folder / 'source'}: {len(files)} files; at most {most} are taken")
         return files
 
 

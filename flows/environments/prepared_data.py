@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flows.environments.loading import Environment
+from flows.environments.repository_data import prepare_in_place
 from lineage.errors import DataMissing, UsageError
 
 
@@ -30,7 +31,8 @@ def prepare(environment: Environment, arguments: Sequence[str] = (), quiet: bool
             f"{environment.arguments}"
         )
     program = environment.folder / "prepare.py"
-    if not program.is_file():
+    in_place = environment.spec.task.kind == "script" and not program.is_file()
+    if not in_place and not program.is_file():
         raise DataMissing(
             f"{program}: no such program, so the data of {environment.spec.name} cannot be prepared"
         )
@@ -38,6 +40,23 @@ def prepare(environment: Environment, arguments: Sequence[str] = (), quiet: bool
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
+    if in_place:
+        prepare_in_place(environment.spec.name, environment.spec.task, environment.folder / "source", staging)
+    else:
+        _run_program(environment, program, staging, arguments, quiet)
+    check_data(environment, staging)
+    old = target.with_name(f".{target.name}.old.{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _run_program(
+    environment: Environment, program: Path, staging: Path, arguments: Sequence[str], quiet: bool
+) -> None:
+    """Raises DataMissing when prepare.py fails."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(program), "--out", str(staging), *arguments]
     done = subprocess.run(
@@ -51,13 +70,6 @@ def prepare(environment: Environment, arguments: Sequence[str] = (), quiet: bool
         shutil.rmtree(staging, ignore_errors=True)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataMissing(f"preparing {environment.spec.name} failed: {last}")
-    check_data(environment, staging)
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def check_data(environment: Environment, folder: Path | None = None) -> Path:

@@ -25,6 +25,7 @@ from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import StoreCorrupt, StoreError, UsageError
 from lineage.ids import canonical_json, sha256
 from lineage.records import Measurement, Row
+from lineage.script_task import NOT_APPLICABLE, TRUST_MEANS
 
 FORMAT = "bakeoff certificate 1"
 LARGEST = 1 << 30
@@ -103,7 +104,7 @@ def _holds(content: Mapping[str, Any]) -> str:
 def _unbound(content: Mapping[str, Any]) -> list[str]:
     """What this one file cannot show, of what another could."""
     seeds = content.get("seeds", {})
-    found = []
+    found = _of_a_script(content.get("spec", {}))
     if not seeds.get("in_record"):
         found.append(
             "that the seeds' secret was fixed before: the record's first row holds no commitment to it"
@@ -113,6 +114,17 @@ def _unbound(content: Mapping[str, Any]) -> list[str]:
             "that the seeds are those that the secret draws: it is not shown (`bakeoff certify --reveal`)"
         )
     return found
+
+
+def _of_a_script(spec: Mapping[str, Any]) -> list[str]:
+    """What a script's measurements never have, and how far its score can be believed."""
+    if spec.get("task", {}).get("kind") != "script":
+        return []
+    trust = EnvironmentSpec.model_validate(spec).trust
+    return [
+        f"more than its trust: the score is {trust} ({TRUST_MEANS[trust]})",
+        NOT_APPLICABLE + ("" if spec["task"].get("sealed") else ", sealed split"),
+    ]
 
 
 def _problems(content: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from flows.report.prune_checks import Prunes, prunes
 from flows.report.slot_time import SlotTime, where_time_goes
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
+from lineage.script_task import TRUST_MEANS
 
 if TYPE_CHECKING:
     from lineage.environment_spec import EnvironmentSpec
@@ -209,7 +210,8 @@ def headline(spec: EnvironmentSpec, d: Digest) -> str:
     best = d.sealed.get(d.incumbent.trial or "") if d.incumbent is not None else None
     told = w.sealed_gain(best) if best is not None else ""
     champion = [f"{best.trial} is {told}."] if best is not None and told else []
-    return " ".join([*alarms, *champion, _public_headline(spec, d)])
+    trust = [] if spec.trust == "judged" else [f"Trust: {spec.trust}, {TRUST_MEANS[spec.trust]}."]
+    return " ".join([*alarms, *champion, _public_headline(spec, d), *trust])
 
 
 def _public_headline(spec: EnvironmentSpec, d: Digest) -> str:

@@ -25,6 +25,7 @@ from flows.report.terminal.live_view import glyph
 from lineage.errors import StoreError, UnknownName
 from lineage.records import STAGES, Row, Status
 from lineage.safe_text import for_terminal, one_line
+from lineage.script_task import NOT_APPLICABLE, TRUST_MEANS
 
 if TYPE_CHECKING:
     from lineage.environment_spec import EnvironmentSpec
@@ -131,8 +132,17 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
         ("", slot_time.bar(d.slot_time) if d.slot_time else None),
         ("pruning", prunes_text(d.prunes)),
         ("isolation", ", ".join(d.isolation)),
+        ("trust", f"{spec.trust}: {TRUST_MEANS[spec.trust]}"),
+        ("", _left_out(spec)),
         ("ended", d.ended_why),
     ]
+
+
+def _left_out(spec: EnvironmentSpec) -> str | None:
+    """What a measurement of this environment cannot have."""
+    if spec.task.kind != "script":
+        return None
+    return NOT_APPLICABLE + ("" if spec.has_sealed_split else ", sealed split")
 
 
 def trials_table(rows: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> Table:
@@ -309,6 +319,7 @@ def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
         *devices_text(row),
         ("artifact", w.size(row.artifact_bytes)),
         ("isolation", row.isolation),
+        ("trust", row.trust if row.event == "trial" else None),
         *(
             (n.removesuffix("_sha256"), getattr(row, n))
             for n in (
@@ -416,6 +427,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
             "sealed_gain": row.sealed_gain,
             "sealed_interval": [row.sealed_low, row.sealed_high],
             "sealed_verdict": row.sealed_verdict,
+            "trust": row.trust,
             "hypothesis": row.hypothesis,
         }
 
@@ -425,6 +437,8 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "metric": spec.score.metric,
         "direction": spec.score.direction,
         "unit": spec.score.unit,
+        "trust": spec.trust,
+        "not_applicable": _left_out(spec),
         "headline": headline(spec, d),
         "trials": d.trials,
         "open": d.open_trials,

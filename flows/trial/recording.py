@@ -179,6 +179,7 @@ def _identity(engine: Engine, progress: Progress) -> dict[str, Any]:
         "arm": config.settings.arm,
         "trial": progress.ref.trial,
         "role": progress.ref.role,
+        "trust": config.spec.trust,
         "environment_sha256": config.environment_sha256,
         "evaluator_sha256": config.evaluator_sha256,
         "machine": judge_client.machine_identity(),

@@ -23,11 +23,13 @@ from evaluators.judge.sandbox.available_layers import HERE, Layers
 from evaluators.judge.sandbox.entry import FIELD
 from lineage.environment_spec import Budget
 from lineage.records import Device, Record
+from lineage.script_task import command, python_target
 
 MIB = 1 << 20
 # beside busy neighbours an import took 18 times its CPU time; it is a fiftieth of the usual start cap
 START_WALL_FACTOR = 6.0
 OWN_PROCESSES = 4  # bubblewrap twice, the interpreter, one to spare
+OUTPUT_BYTES = 32 * MIB  # of what a script prints; a figure of a run of hours is a few MB
 OWN_MORE = 2  # of a forked run: the program that keeps its sandbox open, and the process that reports its end
 PLACEHOLDER = "/usr/bin/cat"
 
@@ -35,7 +37,8 @@ PLACEHOLDER = "/usr/bin/cat"
 class Limits(Record):
     """Caps of one run; CPU and wall seconds before release (`start_*`) and after it.
 
-    `loopback`: its processes may talk to each other through sockets of a network of their own.
+    `loopback`: its processes may talk to each other through sockets of a network of their own. `work_bytes`: size of
+    a script's working folder.
     """
 
     start_cpu_s: float
@@ -47,6 +50,7 @@ class Limits(Record):
     threads: int = 1
     tmp_bytes: int = 256 * MIB
     out_bytes: int = 0
+    work_bytes: int = 0
     shm_bytes: int = 64 * MIB
     loopback: bool = False
 
@@ -74,7 +78,9 @@ class Box(Record):
 
     `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it. `compiled`: folder
     of a copy of the packages without sources (`sandbox.compiled_packages`), which is mounted in place of them and of all else
-    under /usr/lib that is text. It needs bubblewrap.
+    under /usr/lib that is text. It needs bubblewrap. A run in mode `script` executes `command` in a copy of the source;
+    `values` are what its placeholders stand for, `links` the folders of the released data whose files are linked into
+    that copy, `output` the file on the host that gets all it prints.
     """
 
     mode: str
@@ -93,6 +99,10 @@ class Box(Record):
     compiled: str = ""
     libraries: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
+    command: str = ""
+    values: dict[str, str] = {}
+    links: tuple[str, ...] = ()
+    output: str = ""
     limits: Limits
 
     @property
@@ -125,6 +135,7 @@ class SandboxPaths(Record):
     definitions: str
     inside: str
     fake_request: str
+    work: str
 
 
 INSIDE = SandboxPaths(
@@ -138,6 +149,7 @@ INSIDE = SandboxPaths(
     definitions="/bench/changed_definitions.py",
     inside="/bench/inside",
     fake_request="/fake_request.npy",
+    work="/script",
 )
 
 
@@ -153,6 +165,7 @@ def _outside(box: Box) -> SandboxPaths:
         definitions=str(HERE / "changed_definitions.py"),
         inside=str(HERE / "inside"),
         fake_request=box.fake_request,
+        work=os.path.join(box.folder, "work"),
     )
 
 
@@ -347,6 +360,8 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
         given += ["--ro-bind", box.fake_request, INSIDE.fake_request]
     if box.limits.out_bytes:
         given += ["--size", str(box.limits.out_bytes), "--tmpfs", INSIDE.out]
+    if box.command:
+        given += ["--size", str(box.limits.work_bytes), "--tmpfs", INSIDE.work]
     return [*given, "--remount-ro", "/", "--chdir", "/tmp"]
 
 
@@ -357,7 +372,7 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
         "NOFILE": 1024,
         "CPU": int(caps.start_cpu_s + caps.cpu_s) + 5,
         # with bubblewrap every place to write is a file system of its own size, and one says better that it is full
-        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.memory if layers.bwrap else 0),
+        "FSIZE": max(caps.out_bytes, caps.tmp_bytes, caps.work_bytes, caps.memory if layers.bwrap else 0),
         "MSGQUEUE": 0,
     }
     if "memory" not in layers.cgroup and not box.devices:
@@ -387,6 +402,7 @@ def _landlock(box: Box, view: SandboxPaths) -> dict[str, list[str]]:
     read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.devices else []
     read += toolchain.folders(box.devices)
     write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
+    write += [view.work] if box.command else []
     return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
 
 
@@ -461,7 +477,7 @@ def request(
         command = [layers.bwrap, "--args", "9", "--", *command]
         env = {"PATH": "/usr/bin:/bin"}
     else:
-        for path in (view.out, view.tmp):
+        for path in (view.out, view.tmp, *([view.work] if box.command else [])):
             os.makedirs(path, exist_ok=True)
         limits |= {"out_folder": view.out}
     order = FIELD.join((os.path.join(view.release, "data"), str(box.seed))) + "\n"
@@ -483,6 +499,7 @@ def request(
         "order": order.encode(),
         "collect": {"folder": box.collect, "cap": box.artifact_cap} if box.collect else None,
         "channels": dict(channels or {}),
+        "output": {"path": box.output, "cap": OUTPUT_BYTES} if box.output else None,
         "cleanup": box.folder,
         "prepared": prepared,
     }
@@ -504,4 +521,21 @@ def _inner(box: Box, layers: Layers, view: SandboxPaths) -> dict[str, Any]:
         "outputs": box.outputs,
         "context": box.context,
         "fake_request": view.fake_request,
+        **(_script(box, view) if box.command else {}),
+    }
+
+
+def _script(box: Box, view: SandboxPaths) -> dict[str, Any]:
+    """The command with everything filled in, and where its working folder and files are."""
+    data = os.path.join(view.release, "data")
+    known = {"seed": str(box.seed), "out": view.out, "work": view.work, "released": data}
+    values = {name: place.format(**known) for name, place in box.values.items()}
+    words = command(box.command, values)
+    return {
+        "command": words,
+        "in_process": bool(python_target(words)),
+        "work": view.work,
+        "tmp": view.tmp,
+        "links": list(box.links),
+        "collects": bool(box.collect),
     }

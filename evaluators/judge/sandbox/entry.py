@@ -278,9 +278,103 @@ def run_smoke(config: dict[str, Any]) -> None:
     export(Path(config["out"]))
 
 
+def _workplace(config: dict[str, Any], data: Path) -> Path:
+    """A copy of the recipe that the script may write into, with the released data linked into their places."""
+    import shutil
+
+    work = Path(config["work"])
+    shutil.copytree(config["recipe"], work, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    for name in config["links"]:
+        root = data / name
+        for folder, _, files in os.walk(root):
+            place = work / os.path.relpath(folder, root)
+            place.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                (place / file).symlink_to(os.path.join(folder, file))
+    os.chdir(work)
+    return work
+
+
+def _run_python(words: list[str], work: Path) -> None:
+    """`python FILE ...` or `python -m NAME ...` in this process, as the interpreter's own start would do it."""
+    import runpy
+
+    rest = words[1:]
+    while rest[0] in ("-u", "-B", "-O"):
+        rest.pop(0)
+    if rest[0] == "-m":
+        sys.argv = rest[1:]
+        sys.path.insert(0, str(work))
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = rest
+        path = work / rest[0]
+        sys.path.insert(0, str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+
+
+def _run_program(words: list[str], config: dict[str, Any]) -> int:
+    """Another program, as a process of its own; `python` means this interpreter."""
+    import subprocess
+
+    tools = Path(config["tmp"]) / "bin"
+    tools.mkdir(parents=True)
+    for name in ("python", "python3"):
+        (tools / name).symlink_to(sys.executable)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    try:
+        return subprocess.run(words, env=env, check=False).returncode
+    except FileNotFoundError:
+        raise Refused(
+            "no_program", f"{words[0]!r} is not in the sandbox; scripts there start with python"
+        ) from None
+    except (PermissionError, BlockingIOError) as error:
+        raise Refused(
+            "no_processes",
+            f"{words[0]!r} cannot be started here ({error}); scripts that start with python can",
+        ) from None
+
+
+def _end_as_python_does() -> None:
+    """What the interpreter does behind the last line: wait for threads, call what atexit has."""
+    import atexit
+    import threading
+
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+
+
+def run_script(config: dict[str, Any]) -> None:
+    """A script as it is, from its start to its end; then the files of its output folder leave through the pipe."""
+    say("imported")
+    say("ready")
+    data, _ = _read_order()
+    work, words = _workplace(config, data), config["command"]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    code = 0
+    if config["in_process"]:
+        try:
+            _run_python(words, work)
+        except SystemExit as error:
+            if error.code is not None and not isinstance(error.code, int):
+                print(error.code, file=sys.stderr)
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        _end_as_python_does()
+    else:
+        code = _run_program(words, config)
+    if code:
+        raise SystemExit(code)
+    say("trained")
+    if config["collects"]:
+        export(Path(config["out"]))
+
+
 def _explain(error: BaseException, config: dict[str, Any]) -> tuple[str, str, str]:
     """What and where, for the record and the next prompt; untrusted by everyone who reads it."""
-    root, place = config["recipe"] + "/", ""
+    root, place = config.get("work", config["recipe"]) + "/", ""
     trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
@@ -305,9 +399,14 @@ def main() -> None:
     say("up")
     if not is_forked:
         _offer_packages(config)
-    if config["mode"] != "predict":
+    if config["mode"] not in ("predict", "script"):
         sys.path.insert(0, config["recipe"])
-    mode = {"train": run_train, "predict": run_predict, "smoke": run_smoke}[config["mode"]]
+    mode = {
+        "train": run_train,
+        "predict": run_predict,
+        "smoke": run_smoke,
+        "script": run_script,
+    }[config["mode"]]
     code = 0
     try:
         mode(config)

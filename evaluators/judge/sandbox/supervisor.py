@@ -65,6 +65,11 @@ def spawn(run: Run) -> None:
         wanted = run.joining.outer(log_out)
     for number, data in request["memory_files"].items():
         wanted[number] = _memory_file(data)
+    if request["output"]:
+        run.output = os.open(
+            request["output"]["path"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        run.output_left = int(request["output"]["cap"])
     run.began = time.monotonic()
     supervisor = os.getpid()
     run.pid = os.fork()
@@ -258,6 +263,8 @@ def take(run: Run, handle: int, data: bytes) -> None:
     if handle == run.log:
         run.tail += data
         del run.tail[:-LOG_BYTES]
+        if run.output >= 0:
+            keep_output(run, data)
     elif handle == run.reports:
         read_reports(run, data)
     elif run.sealer is not None and data:
@@ -269,6 +276,16 @@ def take(run: Run, handle: int, data: bytes) -> None:
             run.stop("protocol", run.sealer.rule)
         elif run.sealer.done:
             run.stop("exit")
+
+
+def keep_output(run: Run, data: bytes) -> None:
+    """All that a script prints, because its metrics are read from it; more than the cap ends the run."""
+    run.output_left -= len(data)
+    if run.output_left < 0:
+        run.stop("protocol", "output", f"it printed more than {run.request['output']['cap']} bytes")
+        return
+    while data:
+        data = data[os.write(run.output, data) :]
 
 
 def watch(run: Run) -> None:

@@ -33,7 +33,8 @@ class Run:
         self.group: cgroup.Group | None = None
         self.sealer: Sealer | None = None
         self.pid = 0
-        self.orders = self.reports = self.log = self.artifact = -1
+        self.orders = self.reports = self.log = self.artifact = self.output = -1
+        self.output_left = 0
         self.phase = "start"
         self.began = self.released = self.released_cpu = self.reaped_cpu = self.seen_cpu = 0.0
         self.peak = 0

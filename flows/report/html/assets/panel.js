@@ -89,7 +89,7 @@ const copyable = value => h("button", { type: "button", class: "hash", title: `$
 panel.record = t => pairs([
   ["proposer", [t.proposer, t.model].filter(Boolean).join(", ")], ["edit", [t.edit_kind, t.operator].filter(Boolean).join(", ")], ["arm", t.arm], ["attempt", t.attempt || null],
   ...[["source", t.source_sha256], ["diff", t.diff_sha256], ["prompt", t.prompt_sha256], ["exchange", t.exchange_sha256], ["measurement", t.measurement_sha256], ["judge", t.evaluator_sha256], ["environment", t.environment_sha256]].map(([k, v]) => [k, v && copyable(v)]),
-  ["isolation", t.isolation], ["machine", [t.machine, t.accelerator].filter(Boolean).join(", ")], ["devices", t.devices?.length ? t.devices.join(", ") : null], ["started", t.t_started ? clock(t.t_started) : null], ["finished", t.t_finished ? clock(t.t_finished) : null],
+  ["isolation", t.isolation], ["trust", t.trust], ["machine", [t.machine, t.accelerator].filter(Boolean).join(", ")], ["devices", t.devices?.length ? t.devices.join(", ") : null], ["started", t.t_started ? clock(t.t_started) : null], ["finished", t.t_finished ? clock(t.t_finished) : null],
 ]);
 
 const diffLine = line => {
