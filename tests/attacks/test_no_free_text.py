@@ -15,8 +15,8 @@ import pytest
 import workbench as wb
 
 from evaluators.judge.judge_client import Bench
-from evaluators.judge.sandbox import compiled, prove_level
-from evaluators.judge.sandbox.compiled import reduced, without_comments, without_prose
+from evaluators.judge.sandbox import compiled_packages, prove_level
+from evaluators.judge.sandbox.compiled_packages import reduced, without_comments, without_prose
 
 pytestmark = pytest.mark.skipif(
     prove_level.best().level != "strong", reason="this machine's sandbox is not strong"
@@ -143,9 +143,9 @@ def test_text_that_is_formatted_and_settings_that_read_their_source() -> None:
 
 
 def test_a_copy_is_made_once(tmp_path: Path) -> None:
-    first = compiled.compiled(("typing_extensions",), (), tmp_path)
+    first = compiled_packages.compiled(("typing_extensions",), (), tmp_path)
     (first / "mark").touch()
-    again = compiled.compiled(("typing_extensions",), (), tmp_path)
+    again = compiled_packages.compiled(("typing_extensions",), (), tmp_path)
     assert again == first and (again / "mark").exists()
     names = {path.name for path in (first / "site").iterdir()}
     assert "typing_extensions.pyc" in names
@@ -172,7 +172,7 @@ print(torch.__file__)
 
 @pytest.mark.slow  # the copy of torch takes 10 CPU-s
 def test_torch_works_from_its_copy(tmp_path: Path) -> None:
-    copy = compiled.compiled(("torch", "numpy"), (), tmp_path)
+    copy = compiled_packages.compiled(("torch", "numpy"), (), tmp_path)
     code = USES_TORCH.replace("@LIBRARY@", repr(str(copy / "library"))).replace(
         "@SITE@", repr(str(copy / "site"))
     )
