@@ -1,7 +1,7 @@
 """Finds environments (`recipes/NAME/environment.toml`) and reads them. Reads, never imports.
 
 Folders searched: those in `BAKEOFF_RECIPES` (separated like PATH), `recipes/` under the current directory,
-then `recipes/` of the checkout; `bakeoff new-environment` writes into the first of them.
+then those that come with Bakeoff; `bakeoff new-environment` writes into the first of them.
 Names starting with an underscore are templates and are not listed.
 """
 
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from agents.roles import build_roster
 from flows.environments.repository_data import is_data
 from flows.environments.variants import Varied, varied, with_constants
-from flows.machine.folders import REPO, data_root
+from flows.machine.folders import data_root, shipped_recipes
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 
@@ -93,13 +93,13 @@ class Environment:
 
 
 def own_folders() -> list[Path]:
-    """The folder for a person's own environments: outside the checkout, unless one works inside it."""
+    """The folder for a person's own environments: outside those that come with Bakeoff, unless one works inside it."""
     named = [Path(p) for p in os.environ.get("BAKEOFF_RECIPES", "").split(os.pathsep) if p]
     return [*named, Path.cwd() / "recipes"]
 
 
 def recipe_folders() -> list[Path]:
-    return [*own_folders(), REPO / "recipes"]
+    return [*own_folders(), shipped_recipes()]
 
 
 def list_environments() -> dict[str, Path]:

@@ -15,11 +15,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from flows.environments.loading import Environment, list_environments, own_folders, read_environment
-from flows.machine.folders import REPO
+from flows.machine.folders import shipped_recipes
 from lineage.environment_spec import Name
 from lineage.errors import UsageError
 
-TEMPLATE = REPO / "recipes" / "_template"
 EXAMPLE = "my_idea"  # the name that the template's README uses for the copy
 
 
@@ -42,12 +41,13 @@ def new_environment(name: str, at: Path | None = None) -> Environment:
     taken = list_environments().get(name)
     if taken is not None:
         raise UsageError(f"{name!r} is already the environment in {taken}; take another name")
-    if not TEMPLATE.is_dir():
-        raise UsageError(f"{TEMPLATE}: no template here; run from an installation with `pip install -e .`")
+    template = shipped_recipes() / "_template"
+    if not template.is_dir():
+        raise UsageError(f"{template}: no template here; install Bakeoff again")
     staging = place / f".{name}.{os.getpid()}"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(TEMPLATE, staging, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(template, staging, ignore=shutil.ignore_patterns("__pycache__"))
         _put_name(staging, name)
         staging.rename(target)
     except OSError as error:

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+
+
+def shipped_recipes() -> Path:
+    """The recipes that come with Bakeoff: of the checkout, or of the installed wheel."""
+    checkout = REPO / "recipes"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "bakeoff" / "recipes"
 
 
 def home() -> Path:
