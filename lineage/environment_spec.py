@@ -6,21 +6,42 @@ it. Reading files is done in `flows.environments.loading`; this module has the m
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lineage.script_task import COSTS, ScriptMetric, Trust, command_faults, matches
+from lineage.script_task import COSTS as SCRIPT_COSTS
 from lineage.script_task import Name as Name
+from lineage.script_task import ScriptMetric, Trust, command_faults, matches
 from lineage.script_task import Spec as Spec
 
-METRICS = frozenset({"cpu_seconds", "wall_seconds", "bits_per_byte", "centered_accuracy", "accuracy"})
+Quantity = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,59}$")]
+
+# what the judge knows of every run, whatever the task: a gate may name any of them
+COSTS = (
+    *("cpu_seconds", "wall_seconds", "train_cpu_seconds", "train_wall_seconds"),
+    *("predict_cpu_seconds", "predict_wall_seconds", "start_cpu_seconds"),
+    *("train_start_cpu_seconds", "train_start_wall_seconds"),
+    *("predict_start_cpu_seconds", "predict_start_wall_seconds"),
+    *("billed_cpu_seconds", "billed_wall_seconds", "peak_mb"),
+    *("artifact_bytes", "source_bytes", "total_bytes"),
+)
+# of those a score: the others can be lowered by moving work or bytes to where they are not counted
+SCORED_COSTS = ("cpu_seconds", "wall_seconds", "total_bytes", "peak_mb")
+# what a task's own judge gives; judge.py gives what it returns
+QUANTITIES: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "log_loss", "auroc"),
+    "language_model": ("bits_per_byte", "centered_accuracy"),
+    "regression": ("rmse", "mae", "r2"),
+    "text": ("word_error_rate", "character_error_rate", "exact_match"),
+}
+ASKING = ("regression", "text", "judge")  # kinds whose judge is a function that asks
 
 
 class Score(Spec):
-    """The number a campaign improves. `metric` is a name in `evaluators.judge.metrics`, or one of a script's metrics."""
+    """The number a campaign improves: a quantity of the task (`QUANTITIES`), one that judge.py returns or a script gives, or a cost."""
 
-    metric: str
+    metric: Quantity
     direction: Literal["min", "max"]
     unit: str
     digits: int = 4
@@ -32,15 +53,24 @@ class Task(Spec):
     classification: inputs float32/uint8 arrays, answers float32 (n, outputs).
     language_model: inputs token ids (n, context), answers float32 (n, context, outputs): the
     distribution over the token that FOLLOWS each position.
+    regression: inputs arrays, answers float32 (n, outputs).
+    text: a list of str, answers a list of as many str.
+    judge: what the environment's judge.py asks (`evaluators.judge.ask`).
     script: a command that trains, and metrics read from what it prints or writes; nothing is asked. Its keys are
     `train` to `evaluation_data`; `lineage.script_task` has what the commands may contain.
     """
 
-    kind: Literal["classification", "language_model", "script"]
-    outputs: int = Field(0, ge=0, description="classes, or vocabulary size; 0 for a script")
-    context: int = Field(0, ge=0, description="tokens per request; 0 for classification")
+    kind: Literal["classification", "language_model", "regression", "text", "judge", "script"]
+    outputs: int = Field(0, ge=0, description="classes, vocabulary size, or numbers per row of a regression")
+    context: int = Field(0, ge=0, description="tokens per request of a language_model; else 0")
     batch: int = Field(256, ge=1, description="rows per request")
     # left out where unset, so that an environment of another kind keeps its hash
+    text_bytes: int = Field(
+        4096,
+        ge=1,
+        exclude_if=lambda value: value == 4096,
+        description="most bytes of one answer, as UTF-8, of a task of kind text",
+    )
     train: str = Field(
         "",
         exclude_if=lambda value: not value,
@@ -111,8 +141,9 @@ class Task(Spec):
             if faults:
                 raise ValueError(faults[0])
             return self
-        if self.outputs < 2:
-            raise ValueError(f"outputs: a {self.kind} needs at least 2, got {self.outputs}")
+        least = {"classification": 2, "language_model": 2, "regression": 1}.get(self.kind, 0)
+        if self.outputs < least:
+            raise ValueError(f"outputs: a {self.kind} needs at least {least}, got {self.outputs}")
         if self.train or self.evaluate or self.smoke or self.metrics or self.protected:
             raise ValueError(
                 f'train, evaluate, smoke, metrics and protected are keys of kind = "script", not of {self.kind}'
@@ -262,6 +293,11 @@ class EnvironmentSpec(Spec):
     hardware: Literal["cpu", "cuda"] = "cpu"
     packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
     masked_packages: list[str] = Field([], description="hidden in the sandbox: they contain the labels")
+    judge_sha256: str = Field(
+        "",
+        exclude_if=lambda value: not value,
+        description="sha256 of the environment's judge.py; written by the engine",
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -273,16 +309,15 @@ class EnvironmentSpec(Spec):
             raise ValueError(f"evaluation.prune_surfaces: no surface named {unknown[0]!r}; known: {names}")
         if self.task.kind == "language_model" and self.task.context < 1:
             raise ValueError("task.context: a language_model needs the tokens per request")
-        quantities = self.quantities
+        if self.task.kind == "script":
+            self._check_script(self.quantities)
+        return self
+
+    def _check_script(self, quantities: frozenset[str]) -> None:
         if self.score.metric not in quantities:
             raise ValueError(
                 f"score.metric: no quantity named {self.score.metric!r}; known: {sorted(quantities)}"
             )
-        if self.task.kind == "script":
-            self._check_script(quantities)
-        return self
-
-    def _check_script(self, quantities: frozenset[str]) -> None:
         for gate in self.gates:
             if gate.quantity not in quantities:
                 raise ValueError(f"gates: no quantity named {gate.quantity!r}; known: {sorted(quantities)}")
@@ -299,10 +334,10 @@ class EnvironmentSpec(Spec):
 
     @property
     def quantities(self) -> frozenset[str]:
-        """Names that a measurement may have: what the kind of task gives, and what Bakeoff measures itself."""
+        """Names that a measurement may have, beside what judge.py returns: what the task gives, and the costs."""
         if self.task.kind == "script":
-            return COSTS | {metric.name for metric in self.task.metrics}
-        return METRICS
+            return SCRIPT_COSTS | {metric.name for metric in self.task.metrics}
+        return frozenset((*QUANTITIES.get(self.task.kind, ()), *COSTS))
 
     @property
     def trust(self) -> Trust:

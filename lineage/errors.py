@@ -16,6 +16,7 @@
     ├── IsolationRefused            6   the sandbox level proven on this machine is below the policy
     ├── EditRefused                 -   an edit that never became a program (a trial outcome, not an exit)
     ├── InfraFault                  5   a fault of the machine or of Bakeoff: retried, never shown to agents as theirs
+    │   └── JudgeFault              5   a fault of an environment's judge.py: not retried
     └── ProposerFault               5   the proposer gave no edit
         ├── ProposerRefused         5   the model declined: a recorded outcome
         ├── ProposerUnusable        5   the reply contained no usable edit: a recorded outcome
@@ -122,6 +123,13 @@ class InfraFault(BakeoffError):
     def __init__(self, what: str, message: str) -> None:
         super().__init__(message)
         self.what = what
+
+
+class JudgeFault(InfraFault):
+    """A fault of an environment's judge.py: never the candidate's, and the same however often it is tried."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("judge_program", message)
 
 
 class ProposerFault(BakeoffError):

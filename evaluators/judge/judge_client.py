@@ -36,6 +36,8 @@ from evaluators.judge.candidate_folders import read_source, stage, workplace, wr
 from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from evaluators.judge.device_watch import Watch
 from evaluators.judge.judge_hashes import environment_sha256, evaluator_sha256, machine_identity
+from evaluators.judge.judge_rehearsal import Rehearsal, stand_in_request
+from evaluators.judge.predictor_pipes import JUDGE_FAULT
 from evaluators.judge.sandbox import supervisor_client
 from evaluators.judge.sandbox.available_layers import CLEAN_ENV
 from evaluators.judge.sandbox.bubblewrap import Box, Limits, Server, limits_for, request
@@ -43,8 +45,8 @@ from evaluators.judge.sandbox.fork_server_client import server_for
 from evaluators.judge.sandbox.prove_level import Isolation
 from evaluators.judge.source_size import added_information, source_bytes
 from evaluators.judge.uncounted_time import Reference
-from lineage.environment_spec import EnvironmentSpec
-from lineage.errors import DataMissing, InfraFault
+from lineage.environment_spec import ASKING, EnvironmentSpec
+from lineage.errors import DataMissing, InfraFault, JudgeFault
 from lineage.ids import sha256, tree_hash
 from lineage.records import Artifact, Check, Device, Measurement, Number, SeedResult, TrainRun
 from lineage.safe_text import redact
@@ -57,6 +59,7 @@ __all__ = [
     "judge",
     "judge_server",
     "machine_identity",
+    "rehearse",
     "smoke",
     "train",
 ]
@@ -77,7 +80,8 @@ class Bench:
 
     `pool` are the devices of this machine that its runs may be given, each run its own. `start` are the files of the
     start recipe, against which what a source adds is measured; `reference` is what the start needs outside the
-    clock, None only while the start itself is measured.
+    clock, None only while the start itself is measured. `judge_file` is the environment's judge.py, where its task is
+    of that kind.
     """
 
     spec: EnvironmentSpec
@@ -87,6 +91,7 @@ class Bench:
     pool: tuple[Device, ...] = ()
     start: Mapping[str, bytes] | None = None
     reference: Reference | None = None
+    judge_file: Path | None = None
 
 
 def _box(
@@ -99,6 +104,7 @@ def _box(
         )
     return Box(
         mode=mode,
+        asks=spec.task.kind in ASKING,
         folder=str(folder),
         source=str(source),
         fake=str((bench.data / "fake").resolve()),
@@ -306,6 +312,9 @@ def _smoke_check(final: dict[str, Any], caps: Limits, seconds: float) -> Check:
 def _fake_request(bench: Bench, folder: Path) -> Path:
     """Random inputs of the judge's shape and type: what prediction will be asked, without the content."""
     task, rng = bench.spec.task, np.random.default_rng(0)
+    if task.kind in ASKING:
+        (folder / "fake_request").write_bytes(stand_in_request(rehearse(bench)))
+        return folder / "fake_request"
     if task.kind == "language_model":
         rows: Any = rng.integers(0, task.outputs, (min(4, task.batch), task.context), dtype=np.int64)
     else:
@@ -356,6 +365,7 @@ def judge(
             "split": split,
             "reference": bench.reference.model_dump(mode="json") if bench.reference else None,
             "server": server.model_dump() if server is not None else None,
+            "judge_file": str(bench.judge_file or ""),
         }
         answer = _ask_judge(job, cancel)
         if not answer:
@@ -364,6 +374,36 @@ def judge(
         if keep is not None and measured.items_sha256:
             keep(_items(folder, measured.items_sha256))
     return measured
+
+
+def rehearse(bench: Bench) -> Rehearsal:
+    """What the environment's judge function asks and returns, from a run on stand-in answers in the judge's process.
+
+    Kept by the hashes of judge and data. Raises JudgeFault, DataMissing.
+    """
+    path = bench.judge_file
+    made_of = (
+        environment_sha256(bench.spec, bench.data),
+        path.read_bytes() if path and path.is_file() else b"",
+    )
+    with _REHEARSING:
+        if made_of not in _REHEARSALS:
+            answer = _ask_judge(
+                {
+                    "rehearse": True,
+                    "spec": bench.spec.model_dump(mode="json"),
+                    "data": str(bench.data.resolve()),
+                    "judge_file": str(path or ""),
+                    "server": None,
+                },
+                None,
+            )
+            _REHEARSALS[made_of] = Rehearsal.model_validate_json(answer)
+        return _REHEARSALS[made_of]
+
+
+_REHEARSALS: dict[tuple[str, bytes], Rehearsal] = {}
+_REHEARSING = threading.Lock()
 
 
 def judge_server(bench: Bench, devices: Devices = (), cancel: threading.Event | None = None) -> Server | None:
@@ -462,6 +502,8 @@ def _converse(process: subprocess.Popen[bytes], job: dict[str, Any], cancel: thr
     answer = parts["out"]
     if not answer and not (cancel is not None and cancel.is_set()):
         text = parts["err"].decode("utf-8", "replace").strip()[-1200:]
+        if JUDGE_FAULT in text:
+            raise JudgeFault(text.rpartition(JUDGE_FAULT)[2].strip())
         if "DataMissing" in text:
             raise DataMissing(text.rpartition("DataMissing:")[2].strip())
         raise InfraFault("judge", f"the judge ended without a measurement: {text or 'no message'}")

@@ -2,18 +2,21 @@
 
 Use: started by `evaluators.judge.judge_client.judge` as `python -I -B`, one JSON job on stdin, one Measurement as
 JSON on stdout. It imports no candidate code and unpickles nothing; candidate bytes reach it only as
-float32 arrays of the expected size. Limits: the end of stdin ends it at once, and the sandbox with it.
+arrays of the expected size and type, or as texts of a bounded one. A job with `rehearse` runs the environment's judge
+function on stand-in answers instead (`evaluators.judge.judge_rehearsal`). Limits: the end of stdin ends it at once, and
+the sandbox with it; so does a judge function that has not returned `PATIENCE_S` after the predictor's wall cap.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import secrets
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,18 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.judge import failure_causes, judge_hashes
+from evaluators.judge import failure_causes, judge_hashes, judge_program, judge_sitting
 from evaluators.judge.accelerators import describe, use_library
 from evaluators.judge.candidate_folders import indistinct_copy, read_source
 from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from evaluators.judge.device_watch import Watch
 from evaluators.judge.gates import judge_gate
 from evaluators.judge.item_scores import NAME as ITEMS
-from evaluators.judge.item_scores import pack, stacked
+from evaluators.judge.item_scores import Items, pack, stacked
+from evaluators.judge.judge_rehearsal import rehearsal
+from evaluators.judge.judge_sitting import JudgeSitting, Outcome
 from evaluators.judge.leak_audits import compare, merged, sittings
-from evaluators.judge.predictor_pipes import Broken, Channel
+from evaluators.judge.predictor_pipes import JUDGE_FAULT, Broken, Channel
 from evaluators.judge.question_kinds import questions
-from evaluators.judge.questions import Kept, Questions, Sitting
+from evaluators.judge.questions import Kept, Sitting
 from evaluators.judge.sandbox.bubblewrap import MIB, Box, Limits, Server, limits_for, request
 from evaluators.judge.sandbox.compiled_packages import compiled
 from evaluators.judge.sandbox.prove_level import Isolation
@@ -40,11 +45,15 @@ from evaluators.judge.sandbox.supervisor_client import Session
 from evaluators.judge.script_scores import check_split, checks_of, measure_script
 from evaluators.judge.source_size import added_information
 from evaluators.judge.uncounted_time import Bill, Reference, bill, over_budget, start_seconds
-from lineage.environment_spec import EnvironmentSpec
+from lineage.environment_spec import ASKING, EnvironmentSpec
+from lineage.errors import JudgeFault
 from lineage.ids import sha256, tree_hash
 from lineage.records import Check, Device, Measurement, Number, RunFacts, SeedResult, TrainRun
 
 SKETCH, SKETCH_SEED = 4, 20_261_128
+PATIENCE_S = 60.0
+
+Asked = Sitting | JudgeSitting
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,10 @@ class Job:
     reference: Reference | None = None
     start: Mapping[str, bytes] | None = None
     server: Server | None = None
+    judge_file: Path | None = None
 
 
-def read_job(raw: bytes) -> Job:
-    job = json.loads(raw)
+def read_job(job: Mapping[str, Any]) -> Job:
     use_library(job["driver_library"])
     return Job(
         spec=EnvironmentSpec.model_validate(job["spec"]),
@@ -85,6 +94,7 @@ def read_job(raw: bytes) -> Job:
         start=None if job["start"] is None else {n: s.encode("latin-1") for n, s in job["start"].items()},
         reference=Reference.model_validate(job["reference"]) if job["reference"] else None,
         server=Server.model_validate(job["server"]) if job["server"] else None,
+        judge_file=Path(job["judge_file"]) if job["judge_file"] else None,
     )
 
 
@@ -98,6 +108,7 @@ def _box(job: Job, artifact: Path) -> Box:
     folder.mkdir()
     return Box(
         mode="predict",
+        asks=job.spec.task.kind in ASKING,
         folder=str(folder),
         source=str(indistinct_copy(job.source, folder / "source")),
         fake=str(job.data / "fake"),
@@ -124,7 +135,7 @@ def _compiled(job: Job) -> str:
     return str(compiled(tuple(spec.packages), tuple(spec.masked_packages), cache))
 
 
-def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any], Broken | None]:
+def ask_all(job: Job, artifact: Path, sitting: Asked) -> tuple[dict[str, Any], Broken | None]:
     """One predictor process answers all of `sitting`; the supervisor's last report, and the rule broken."""
     channel = Channel()
     broken: Broken | None = None
@@ -138,8 +149,8 @@ def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any],
             channel.give_away()
             try:
                 if session.released():
-                    for rows, shape, take in sitting.requests():
-                        take(channel.ask(rows, shape))
+                    with _patience(job.spec):
+                        sitting.hold(channel)
                     session.tell("stop")
             except Broken as error:
                 broken = error
@@ -154,42 +165,75 @@ def ask_all(job: Job, artifact: Path, sitting: Sitting) -> tuple[dict[str, Any],
     return final, broken
 
 
-def measure_seed(
-    job: Job, run: TrainRun, place: Path, asked: tuple[Sitting, ...]
-) -> tuple[SeedResult, tuple[Check, ...]]:
-    """Quantities of one seed, or why there are none, and its audits.
+@contextlib.contextmanager
+def _patience(spec: EnvironmentSpec) -> Iterator[None]:
+    """Ends this process when what is inside takes longer than any predictor may live."""
+    limit = spec.budget.predict_wall_s + PATIENCE_S
 
-    Every sitting must end well; of what they cost the larger figure counts, of their answers the worse, which
-    `asked[0].kept` then has.
+    def give_up() -> None:
+        fail(
+            f"{judge_program.FILE}: judge has not returned after {limit:g} s (budget.predict_wall_s and {PATIENCE_S:g})"
+        )
+
+    timer = threading.Timer(limit, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def measure_seed(
+    job: Job, run: TrainRun, place: Path, asked: Sequence[Asked]
+) -> tuple[SeedResult, Outcome | None]:
+    """Quantities of one seed, or why there are none, and what its answers came to.
+
+    Every sitting must end well; of what they cost the larger figure counts, of their answers the worse.
     """
     if run.artifact is None or run.cause is not None:
-        return SeedResult(seed=run.seed, cause=run.cause or "no_artifact", numbers=run.numbers), ()
+        return SeedResult(seed=run.seed, cause=run.cause or "no_artifact", numbers=run.numbers), None
     every: list[RunFacts] = []
     for sitting in asked:
         final, broken = ask_all(job, place, sitting)
         every.append(failure_causes.facts(final, job.isolation.level))
         cause, numbers = sitting_cause(job, final, broken, sitting)
         if cause is not None:
-            return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), ()
+            return SeedResult(seed=run.seed, cause=cause, numbers=numbers, facts=every[-1]), None
     facts = max(every, key=lambda one: one.cpu_s)
     owed = bill(job.spec.budget, job.reference, run.facts, every)
     beyond = over_budget(job.spec, owed, run.facts)
     if beyond:
-        return SeedResult(seed=run.seed, cause=str(beyond.pop("cause")), numbers=beyond, facts=facts), ()
-    checks: tuple[Check, ...] = ()
-    if len(asked) > 1:
-        checks = compare(job.spec, *asked)
-        asked[0].kept = merged(*asked)
-    kept = asked[0].kept
+        return SeedResult(seed=run.seed, cause=str(beyond.pop("cause")), numbers=beyond, facts=facts), None
+    found = outcome(job.spec, asked)
+    quantities = {**found.quantities, **_costs(job, run, every, owed)}
+    missing = [name for name in judge_program.wanted(job.spec) if name not in quantities]
+    if missing:
+        raise JudgeFault(judge_program.unknown(job.spec, missing[0], found.quantities))
     result = SeedResult(
         seed=run.seed,
-        quantities={**asked[0].asked.score(kept), **_costs(job, run, every, owed)},
+        quantities=quantities,
         facts=facts,
-        answers_sha256=sha256(np.ascontiguousarray(kept).tobytes()),
-        sketch=sketch(kept),
+        answers_sha256=found.sha256,
+        sketch=found.sketch,
         artifact_sha256=run.artifact.sha256,
     )
-    return result, checks
+    return result, found
+
+
+def outcome(spec: EnvironmentSpec, asked: Sequence[Asked]) -> Outcome:
+    """What the answers of one run come to: scored, compared and reduced."""
+    held = [one for one in asked if isinstance(one, JudgeSitting)]
+    if held:
+        return judge_sitting.outcome(spec, held)
+    rows = [one for one in asked if isinstance(one, Sitting)]
+    checks: tuple[Check, ...] = ()
+    if len(rows) > 1:
+        checks = compare(spec, *rows)
+        rows[0].kept = merged(*rows)
+    kept, questions_of = rows[0].kept, rows[0].asked
+    digest = sha256(np.ascontiguousarray(kept).tobytes())
+    return Outcome(questions_of.score(kept), questions_of.items(kept), digest, sketch(kept), checks)
 
 
 def sketch(kept: Kept) -> tuple[float, ...]:
@@ -208,21 +252,28 @@ def sketch(kept: Kept) -> tuple[float, ...]:
     )
 
 
-def write_items(job: Job, asked: Questions, runs: Sequence[Sitting | None]) -> str:
-    """Leave the artifact of the test items in the job's folder and return its hash; empty unless every run counts."""
-    answered = [sitting for sitting in runs if sitting is not None]
-    if not answered or len(answered) != len(job.runs):
+def write_items(job: Job, runs: Sequence[Mapping[str, Items] | None]) -> str:
+    """Leave the artifact of the test items in the job's folder and return its hash; empty unless every run has some."""
+    given = [items for items in runs if items]
+    if not given or len(given) != len(job.runs):
         return ""
-    given = [asked.items(sitting.kept) for sitting in answered]
-    data = pack(
-        [run.seed for run, _ in job.runs], {name: stacked([one[name] for one in given]) for name in given[0]}
-    )
+    names = set.intersection(*(set(items) for items in given))
+    if not names:
+        return ""
+    try:
+        held = {name: stacked([one[name] for one in given]) for name in given[0] if name in names}
+    except ValueError:
+        raise JudgeFault(
+            f"{judge_program.FILE}: the items of two runs have other weights or another number; items are in an order "
+            "that depends on neither the candidate nor the seed"
+        ) from None
+    data = pack([run.seed for run, _ in job.runs], held)
     (job.folder / ITEMS).write_bytes(data)
     return sha256(data)
 
 
 def sitting_cause(
-    job: Job, final: dict[str, Any], broken: Broken | None, sitting: Sitting
+    job: Job, final: dict[str, Any], broken: Broken | None, sitting: Asked
 ) -> tuple[str | None, dict[str, Number]]:
     """Cause and numbers of one sitting; None when every answer was lawful."""
     explained, numbers = failure_causes.explain(final, predict_limits(job.spec))
@@ -230,7 +281,7 @@ def sitting_cause(
         cause = "nan" if broken.rule == "nan" else f"illegal:{broken.rule}"
         return cause, {**broken.numbers, "detail": str(broken)}
     if explained is None and not sitting.complete:
-        return "illegal:early_exit", {"answered": sitting.answered, "requests": len(sitting.plan)}
+        return "illegal:early_exit", sitting.progress
     return explained, numbers
 
 
@@ -308,16 +359,15 @@ def scored_answers(job: Job) -> Scored:
     """Runs whose predictors answer the questions of a split."""
     spec = job.spec
     judge_hashes.check_data(job.data, (f"{job.split}/", "fake/"))
-    asked = questions(spec, job.data / job.split)
+    plans = _plans(job)
     results: list[SeedResult] = []
     seen: list[tuple[Check, ...]] = []
-    answered: list[Sitting | None] = []
+    answered: list[Mapping[str, Items] | None] = []
     for run, place in job.runs:
-        pair = sittings(asked, spec.audits)
-        result, checks = measure_seed(job, run, place, pair)
+        result, found = measure_seed(job, run, place, plans(run.seed))
         results.append(result)
-        seen.append(checks)
-        answered.append(pair[0] if result.cause is None else None)
+        seen.append(found.checks if found is not None else ())
+        answered.append(found.items if found is not None else None)
     whole = Scored(results, ()).whole
     files = read_source(job.source)
     audits = audits_of([r.seed for r in results], seen) if whole else ()
@@ -325,7 +375,7 @@ def scored_answers(job: Job) -> Scored:
         audits = (*audits, embedded_data(files))
         if job.start is not None:
             audits = (*audits, added_information(spec, files, job.start, job.data))
-    return Scored(results, audits, write_items(job, asked, answered))
+    return Scored(results, audits, write_items(job, answered))
 
 
 def measure(job: Job) -> Measurement:
@@ -365,6 +415,25 @@ def measure(job: Job) -> Measurement:
     )
 
 
+def _plans(job: Job) -> Callable[[int], Sequence[Asked]]:
+    """From the seed of a run to its predictor processes; the split, or judge.py, is read once."""
+    spec, split = job.spec, job.data / job.split
+    if spec.task.kind in ASKING:
+        program, files = judge_program.load(spec, job.judge_file), judge_hashes.manifest(job.data)["files"]
+        return lambda seed: judge_sitting.sittings(
+            spec, program, split, judge_program.seed_of(spec, job.split, files, seed)
+        )
+    asked = questions(spec, split)
+    return lambda seed: sittings(asked, spec.audits)
+
+
+def fail(text: str) -> None:
+    """The last words of this process about a fault of judge.py."""
+    sys.stderr.write(f"\n{JUDGE_FAULT}{' '.join(text.split())}\n")
+    sys.stderr.flush()
+    os._exit(4)
+
+
 def _die_with_engine() -> None:
     """Blocks until stdin ends; then nobody is left to take the answer."""
     while os.read(0, 4096):
@@ -380,7 +449,21 @@ def main() -> None:
             return
         raw += data
     threading.Thread(target=_die_with_engine, daemon=True).start()
-    answer = measure(read_job(bytes(raw))).model_dump_json()
-    sys.stdout.write(answer)
-    sys.stdout.flush()
+    # what judge.py or a package of its prints is no answer
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    job = json.loads(bytes(raw))
+    try:
+        answer = _rehearse(job) if job.get("rehearse") else measure(read_job(job)).model_dump_json()
+    except JudgeFault as fault:
+        fail(str(fault))
+    with os.fdopen(answers, "w") as sink:
+        sink.write(answer)
     os._exit(0)
+
+
+def _rehearse(job: Mapping[str, Any]) -> str:
+    spec, data = EnvironmentSpec.model_validate(job["spec"]), Path(job["data"])
+    judge_hashes.check_data(data, ("public/", "sealed/"))
+    with _patience(spec):
+        return rehearsal(spec, data, Path(job["judge_file"]) if job["judge_file"] else None).model_dump_json()

@@ -7,13 +7,14 @@ from what the sandbox has lying about. What is permuted, and what chance is, by 
 | task | permuted | chance, of the quantity |
 |---|---|---|
 | classification | the order of `train/labels.npy` | share of the commonest label: accuracy |
+| regression | the order of the rows of `train/targets.npy` | the mean of the split: rmse, r2; its median: mae |
 | language_model | the order of the tokens of every `train/*.npy` | entropy of single tokens of the split: bits_per_byte; 0: centered_accuracy |
 
 It survives when it keeps more than a quarter (`SURVIVES`) of the real runs' lead over chance, and more than three
 standard errors of chance, under each of `PERMUTATIONS` permutations. One is not enough: inputs of one class are
 answered alike, so with three classes luck leaves two of them right under a fifth of all permutations (5 of 24 measured);
-what came with the source survives all. Limits: training data in another form than these files cannot be permuted here, and then
-`Unpermuted` says so; a source that brings less than a quarter of its lead along passes.
+what came with the source survives all. Limits: training data in another form than these files cannot be permuted here, nor
+those of a task of kind text or judge, and then `Unpermuted` says so; a source that brings less than a quarter of its lead along passes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy.typing as npt
 
 from evaluators.judge import judge_client
 from evaluators.judge.judge_client import Bench
+from evaluators.judge.task_judges import regression_rows
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.records import Check, Measurement, Number
@@ -38,7 +40,8 @@ SURVIVES, ERRORS = 0.25, 3.0
 PERMUTATIONS = (
     5  # at most: the first under which it falls to chance decides; luck of 1/5 five times is 1 in 3,000
 )
-HIGHER = {"accuracy": 1, "centered_accuracy": 1, "bits_per_byte": -1}
+HIGHER = {"accuracy": 1, "centered_accuracy": 1, "bits_per_byte": -1, "rmse": -1, "mae": -1, "r2": 1}
+FILES = {"classification": "labels.npy", "regression": "targets.npy", "language_model": "*.npy"}
 ITEM_SD = 0.6  # of one centred item at chance, between two and four options
 
 
@@ -52,18 +55,23 @@ def permuted(train: Path, target: Path, spec: EnvironmentSpec) -> Path:
         raise Unpermuted(
             f"not applicable: {spec.name} is a script, whose training data have no known form to permute"
         )
+    wanted = FILES.get(spec.task.kind)
+    if wanted is None:
+        raise Unpermuted(
+            f"{spec.name}: which training data are the answers of a task of kind {spec.task.kind} is not known; "
+            "a control run cannot be made"
+        )
     shutil.copytree(train, target)
     rng = np.random.default_rng(secrets.randbits(128))
-    wanted = "labels.npy" if spec.task.kind == "classification" else "*.npy"
     found = 0
     for path in sorted(target.rglob(wanted)):
         values = np.load(path, allow_pickle=False)
-        if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
+        if spec.task.kind == "regression" or (values.ndim == 1 and np.issubdtype(values.dtype, np.integer)):
             np.save(path, rng.permutation(values), allow_pickle=False)
             found += 1
     if not found:
         raise Unpermuted(
-            f"{train}: no {wanted} of whole numbers; a control run of {spec.name} cannot be made"
+            f"{train}: no {wanted} of {'' if spec.task.kind == 'regression' else 'whole '}numbers; a control run of {spec.name} cannot be made"
         )
     return target
 
@@ -74,6 +82,8 @@ def chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]
         labels = np.load(split / "labels.npy", allow_pickle=False)
         share = float(_shares(labels).max())
         return {"accuracy": (share, error_of("accuracy", share, len(labels)))}
+    if spec.task.kind == "regression":
+        return _regression_chances(spec, split)
     import json
 
     tokens = np.load(split / "tokens.npy", allow_pickle=False)
@@ -84,6 +94,19 @@ def chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]
         count = len((split / "items.jsonl").read_bytes().splitlines())
         found["centered_accuracy"] = (0.0, error_of("centered_accuracy", 0.0, count))
     return found
+
+
+def _regression_chances(spec: EnvironmentSpec, split: Path) -> dict[str, tuple[float, float]]:
+    """Of one number for all rows: the mean, or for mae the median; errors as for normal targets."""
+    targets = regression_rows(split, spec.task.outputs)[1]
+    count = len(targets)
+    sd = float(np.sqrt(((targets - targets.mean(axis=0)) ** 2).mean()))
+    mae = float(np.abs(targets - np.median(targets, axis=0)).mean())
+    return {
+        "rmse": (sd, sd / math.sqrt(2 * count)),
+        "mae": (mae, mae / math.sqrt(count)),
+        "r2": (0.0, math.sqrt(2 / count)),
+    }
 
 
 def error_of(name: str, chance: float, items: int) -> float:

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from evaluators.judge import metrics
 from evaluators.judge.item_scores import Items
-from evaluators.judge.predictor_pipes import Floats, batches, secret_order
+from evaluators.judge.predictor_pipes import Channel, Floats, batches, secret_order
 from lineage.errors import DataMissing
+from lineage.records import Number
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -71,6 +72,15 @@ class Sitting:
     @property
     def complete(self) -> bool:
         return self.answered == len(self.plan)
+
+    @property
+    def progress(self) -> dict[str, Number]:
+        return {"answered": self.answered, "requests": len(self.plan)}
+
+    def hold(self, channel: Channel) -> None:
+        """Ask everything of one predictor process. Raises Broken."""
+        for rows, shape, take in self.requests():
+            take(channel.ask(rows, shape))
 
     def requests(self) -> Iterator[Request]:
         for numbers in self.plan:

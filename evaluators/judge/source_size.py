@@ -23,6 +23,7 @@ from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import DataMissing
 from lineage.records import Check, Number
 
+ANSWERS = {"classification": "labels.npy", "language_model": "tokens.npy", "regression": "targets.npy"}
 LABEL_SHARE, LEAST, MOST = 4, 4_000, 16_000
 # one raw stream without check or header, the same bytes from every version; the window spans any lawful source
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 23}]
@@ -56,10 +57,13 @@ def limit_bytes(spec: EnvironmentSpec, labels: int) -> int:
 
 
 def labels_bytes(spec: EnvironmentSpec, data: Path) -> int:
-    """What the answers to the public split are worth: the entropy of its labels, or its compressed text; 0 if unknown."""
-    if spec.task.kind == "script":
+    """What the answers to the public split are worth: the entropy of its labels, its compressed text, a byte a target.
+
+    0 where they are known to judge.py alone.
+    """
+    name = ANSWERS.get(spec.task.kind)
+    if name is None:  # judge.py alone knows; then the least bound holds
         return 0
-    name = "labels.npy" if spec.task.kind == "classification" else "tokens.npy"
     path = data / "public" / name
     try:
         return _worth(str(path), path.stat().st_mtime_ns)
@@ -74,6 +78,8 @@ def _worth(path: str, changed: int) -> int:
         counts = np.unique(values, return_counts=True)[1]
         shares = counts / counts.sum()
         return math.ceil(-float((shares * np.log2(shares)).sum()) * len(values) / 8)
+    if path.endswith("targets.npy"):  # a byte each: as precise as a prediction is worth
+        return int(values.size)
     return min(_packed(values[:2_000_000].tobytes()), len(values))
 
 

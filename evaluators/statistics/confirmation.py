@@ -55,7 +55,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats and statsmo
 from evaluators.judge.gates import judge_gate, out_of_reach
 from evaluators.statistics.noise import Noise
 from evaluators.statistics.paired_item_test import ItemChance, compare, items_needed, shown_gain
-from lineage.environment_spec import EnvironmentSpec, Gate
+from lineage.environment_spec import SCORED_COSTS, EnvironmentSpec, Gate
 from lineage.records import SeedResult
 
 TIME_METRICS = frozenset({"cpu_seconds", "wall_seconds"})
@@ -179,8 +179,11 @@ class Unconfirmed:
 Step = Continue | Confirmed | Unconfirmed
 
 
-def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
-    """The environment's plan; `trials` is the campaign's trial budget, 200 when it has none."""
+def plan_for(spec: EnvironmentSpec, trials: int | None = None, has_items: bool = True) -> ConfirmPlan:
+    """The environment's plan; `trials` is the campaign's trial budget, 200 when it has none.
+
+    `has_items`: whether its judge gives the metric item by item. A cost has none.
+    """
     rules = spec.evaluation
     first, last = rules.confirm_runs, max(rules.confirm_runs, rules.max_confirm_runs)
     middle = round(math.sqrt(first * last))
@@ -198,7 +201,9 @@ def plan_for(spec: EnvironmentSpec, trials: int | None = None) -> ConfirmPlan:
         gate_looks=len(looks),
         gate_futility=GATE_FUTILITY,
         rules=2,
-        quality="" if spec.score.metric in TIME_METRICS or not spec.has_items else spec.score.metric,
+        quality=spec.score.metric
+        if has_items and spec.has_items and spec.score.metric not in SCORED_COSTS
+        else "",
     )
 
 
@@ -291,7 +296,9 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
         before = attempt.noise.variance * (1 / attempt.runs + 1 / max(1, len(attempt.pool))) + chance.variance
         level *= float(fairness(plan, level, attempt.share, before, test.se**2, chance.variance))
         return Look(n, count, gain, low, high, test.p_better, level, se, by_items, chance.items)
-    p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 else 1.0
+    # without scatter and without items there is nothing that the gain could be compared with
+    is_silent = plan.rules >= 2 and se == 0
+    p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 and not is_silent else 1.0
     half = float(stdtrit(max(df, 1.0), 0.95)) * se
     return Look(n, count, gain, gain - half, gain + half, p, level, se)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from evaluators.judge import judge_client
 from evaluators.judge.accelerators import describe
+from evaluators.judge.judge_client import Bench
 from evaluators.statistics import racing
 from evaluators.statistics.confirmation import plan_for
 from flows.campaign.owner import owned
@@ -41,10 +42,11 @@ from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data
 from flows.environments.script_checks import check_script, check_trust
 from flows.machine.device_holds import require
-from flows.machine.folders import bakeoff_version
+from flows.machine.folders import bakeoff_version, home
 from flows.machine.prefect_server import embedded_server, save_template
 from flows.machine.sandbox_level import proven
 from flows.measure.calibrate import fitted_here, matching
+from flows.measure.judge_check import has_items
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
 from lineage.log.log_reader import list_campaigns
@@ -79,6 +81,9 @@ def create_campaign(
     files = environment.source() if start.files is None else dict(start.files)
     _check_source(environment, files)
     check_trust(environment.spec, settings.trust)
+    items = has_items(
+        Bench(environment.spec, data, isolation, home() / "scratch", judge_file=environment.judge_file)
+    )
     roles = environment.roster(settings.arm, settings.roles)
     environment_sha256 = judge_client.environment_sha256(environment.spec, data)
     calibration = matching(
@@ -101,7 +106,7 @@ def create_campaign(
         spec=environment.spec,
         roles=roles,
         settings=settings,
-        plan=plan_for(environment.spec, settings.trials),
+        plan=plan_for(environment.spec, settings.trials, items),
         racing=racing.plan_for(environment.spec.evaluation.runs) if settings.racing else None,
         secret=start.secret or new_secret(),
         start_sha256=put_tree(store, files),

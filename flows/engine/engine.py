@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agents.protocol import Proposer
+from evaluators.judge import judge_program
 from evaluators.judge.judge_client import Bench
 from flows.engine.campaign_config import CampaignConfig, load_config
 from flows.engine.live_events import LiveEvent, Note, RowWritten
@@ -211,7 +212,9 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
         scratch=scratch,
         pool=pool,
         start=get_tree(store, config.start_sha256),
+        judge_file=environment.judge_file,
     )
+    judge_program.check(config.spec, environment.judge_file)
     lineage = Lineage(store, campaign, config.spec.score.direction)
     view = lineage.refresh()
     cancel = threading.Event()  # before the proposer: a stop must reach a session that waits for its model

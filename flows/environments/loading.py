@@ -18,12 +18,15 @@ from pydantic import ValidationError
 
 from agents.roles import build_roster
 from flows.environments.repository_data import is_data
+from flows.environments.spec_checks import check_names
 from flows.environments.variants import Varied, varied, with_constants
 from flows.machine.folders import data_root, shipped_recipes
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
+from lineage.ids import sha256
 
 MAX_SOURCE_FILES, MAX_SCRIPT_FILES = 64, 400  # a repository has its texts and tests beside its program
+JUDGE_FILE = "judge.py"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Environment:
     @property
     def data(self) -> Path:
         return data_root() / (self.spec.data or self.spec.name)
+
+    @property
+    def judge_file(self) -> Path | None:
+        """The environment's own judge, where its task is of that kind."""
+        return self.folder / JUDGE_FILE if self.spec.task.kind == "judge" else None
 
     @property
     def techniques(self) -> Path:
@@ -136,9 +144,24 @@ def read_environment(folder: Path, variant: str = "") -> Environment:
         spec = EnvironmentSpec.model_validate(given.raw)
     except ValidationError as error:
         raise SpecInvalid(_first_problem(path, error)) from None
+    check_names(spec, path)
+    spec = _with_judge(spec, folder)
     environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
     environment.roster("specialists")  # a broken brief raises here, not during the campaign
     return environment
+
+
+def _with_judge(spec: EnvironmentSpec, folder: Path) -> EnvironmentSpec:
+    """With the hash of judge.py where the task has one. Raises SpecInvalid."""
+    if spec.task.kind != "judge":
+        return spec.model_copy(update={"judge_sha256": ""})
+    try:
+        return spec.model_copy(update={"judge_sha256": sha256((folder / JUDGE_FILE).read_bytes())})
+    except OSError as error:
+        raise SpecInvalid(
+            f'{folder / JUDGE_FILE}: cannot be read ({error.strerror}); [task] kind = "judge" needs this file with '
+            "`def judge(ask, split, seed)`, see recipes/README.md"
+        ) from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

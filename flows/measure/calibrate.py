@@ -31,9 +31,10 @@ from flows.environments.loading import Environment
 from flows.machine import machine_speed
 from flows.machine.folders import bakeoff_version, home
 from flows.machine.machine_speed import what_to_do
+from flows.measure.judge_check import has_items
 from flows.measure.standalone import Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
-from lineage.environment_spec import EnvironmentSpec
+from lineage.environment_spec import SCORED_COSTS, EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256, tree_hash
 from lineage.records import Check, Finite, Record
@@ -107,6 +108,7 @@ def calibrate(
         raise UsageError(
             f"--runs {runs}: a spread needs at least 2 runs; the default comes from environment.toml"
         )
+    has_items(bench)  # a wrong name is said before anything is run
     check = smoke(bench, files, slots)
     if not check.passed:
         helps = what_to_do(bench.spec, str(check.numbers.get("cause")), check.numbers)
@@ -193,9 +195,20 @@ def advice(calibration: Calibration, spec: EnvironmentSpec) -> list[str]:
         told.append(
             "the start gives the same answers for every seed: it counts as one run, and edits of it are judged by the "
             "test items alone"
+            if calibration.items
+            else "the start gives the same answers for every seed"
+            if spec.score.metric in SCORED_COSTS
+            else "the start gives the same answers for every seed, and the judge gives no test items: no gain can be "
+            "confirmed; take randomness from the seed, or return an array of one value per item from judge.py"
         )
     score = sum(calibration.scores) / len(calibration.scores)
-    power = power_statement(plan_for(spec), 0.0, calibration.item_sd or 0.0, calibration.items or 0, score)
+    power = power_statement(
+        plan_for(spec, has_items=bool(calibration.items)),
+        0.0,
+        calibration.item_sd or 0.0,
+        calibration.items or 0,
+        score,
+    )
     least = max(spec.evaluation.min_gain * abs(score), spec.evaluation.min_units)
     if "items_gain" in power and least > 0 and power["items_gain"] > least:
         told.append(

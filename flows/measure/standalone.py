@@ -30,7 +30,7 @@ from flows.machine.device_holds import place, raise_if_infra, require, slots_of
 from flows.machine.folders import home
 from flows.machine.sandbox_level import proven
 from flows.measure.parallel_runs import side_by_side
-from lineage.errors import InfraFault, UsageError
+from lineage.errors import InfraFault, JudgeFault, UsageError
 from lineage.queries import View
 from lineage.records import Check, Device, Measurement, TrainRun
 from lineage.store.blobs import get_blob, get_tree
@@ -70,7 +70,14 @@ def bench_for(environment: Environment, isolation: str, trust_weak: bool, gpus: 
     scratch = Path(tempfile.mkdtemp(prefix="measuring-", dir=base))
     scratch.chmod(0o711)  # candidates under another uid must reach their own files in it
     try:
-        yield Bench(spec=environment.spec, data=data, isolation=level, scratch=scratch, pool=pool)
+        yield Bench(
+            spec=environment.spec,
+            data=data,
+            isolation=level,
+            scratch=scratch,
+            pool=pool,
+            judge_file=environment.judge_file,
+        )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -182,7 +189,7 @@ def _tried(work: Callable[[], T]) -> T:
         try:
             return work()
         except InfraFault as fault:
-            if not left or fault.what == "busy_accelerator":
+            if not left or fault.what == "busy_accelerator" or isinstance(fault, JudgeFault):
                 raise
     raise AssertionError
 

@@ -31,8 +31,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def _is_infra(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """A device that stayed in use was waited for already."""
-    return isinstance(state.data, InfraFault) and state.data.what != "busy_accelerator"
+    """A device that stayed in use was waited for already; a fault of judge.py is the same each time."""
+    return isinstance(state.data, InfraFault) and state.data.what not in ("busy_accelerator", "judge_program")
 
 
 RETRIED: dict[str, Any] = {

@@ -84,6 +84,7 @@ class Box(Record):
     """
 
     mode: str
+    asks: bool = False  # each request says what it must be answered with
     folder: str
     source: str
     fake: str
@@ -520,6 +521,7 @@ def _inner(box: Box, layers: Layers, view: SandboxPaths) -> dict[str, Any]:
         "out": view.out,
         "outputs": box.outputs,
         "context": box.context,
+        "asks": box.asks,
         "fake_request": view.fake_request,
         **(_script(box, view) if box.command else {}),
     }

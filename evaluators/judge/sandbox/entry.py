@@ -27,6 +27,9 @@ ORDERS, REPORTS, DATA_IN, ARTIFACT, ANSWERS = 3, 4, 5, 5, 6
 FIELD = "\x1f"
 AXES = 6
 REQUEST_BYTES = 8 + 8 + 8 + 8 * AXES  # dtype name, payload bytes, rank, sizes of the axes
+WANTED_BYTES = (
+    REQUEST_BYTES  # of a judge that asks: dtype name or "text", parts, rank, axes of one row's answer
+)
 SETUP_FAILED = 121
 MOST_NAMES = 24
 _write = os.write  # the candidate may patch os; its own loss, but honest code keeps working
@@ -212,33 +215,92 @@ def run_train(config: dict[str, Any]) -> None:
     export(Path(config["out"]))
 
 
-def _answer(predict: Callable[..., Any], model: object, request: Any, config: dict[str, Any]) -> bytes:
+class Wanted:
+    """What one request must be answered with: an array of this shape and dtype, or so many texts."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], dtype: str = "float32", most: int = 0) -> None:
+        self.count, self.shape, self.dtype, self.most = count, shape, dtype, most
+
+
+def _answer(predict: Callable[..., Any], model: object, request: Any, wanted: Wanted) -> bytes:
+    answer = predict(model, request)
+    return _texts(answer, wanted) if wanted.dtype == "text" else _array(answer, wanted)
+
+
+def _array(answer: Any, wanted: Wanted) -> bytes:
     import numpy as np
 
-    shape = (len(request), *([config["context"]] if config["context"] else []), config["outputs"])
-    answer = predict(model, request)
     if not isinstance(answer, np.ndarray):
         raise Refused("answer_type", f"predict returned {type(answer).__name__}, need numpy.ndarray")
-    if answer.dtype != np.float32 or answer.dtype.byteorder == ">":
-        raise Refused("answer_dtype", f"predict returned {answer.dtype}, need float32")
-    if answer.shape != shape:
-        raise Refused("answer_shape", f"predict returned shape {answer.shape}, need {shape}")
+    if answer.dtype != wanted.dtype or answer.dtype.byteorder == ">":
+        raise Refused("answer_dtype", f"predict returned {answer.dtype}, need {wanted.dtype}")
+    if answer.shape != wanted.shape:
+        raise Refused("answer_shape", f"predict returned shape {answer.shape}, need {wanted.shape}")
     return np.ascontiguousarray(answer).tobytes()
 
 
-def _request() -> Any:
+def _texts(answer: Any, wanted: Wanted) -> bytes:
+    """The byte lengths of all texts, then the texts."""
+    if not isinstance(answer, list) or not all(isinstance(text, str) for text in answer):
+        raise Refused("answer_type", f"predict returned {type(answer).__name__}, need a list of str")
+    if len(answer) != wanted.count:
+        raise Refused("answer_shape", f"predict returned {len(answer)} texts, need {wanted.count}")
+    try:
+        parts = [text.encode("utf-8") for text in answer]
+    except UnicodeEncodeError as error:
+        raise Refused("answer_text", f"predict returned a text that is not Unicode: {error}") from None
+    longest = max(map(len, parts))
+    if longest > wanted.most:
+        raise Refused("answer_size", f"predict returned a text of {longest} bytes, at most {wanted.most}")
+    return b"".join([*(len(part).to_bytes(8, "little") for part in parts), *parts])
+
+
+def _request(source: int = DATA_IN) -> Any:
     """The next array to answer, or None at the end of the requests."""
     import numpy as np
 
-    head = _read_exactly(DATA_IN, REQUEST_BYTES)
+    head = _read_exactly(source, REQUEST_BYTES)
     if len(head) < REQUEST_BYTES:
         return None
     name = bytes(head[:8]).rstrip(b"\0").decode()
     size, rank, *axes = (int.from_bytes(head[at : at + 8], "little") for at in range(8, REQUEST_BYTES, 8))
-    payload = _read_exactly(DATA_IN, size)
+    payload = _read_exactly(source, size)
     if len(payload) < size:
         return None
     return np.frombuffer(payload, dtype=name).reshape(axes[:rank])
+
+
+def _asked(config: dict[str, Any], source: int = DATA_IN) -> tuple[Any, Wanted] | None:
+    """The next request and what it must be answered with, or None at the end of the requests."""
+    if not config["asks"]:
+        request = _request(source)
+        return None if request is None else (request, _usual(config, request))
+    head = _read_exactly(source, WANTED_BYTES)
+    if len(head) < WANTED_BYTES:
+        return None
+    dtype = bytes(head[:8]).rstrip(b"\0").decode()
+    count, rank, *axes = (int.from_bytes(head[at : at + 8], "little") for at in range(8, WANTED_BYTES, 8))
+    parts = [_request(source) for _ in range(count)]
+    if any(part is None for part in parts):
+        return None
+    rows = len(parts[0])
+    if dtype == "text":
+        return _unpacked(*parts), Wanted(rows, (), "text", axes[0])
+    return parts[0] if count == 1 else tuple(parts), Wanted(rows, (rows, *axes[:rank]), dtype)
+
+
+def _unpacked(lengths: Any, data: Any) -> list[str]:
+    """Texts from their byte lengths and their bytes."""
+    texts, raw, at = [], data.tobytes(), 0
+    for length in lengths.tolist():
+        texts.append(raw[at : at + length].decode("utf-8"))
+        at += length
+    return texts
+
+
+def _usual(config: dict[str, Any], request: Any) -> Wanted:
+    axes = [config["context"]] if config["context"] else []
+    return Wanted(len(request), (len(request), *axes, config["outputs"]))
 
 
 def run_predict(config: dict[str, Any]) -> None:
@@ -248,8 +310,8 @@ def run_predict(config: dict[str, Any]) -> None:
     module = _load("predict", config)
     say("ready")
     model = module.load(_read_order()[0])
-    while (request := _request()) is not None:
-        _write_all(ANSWERS, _answer(module.predict, model, request, config))
+    while (asked := _asked(config)) is not None:
+        _write_all(ANSWERS, _answer(module.predict, model, *asked))
     sys.stdout.flush()
 
 
@@ -271,8 +333,13 @@ def run_smoke(config: dict[str, Any]) -> None:
     say("load")
     model = predictor.load(Path(config["out"]))
     say("predict")
-    request = np.load(Path(config["fake_request"]))
-    _answer(predictor.predict, model, request, config)
+    if config["asks"]:
+        asked = _asked(config, os.open(config["fake_request"], os.O_RDONLY))
+        assert asked is not None, "the engine's own file"
+    else:
+        request = np.load(Path(config["fake_request"]))
+        asked = request, _usual(config, request)
+    _answer(predictor.predict, model, *asked)
     look("predicted")
     say("export")
     export(Path(config["out"]))

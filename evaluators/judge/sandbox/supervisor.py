@@ -169,6 +169,7 @@ def on_report(run: Run, word: str, fields: list[str]) -> None:
     elif word == "refused":
         lawful = 0 < len(fields[0]) <= 40 and WORD.issuperset(fields[0])
         run.refused = run.refused or (fields[0] if lawful else "control")
+        run.error = run.error or ("Refused", fields[1] if len(fields) > 1 else "", "")
     elif word in ("trained", "load", "predict", "export"):
         run.stage = word
     elif word == "effects":
