@@ -133,6 +133,27 @@ class Edit(Record):
     replace: str
 
 
+class AgentFacts(Record):
+    """What is known of one run of a coding agent, seen from outside but for what its own report says.
+
+    `box`: `proven` (what it could not reach is listed by `CampaignConfig.agent_box_holds`) or `trusted` (the user said
+    --trust-agent: it ran without a box). `cost`: are dollars known from its own report? `ended`: why it ended.
+    """
+
+    name: str
+    version: str = ""
+    box: Literal["proven", "trusted"]
+    ended: str = ""
+    exit_code: int | None = None
+    seconds: Finite = 0.0
+    turns: int | None = None
+    cost: Literal["reported", "unknown"] = "unknown"
+    tokens: Literal["reported", "unknown"] = "unknown"
+    checks: int = 0
+    hosts: tuple[str, ...] = Field((), description="what its network passed besides the model's endpoint")
+    refused_hosts: tuple[str, ...] = Field((), description="what it asked for and did not get; untrusted")
+
+
 class Proposal(Record):
     """What a proposer hands in: which program to start from, what to change, why, how much it hopes for."""
 
@@ -149,6 +170,13 @@ class Proposal(Record):
     usage: Usage = Usage()
     prompt: str = Field("", description="rendered prompt, stored by hash")
     exchange: str = Field("", description="raw exchange as JSON, stored by hash")
+    # left out where there is none, so that the bytes of proposals stored before stay what they are
+    agent: AgentFacts | None = Field(None, exclude_if=lambda value: value is None)
+    outside: tuple[str, ...] = Field(
+        (),
+        description="changes that no edit can contain, each with its reason: the trial is outside_surface",
+        exclude_if=lambda value: not value,
+    )
 
 
 class Device(Record):

@@ -24,6 +24,7 @@ from lineage.environment_spec import EnvironmentSpec, Gate, Role, Surface
 from lineage.python_ast import parse as parse_source
 from lineage.safe_text import for_terminal, numbered, shortened, word
 
+SESSION, WORKSPACE = "system.md", "brief.md"
 SEPARATOR = "\n\n<<< what changes from session to session >>>\n\n"
 
 
@@ -50,8 +51,13 @@ def sees_lineage(arm: str) -> bool:
     return arm != "no_lineage"
 
 
-def render(request: ProposalRequest, budgets: Mapping[str, int] | None = None) -> Prompt:
-    """The prompt for a request. `budgets` overrides ROUND_BUDGETS by section name."""
+def render(
+    request: ProposalRequest, budgets: Mapping[str, int] | None = None, template: str = SESSION
+) -> Prompt:
+    """The prompt for a request. `budgets` overrides ROUND_BUDGETS by section name.
+
+    `template`: SESSION for a model with tools, WORKSPACE for an agent with the files before it.
+    """
     room = {**ROUND_BUDGETS, **(budgets or {})}
     scene = Scene(request.view, request.spec, request.role)
     lineage = sees_lineage(request.arm)
@@ -64,7 +70,7 @@ def render(request: ProposalRequest, budgets: Mapping[str, int] | None = None) -
     }
     if lineage:
         parts.update({name: section(scene, room[name]) for name, section in SECTIONS.items()})
-    system, system_parts = render_system(request.spec, request.role, lineage)
+    system, system_parts = render_system(request.spec, request.role, lineage, template)
     user = _template("round.md").render(lineage=lineage, **parts).strip() + "\n"
     sizes = {name: len(text) for name, text in {**system_parts, **parts}.items()}
     return Prompt(system, user, (parent.trial or "") if parent else "", sizes)
@@ -109,7 +115,9 @@ def _template(name: str) -> jinja2.Template:
     return _templates().get_template(name)
 
 
-def render_system(spec: EnvironmentSpec, role: Role, lineage: bool) -> tuple[str, dict[str, str]]:
+def render_system(
+    spec: EnvironmentSpec, role: Role, lineage: bool, template: str = SESSION
+) -> tuple[str, dict[str, str]]:
     """The part that is cached by the endpoint, and its sections."""
     parts = {
         "environment": clipped(environment_section(spec), SYSTEM_BUDGETS["environment"]),
@@ -118,7 +126,7 @@ def render_system(spec: EnvironmentSpec, role: Role, lineage: bool) -> tuple[str
             f"# Your role: {display_name(role)}\n\n{for_terminal(role.brief)}", SYSTEM_BUDGETS["role"]
         ),
     }
-    text = _template("system.md").render(tools_lineage=lineage, **parts).strip() + "\n"
+    text = _template(template).render(tools_lineage=lineage, **parts).strip() + "\n"
     rules = text[: text.index(parts["environment"])]
     return text, {"rules": rules, **parts}
 

@@ -9,7 +9,7 @@ part of it, and the text is searched for credentials before it is returned.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from agents.llm.prompt import Prompt
 from agents.protocol import ProposalRequest
 from lineage.errors import ProposerFault, StoreCorrupt
 from lineage.ids import sha256
-from lineage.records import Proposal, Usage
+from lineage.records import AgentFacts, Proposal, Usage
 from lineage.safe_text import redact
 
 FORMAT = "bakeoff.exchange/1"
@@ -58,8 +58,12 @@ def exchange_json(
     usage: Usage,
     proposal: Proposal | None,
     fault: ProposerFault | None,
+    agent: Mapping[str, Any] | None = None,
 ) -> str:
-    """The exchange as text. `host` is a host name; user names and ports stay out."""
+    """The exchange as text. `host` is a host name; user names and ports stay out.
+
+    `agent`: facts and output of a coding agent, in place of turns.
+    """
     fault_json = (
         None
         if fault is None
@@ -94,6 +98,7 @@ def exchange_json(
         if proposal is None
         else proposal.model_dump(mode="json", exclude={"prompt", "exchange"}),
         "fault": fault_json,
+        **({} if agent is None else {"agent": dict(agent)}),
     }
     return redact(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
@@ -108,3 +113,11 @@ def read_exchange(data: bytes) -> dict[str, Any]:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise StoreCorrupt(f"not a recorded exchange: format {found!r}, expected {FORMAT!r}")
     return record
+
+
+def agent_of(record: Mapping[str, Any]) -> AgentFacts | None:
+    """The facts of the coding agent that made an exchange; None where none did."""
+    found = record.get("agent")
+    if not isinstance(found, dict):
+        return None
+    return AgentFacts.model_validate({k: v for k, v in found.items() if k in AgentFacts.model_fields})

@@ -94,7 +94,7 @@ def create_campaign(
         accelerator=describe(devices[: environment.spec.budget.gpus]),
         told=lambda text: print(text, file=sys.stderr),
     )
-    close_proposer(build_proposer(settings, environment))  # tells a missing key, price, script or record
+    boxed = _checked_proposer(settings, environment)
     store = open_store(root, create=True)
     check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
@@ -115,6 +115,7 @@ def create_campaign(
         isolation=isolation.level,
         isolation_layers=isolation.layers,
         isolation_not_held=isolation.not_held,
+        **boxed,
         machine=judge_client.machine_identity(),
         accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
@@ -126,6 +127,14 @@ def create_campaign(
     )
     save_config(store, config)
     return config
+
+
+def _checked_proposer(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Tells a missing key, price, script, record or program. What was proven of a coding agent's box."""
+    proposer = build_proposer(settings, environment)
+    close_proposer(proposer)
+    box = getattr(proposer, "box", None)
+    return {} if box is None else {"agent_box_holds": box.holds, "agent_box_not_held": box.not_held}
 
 
 def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> None:

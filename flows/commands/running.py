@@ -71,6 +71,10 @@ def run(
         f"campaign {campaign.id} in {root}\nsettings: {chosen}; isolation proven: {campaign.isolation}",
         file=sys.stderr,
     )
+    if campaign.agent_box_holds:
+        print(f"agent's box proven: {', '.join(campaign.agent_box_holds)}", file=sys.stderr)
+    elif campaign.agent_box_not_held:
+        print("agent: trusted, it runs without a box and can read and change what you can", file=sys.stderr)
     if lost := weaker(proven(settings.isolation, settings.trust_weak, campaign.spec.budget.loopback)):
         print(lost, file=sys.stderr)
     run_with_display(root, campaign, plain)

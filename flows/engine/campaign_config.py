@@ -71,6 +71,10 @@ class CampaignConfig(Record):
     forked_from: Origin | None = None
     bakeoff_version: str
     created_at: datetime
+    agent_box_holds: tuple[str, ...] = Field((), description="what was proven of the box of a coding agent")
+    agent_box_not_held: tuple[str, ...] = Field(
+        (), description="what was not, where the user trusts the agent"
+    )
     racing: RacingPlan | None = Field(None, description="when a screen ends before all its runs; None: never")
 
     def role(self, name: str) -> Role:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,9 @@ from lineage.queries import View
 from lineage.records import Proposal, Row
 from lineage.store.blobs import get_blob
 from lineage.store.objects import Store, open_store
+
+if TYPE_CHECKING:
+    from agents.llm.ledger import Ledger
 
 
 def build_proposer(
@@ -43,12 +46,14 @@ def build_proposer(
         return Script(read_script(Path(settings.script)))
     if settings.proposer == "replay":
         return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
+    if settings.proposer == "command":
+        return command_proposer(settings, paid, cancel)
     return llm_proposer(settings, paid, cancel)
 
 
 def refuse_arm(proposer: str, arm: str) -> None:
     """Raise UsageError for an arm that this proposer would play exactly like another one."""
-    if arm == "random" and proposer in ("anthropic", "openai"):
+    if arm == "random" and proposer in ("anthropic", "openai", "command"):
         raise UsageError(
             f"arm random: the proposer {proposer} cannot draw uniformly, a model always chooses; "
             "leave this arm out, or use --proposer catalogue"
@@ -68,16 +73,10 @@ def llm_proposer(
     """A proposer that calls a language model; its ledger starts from what lineage records as spent."""
     from agents.llm.anthropic_proposer import anthropic_proposer
     from agents.llm.endpoint_check import require_key
-    from agents.llm.ledger import Cap, Caps, Ledger
     from agents.llm.openai_proposer import openai_proposer
     from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 
-    caps = Caps(
-        campaign=Cap(usd=settings.usd, tokens=settings.tokens),
-        role=Cap(usd=settings.usd_per_role),
-        trial=Cap(usd=settings.usd_per_trial),
-    )
-    ledger = Ledger(caps).rebuilt(paid)
+    ledger = ledger_of(settings, paid)
     session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
     prices = load_prices(settings.prices, settings.free_models)
     make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
@@ -88,6 +87,38 @@ def llm_proposer(
         proposer.close()
         raise
     return proposer
+
+
+def ledger_of(settings: Settings, paid: Iterable[Row]) -> Ledger:
+    """The account of a campaign's model calls, with its caps, and what lineage records as spent."""
+    from agents.llm.ledger import Cap, Caps, Ledger
+
+    caps = Caps(
+        campaign=Cap(usd=settings.usd, tokens=settings.tokens),
+        role=Cap(usd=settings.usd_per_role),
+        trial=Cap(usd=settings.usd_per_trial),
+    )
+    return Ledger(caps).rebuilt(paid)
+
+
+def command_proposer(
+    settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
+) -> Proposer:
+    """A coding agent in the box of this machine. Raises IsolationRefused where there is none and it is not trusted."""
+    from agents.command.preset import load_preset, own_command
+    from agents.command.proposer import AgentSettings, CommandProposer
+    from flows.machine.agent_box import agent_box
+
+    preset = load_preset(settings.agent) if settings.agent else own_command(settings.command)
+    chosen = AgentSettings(
+        model=settings.model,
+        models=settings.models,
+        seconds=60 * settings.agent_minutes,
+        hosts=settings.agent_hosts,
+        variables=settings.agent_variables,
+        folders=settings.agent_folders,
+    )
+    return CommandProposer(preset, agent_box(settings.trust_agent), chosen, ledger_of(settings, paid), cancel)
 
 
 def replay_of(source: str, roles: Sequence[str]) -> Proposer:

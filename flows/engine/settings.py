@@ -21,10 +21,11 @@ from pydantic.fields import FieldInfo
 
 from lineage.errors import SpecInvalid
 
-SEARCH, LIMITS, MODELS, MACHINE, FAULTS = (
+SEARCH, LIMITS, MODELS, AGENTS, MACHINE, FAULTS = (
     "The search",
     "Limits",
     "Language models",
+    "Coding agents",
     "This machine",
     "Faults and messages",
 )
@@ -45,7 +46,7 @@ class Settings(BaseModel):
 
     environment: str = Field(description="name of an environment, or a folder with an environment.toml")
     variant: str = _setting("", SEARCH, "variant of the environment, as `bakeoff environments` lists them")
-    proposer: Literal["catalogue", "anthropic", "openai", "scripted", "replay"] = _setting(
+    proposer: Literal["catalogue", "anthropic", "openai", "command", "scripted", "replay"] = _setting(
         "catalogue", SEARCH, "who proposes, catalogue without a key"
     )
     arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = _setting(
@@ -90,6 +91,34 @@ class Settings(BaseModel):
         5.0, MODELS, "seconds before the first retry of an endpoint that fails; doubles up to 300", gt=0
     )
 
+    agent: str = _setting(
+        "",
+        AGENTS,
+        "the coding agent that proposes: claude, codex, opencode or gemini; implies --proposer command",
+    )
+    command: tuple[str, ...] = _setting(
+        (),
+        AGENTS,
+        "your own agent's program and its arguments; implies --proposer command",
+        option="--command",
+    )
+    agent_minutes: float = _setting(30.0, AGENTS, "minutes that a proposal of an agent may take", gt=0)
+    agent_hosts: tuple[str, ...] = _setting(
+        (),
+        AGENTS,
+        "hosts that the agent may reach besides its model, as name or name:port",
+        option="--agent-host",
+    )
+    agent_variables: tuple[str, ...] = _setting(
+        (), AGENTS, "environment variables that the agent gets besides its own", option="--agent-variable"
+    )
+    agent_folders: tuple[str, ...] = _setting(
+        (), AGENTS, "files and folders that the agent may read besides its own", option="--agent-folder"
+    )
+    trust_agent: bool = _setting(
+        False, AGENTS, "run the agent without a box, where none can be made", option="--trust-agent"
+    )
+
     slots: int = _setting(
         0, MACHINE, "candidate processes at once; 0: 2, or as many as the GPUs allow", ge=0, le=64
     )
@@ -131,7 +160,17 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _new_names(cls, values: Any) -> Any:
-        return _renamed(values) if isinstance(values, dict) else values
+        return _named_agent(_renamed(values)) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _one_agent(self) -> Settings:
+        if self.agent and self.command:
+            raise ValueError("agent and command are both given; name one of them")
+        if self.proposer == "command" and not (self.agent or self.command):
+            raise ValueError("proposer command needs an agent: --agent NAME, or [proposer] command = [...]")
+        if (self.agent or self.command) and self.proposer not in ("command", "replay"):
+            raise ValueError(f"an agent is named, but the proposer is {self.proposer}; leave one of them out")
+        return self
 
     @field_validator("roles")
     @classmethod
@@ -178,6 +217,8 @@ def load_settings(
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "(top level)"
+        if not first["loc"]:  # two settings that do not go together
+            raise SpecInvalid(f"settings: {first['msg'].removeprefix('Value error, ')}") from None
         raise _invalid(key, first.get("input"), source.get(key, "not given"), first["msg"]) from None
     return settings, {key: source.get(key, "default") for key in Settings.model_fields}
 
@@ -192,6 +233,12 @@ def _variables() -> dict[str, str]:
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {_RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def _named_agent(values: dict[str, Any]) -> dict[str, Any]:
+    """Naming an agent is asking for it."""
+    named = values.get("agent") or values.get("command")
+    return {"proposer": "command", **values} if named else values
 
 
 def _parsed(key: str, value: Any, source: str) -> Any:
@@ -244,7 +291,30 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecInvalid(f"{file}: not valid TOML: {error}") from None
+    proposer = raw.pop("proposer") if isinstance(raw.get("proposer"), dict) else {}
     section = raw.get("campaign", raw)
     if not isinstance(section, dict):
         raise SpecInvalid(f"{file}: [campaign] must be a table")
-    return section
+    return {**section, **_proposer_table(file, proposer)}
+
+
+# keys of the table [proposer] of campaign.toml, and the settings that they stand for
+_PROPOSER = {
+    "name": "proposer",
+    "agent": "agent",
+    "command": "command",
+    "model": "model",
+    "models": "models",
+    "minutes": "agent_minutes",
+    "hosts": "agent_hosts",
+    "variables": "agent_variables",
+    "folders": "agent_folders",
+    "trust": "trust_agent",
+}
+
+
+def _proposer_table(file: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [key for key in table if key not in _PROPOSER]
+    if unknown:
+        raise SpecInvalid(f"{file}: [proposer] has no key {unknown[0]!r}; known: {', '.join(_PROPOSER)}")
+    return {_PROPOSER[key]: value for key, value in table.items()}

@@ -309,11 +309,11 @@ def _trial_lineage(view: View, row: Row) -> list[tuple[str, str | Text | None]]:
 
 
 def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
-    tokens = row.tokens_in + row.tokens_out + row.tokens_cache_read + row.tokens_cache_write
     return [
         ("proposer", " ".join(filter(None, (row.proposer, row.model)))),
         ("edit", " ".join(filter(None, (row.edit_kind, row.operator)))),
-        ("cost", f"{w.money(row.usd)}, {tokens:,} tokens" if tokens else None),
+        ("agent", agent_text(row)),
+        ("cost", cost_text(row)),
         ("CPU", w.seconds(w.cpu_seconds(row) or None)),
         ("peak memory", w.size(row.peak_bytes)),
         *devices_text(row),
@@ -333,6 +333,38 @@ def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
         ),
         ("started", row.t_started.isoformat(" ", "seconds") if row.t_started else None),
     ]
+
+
+def agent_text(row: Row) -> str | None:
+    """The coding agent that made a trial: version, box, length, how it ended; None where none did."""
+    agent = loads(row.detail_json).get("agent")
+    if not isinstance(agent, dict):
+        return None
+    boxed = "in a proven box" if agent.get("box") == "proven" else "trusted, without a box"
+    turns = w.count(int(agent["turns"]), "turn") if agent.get("turns") else ""
+    checks = w.count(int(agent.get("checks") or 0), "check")
+    refused = ", ".join(agent.get("refused_hosts") or ())
+    parts = (
+        " ".join(filter(None, (agent.get("name"), agent.get("version")))),
+        boxed,
+        w.seconds(agent.get("seconds")),
+        turns,
+        checks,
+        f"ended: {agent.get('ended')}",
+        f"asked for {refused} in vain" if refused else "",
+    )
+    return one_line(", ".join(filter(None, parts)), 300)
+
+
+def cost_text(row: Row) -> str | None:
+    """Dollars and tokens of a proposal; `unknown` where a coding agent did not report them."""
+    tokens = row.tokens_in + row.tokens_out + row.tokens_cache_read + row.tokens_cache_write
+    agent = loads(row.detail_json).get("agent")
+    if not isinstance(agent, dict):
+        return f"{w.money(row.usd)}, {tokens:,} tokens" if tokens else None
+    dollars = w.money(row.usd) if agent.get("cost") == "reported" else "dollars unknown"
+    counted = f"{tokens:,} tokens" if agent.get("tokens") == "reported" else "tokens unknown"
+    return f"{dollars}, {counted}" + ("" if agent.get("cost") == "reported" else " (its time is capped)")
 
 
 def trial_diff(row: Row, blob: Callable[[str], bytes]) -> str:

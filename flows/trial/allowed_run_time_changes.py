@@ -9,7 +9,7 @@ reports existed says nothing of its seed, so a seed is not judged against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agents.edits.role_surface import owns
 from evaluators.judge.foreign_definition_changes import named
@@ -25,10 +25,16 @@ def guard_of(engine: Engine, ref: TrialRef, patched: Patched) -> Callable[[Seque
     """Names among a run's differences that this trial's edit must not make; None for the start."""
     if ref.trial == BASELINE:
         return None
+    return guard_for(engine, ref, engine.tree(patched.source_sha256), patched.parent or BASELINE)
+
+
+def guard_for(
+    engine: Engine, ref: TrialRef, files: Mapping[str, bytes], base: str
+) -> Callable[[Sequence[str]], list[str]]:
+    """The same for a program that is no trial's yet; `base` is the trial that it is an edit of."""
     spec, role = engine.config.spec, engine.config.role(ref.role)
-    files = engine.tree(patched.source_sha256)
     modules = {path.removesuffix(".py").replace("/", "."): path for path in files if path.endswith(".py")}
-    parent = _effects(engine, ref.campaign, patched.parent or BASELINE)
+    parent = _effects(engine, ref.campaign, base)
     known = {*(parent or ()), *(_effects(engine, ref.campaign, BASELINE) or ())}
 
     def lawful(name: str) -> bool:

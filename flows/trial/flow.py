@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from agents.llm.transcript import read_exchange
+from agents.llm.transcript import agent_of, read_exchange
 from flows.engine.campaign_config import BASELINE, now
 from flows.engine.engine import Engine, engine_of_worker
 from flows.engine.live_events import Note
@@ -99,7 +99,9 @@ def _no_edit(engine: Engine, progress: Progress, fault: ProposerFault) -> None:
     progress.usage = fault.usage if isinstance(fault.usage, Usage) else None
     if fault.exchange:
         progress.exchange_sha256 = engine.blob(fault.exchange)
-        progress.prompt_sha256 = engine.blob(str(read_exchange(fault.exchange)["prompt"]).encode())
+        exchange = read_exchange(fault.exchange)
+        progress.prompt_sha256 = engine.blob(str(exchange["prompt"]).encode())
+        progress.agent = agent_of(exchange)
 
 
 async def _turn(engine: Engine, progress: Progress, held: AsyncExitStack) -> None:

@@ -27,7 +27,18 @@ from flows.report.slot_time import slot_columns
 from flows.trial.proposal_costs import cost_of
 from lineage.errors import EditRefused
 from lineage.queries import View
-from lineage.records import Check, Label, Measurement, Proposal, Row, RunFacts, Status, TrainRun, Usage
+from lineage.records import (
+    AgentFacts,
+    Check,
+    Label,
+    Measurement,
+    Proposal,
+    Row,
+    RunFacts,
+    Status,
+    TrainRun,
+    Usage,
+)
 from lineage.store.results import first_result, get_result
 
 EXCERPT = 2000
@@ -56,6 +67,7 @@ class Progress:
     usage: Usage | None = None  # of a session that gave no edit
     exchange_sha256: str | None = None
     prompt_sha256: str | None = None
+    agent: AgentFacts | None = None  # of a run of a coding agent that gave no edit
     seconds: dict[str, float] = field(default_factory=dict)
     queue_s: float | None = None
     engine_cpu_s: float | None = None
@@ -127,6 +139,9 @@ def build_row(
         detail["racing"] = progress.stopped.model_dump()
     if progress.pruning is not None:
         detail["pruning"] = progress.pruning.model_dump()
+    agent = progress.proposal.agent if progress.proposal is not None else progress.agent
+    if agent is not None:
+        detail["agent"] = agent.model_dump(mode="json")
     uses = engine.uses_of(progress.ref.trial)
     if uses:
         detail["slots"] = as_slots(uses)

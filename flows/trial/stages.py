@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from agents.edits.normal_form import ast_hash
 from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, canonical_diff
+from agents.llm.prompt_sections import parent_choice
 from agents.protocol import ProposalRequest
 from evaluators.judge import judge_client
 from evaluators.judge.merge_measurements import merged
@@ -31,7 +33,7 @@ from flows.engine.stage_records import BuildChecks, Patched, Trained, TrialRef
 from flows.machine.device_holds import raise_if_infra
 from flows.measure.parallel_runs import side_by_side
 from flows.measure.standalone import beside_start
-from flows.trial.allowed_run_time_changes import guard_of
+from flows.trial.allowed_run_time_changes import guard_for, guard_of
 from flows.trial.curve_pruning import Watcher, pruning_of, pruning_rule
 from flows.trial.proposal_costs import allowed
 from flows.trial.rebase import base_of, moved
@@ -45,6 +47,8 @@ from lineage.store.results import first_result, get_result, list_results, put_re
 CONFIRMING = ".confirm"
 JUDGED_ALONE = 4  # fewer runs than this are not worth a process of the judge
 CONFIRM_RANK = 2  # as a trial's third run: a confirmation neither waits for long nor stops the lanes
+SMOKES = 5  # of drafts of one proposal
+NO_MORE_SMOKES = Check(name="smoke", passed=True, detail=f"not run: a proposal may have {SMOKES} smoke runs")
 OUTAGE_LONGEST_S, OUTAGE_GIVE_UP_S = 300.0, 8 * 3600.0
 
 
@@ -118,9 +122,14 @@ def outage_row(engine: Engine, ref: TrialRef, usage: Usage, outage: ProposerOuta
 def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
     settings = engine.config.settings
     role = engine.config.role(ref.role)
+    smokes = itertools.count(1)
 
     def check(files: dict[str, bytes]) -> list[Check]:
-        return [*_static_checks(engine, files)]
+        checks = _static_checks(engine, files)
+        # a model's session has no smoke run among its tools; an agent may need several, each costs a slot
+        if settings.proposer == "command" and all(check.passed for check in checks):
+            checks.append(_smoked(engine, ref, files) if next(smokes) <= SMOKES else NO_MORE_SMOKES)
+        return checks
 
     return ProposalRequest(
         spec=engine.config.spec,
@@ -135,6 +144,20 @@ def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
         arm=settings.arm,
         trial=ref.trial,
     )
+
+
+def _smoked(engine: Engine, ref: TrialRef, files: dict[str, bytes]) -> Check:
+    """The smoke run of a draft: the same as of a trial, on fake data, in the candidates' sandbox."""
+    parent = parent_choice(engine.view())[0]
+    guard = guard_for(engine, ref, files, (parent.trial if parent else "") or BASELINE)
+    with tempfile.TemporaryDirectory(dir=engine.bench.scratch, prefix="draft-") as folder:
+        for path, data in files.items():
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_bytes(data)
+        with engine.place(ref.trial, "smoke test of a draft") as devices:
+            return judge_client.smoke(
+                engine.bench, Path(folder), cancel=engine.cancel, guard=guard, devices=devices
+            )
 
 
 def patch(engine: Engine, ref: TrialRef, proposal: Proposal) -> Patched:
@@ -167,6 +190,10 @@ def _patched(engine: Engine, ref: TrialRef, proposal: Proposal, base: str) -> Pa
         changed = 0
     else:
         before = engine.files_of(base)
+        if proposal.outside:
+            raise EditRefused(
+                "outside_surface", "; ".join(proposal.outside), {"faults": len(proposal.outside)}
+            )
         after = apply_edits(before, proposal.edits)
         report = check_surface(engine.config.spec, engine.config.role(ref.role), before, after)
         units, flags, changed = report.units, report.flags, report.changed_lines

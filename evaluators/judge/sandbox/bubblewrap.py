@@ -281,7 +281,7 @@ def _system(devices: Sequence[Device], programs: Sequence[str]) -> list[str]:
             given += ["--ro-bind", f"/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         given += ["--ro-bind-try", path, path]
-    given += ["--proc", "/proc", *_proc_masks(bool(devices)), "--dev", "/dev"]
+    given += ["--proc", "/proc", *proc_masks(bool(devices)), "--dev", "/dev"]
     for path in device_nodes(devices):
         given += ["--dev-bind", path, path]
     for path in (*GPU_FOLDERS, *toolchain.folders(devices)) if devices else ():
@@ -289,7 +289,7 @@ def _system(devices: Sequence[Device], programs: Sequence[str]) -> list[str]:
     return given
 
 
-def _proc_masks(has_devices: bool) -> list[str]:
+def proc_masks(has_devices: bool) -> list[str]:
     """Blank what of /proc is not this process's own or plain information.
 
     Under a root engine the candidate's kernel uid is root's, which may write /proc/sys without any
