@@ -24,7 +24,7 @@ from lineage.errors import UsageError
 from lineage.safe_text import for_terminal
 
 PROXY, ENDPOINT, CHECK = "proxy", "endpoint", "check"
-HEAD_LIMIT, QUESTION_LIMIT = 1 << 16, 8_000_000
+HEAD_LIMIT, QUESTION_LIMIT = 1 << 16, 32_000_000
 CONNECT_S, SEND_S = 20.0, 60.0
 AT_ONCE = 64  # connections; more wait in the listener's queue
 REMEMBERED = 20  # refused hosts that a record names

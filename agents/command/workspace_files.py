@@ -12,7 +12,7 @@ import stat
 # what lies in the workspace beside the recipe, and what tools leave behind: no part of the program
 OURS = ("BRIEF.md", "PROPOSAL.md", "LINEAGE")
 LEFT_BEHIND = ("__pycache__", "node_modules")
-MOST_FILES, MOST_BYTES = 400, 4_000_000
+MOST_FILES, MOST_BYTES = 900, 16_000_000  # a recipe has at most 400
 
 
 def read_files(
