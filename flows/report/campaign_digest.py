@@ -92,6 +92,8 @@ class FailureKind:
 
 @dataclass(frozen=True)
 class Digest:
+    """A campaign's result. `trials` and `valid` count what was tried, without the baseline."""
+
     campaign: str
     trials: int
     open_trials: int
@@ -168,13 +170,13 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
     confirmed = {row.trial for row in champions}
     return Digest(
         campaign=view.campaign,
-        trials=len(trials),
+        trials=sum(row.status != Status.BASELINE for row in trials),
         prunes=prunes(trials, spec.sign),
         slot_time=where_time_goes(view),
         open_trials=len(view.open_trials()),
         keeps=sum(row.status == Status.KEEP for row in trials),
         confirmed=len(confirmed),
-        valid=sum(row.status in w.VALID for row in trials),
+        valid=sum(row.status in w.VALID and row.status != Status.BASELINE for row in trials),
         statuses=dict(Counter(str(row.status) for row in trials)),
         baseline=baseline,
         incumbent=view.row_of_incumbent(),
@@ -212,6 +214,20 @@ def headline(spec: EnvironmentSpec, d: Digest) -> str:
     champion = [f"{best.trial} is {told}."] if best is not None and told else []
     trust = [] if spec.trust == "judged" else [f"Trust: {spec.trust}, {TRUST_MEANS[spec.trust]}."]
     return " ".join([*alarms, *champion, _public_headline(spec, d), *trust])
+
+
+def title_line(spec: EnvironmentSpec, d: Digest) -> str:
+    """The headline in one line: who won, by how much on fresh seeds and on the sealed split. Details are in `headline`."""
+    best, base = d.incumbent, d.baseline
+    if not d.improved or best is None or base is None:
+        return headline(spec, d)
+    alarm = "ALARM, see below. " if any(w.contradiction(event) for event in d.sealed.values()) else ""
+    gain = w.relative(spec, d.score_of(best), base.score)
+    text = f"{alarm}Confirmed on fresh seeds: {best.trial} ({w.author(best)})"
+    text += f", {w.better_or_worse(gain)} than the baseline" if gain is not None else ""
+    sealed = d.sealed.get(best.trial or "")
+    short = w.sealed_short(sealed) if sealed is not None else ""
+    return f"{text}; {short}." if short else f"{text}."
 
 
 def _public_headline(spec: EnvironmentSpec, d: Digest) -> str:

@@ -53,6 +53,11 @@ def signed(spec: EnvironmentSpec, value: float | None) -> str:
     return DASH if value is None else f"{value:+,.{spec.score.digits}f}".replace("-", "−")
 
 
+def gained(spec: EnvironmentSpec, difference: float | None) -> str:
+    """A difference of scores, positive where it is for the better whichever way the score improves."""
+    return DASH if difference is None else signed(spec, spec.sign * difference)
+
+
 def better_or_worse(fraction: float) -> str:
     return f"{percent(abs(fraction), sign=False)} {'better' if fraction >= 0 else 'worse'}"
 
@@ -139,6 +144,14 @@ def sealed_gain(event: Row) -> str:
         f"{better_or_worse(sealed[0])} than the start on the sealed split ({100 - 200 * event.sealed_level:.3g} % interval "
         f"{_span(sealed)}; {event.sealed_verdict}), {better_or_worse(public[0])} by the same runs on the public one ({_span(public)})"
     )
+
+
+def sealed_short(event: Row) -> str:
+    """Of a sealed event: `1.40 % better on the sealed split (generalises)`; empty where it records no gain."""
+    sealed = _relative(event, "sealed_relative")
+    if sealed is None:
+        return ""
+    return f"{better_or_worse(sealed[0])} on the sealed split ({event.sealed_verdict})"
 
 
 def contradiction(event: Row) -> str:

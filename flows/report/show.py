@@ -254,9 +254,9 @@ def _trial_numbers(
         ("score", w.score_text(spec, row.score)),
         ("seeds", ", ".join(w.number(x, spec.score.digits) for x in row.scores)),
         ("against baseline", w.percent(gain)),
-        ("against parent then", w.signed(spec, row.delta_parent)),
-        (f"against leader then{_leader_then(row)}", w.signed(spec, row.delta_best)),
-        ("forecast", w.signed(spec, row.expected_delta)),
+        ("against parent then", w.gained(spec, row.delta_parent)),
+        (f"against leader then{_leader_then(row)}", w.gained(spec, row.delta_best)),
+        ("forecast", w.gained(spec, row.expected_delta)),
     ]
     for source in (row.quantities_json, row.numbers_json):
         pairs += [

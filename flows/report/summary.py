@@ -58,11 +58,8 @@ def morning_summary(view: View, spec: EnvironmentSpec, links: Links = Links(), w
 def end_text(view: View, spec: EnvironmentSpec, links: Links = Links(), why: str = "") -> str:
     """A few plain lines for the end of a run: tried, won, by how much against the noise, where."""
     d = digest(view, spec)
-    tried = d.trials - (d.baseline is not None)
     lines = [headline(spec, d)]
-    outcome = (
-        f"{w.count(tried, 'trial')} besides the baseline: {w.count(d.keeps, 'keep')}, {d.confirmed} confirmed"
-    )
+    outcome = f"{w.count(d.trials, 'trial')} besides the baseline: {w.count(d.keeps, 'keep')}, {d.confirmed} confirmed"
     failed = d.trials - d.valid
     if failed:
         worst = ", ".join(f"{f.cause} {f.n}" for f in d.failures[:4])

@@ -51,7 +51,7 @@ def test_the_head_tells_the_verdict_and_the_table_counts_all(
     best = View.from_rows(rows, "min").row_of_incumbent()
     assert best is not None
     assert f"Confirmed on fresh seeds: {best.trial}" in page.inner_text("h1")
-    assert page.inner_text("#shown") == f"{N} trials"
+    assert page.inner_text("#shown") == f"{N - 1} trials and the baseline"
     assert len(page.query_selector_all("#canvas .row")) < 60, "rows out of sight must not be nodes"
 
 
@@ -68,7 +68,7 @@ def test_filter_by_words_outcome_and_role(
     assert page.inner_text("#shown").startswith(f"{len(keeps)} of")
     assert "q=MOMENTUM" in opened.hash() and "show=keep" in opened.hash()
     page.click("#clear")
-    assert page.inner_text("#shown") == f"{N} trials"
+    assert page.inner_text("#shown") == f"{N - 1} trials and the baseline"
     page.select_option("#role", "loss")
     assert page.inner_text("#shown").startswith(f"{sum(r.role == 'loss' for r in trials(rows))} of")
     page.fill("#q", "no such words anywhere")
@@ -276,7 +276,7 @@ def test_a_served_page_renews_itself_and_keeps_its_view(chromium: Any) -> None:
         page.wait_for_selector("html[data-ready]")
         before = page.inner_text("#shown")
         cut[0] = len(rows)
-        page.wait_for_selector("#shown:has-text('40 trials')", timeout=15_000)
+        page.wait_for_selector("#shown:has-text('39 trials')", timeout=15_000)
         assert before != "40 trials"
         assert page.get_attribute("#columns [data-key=score]", "aria-sort") == "descending"
         page.close()

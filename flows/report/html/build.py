@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from flows.report import formatting as w
 from flows.report import slot_time
-from flows.report.campaign_digest import Digest, digest, headline, loads
+from flows.report.campaign_digest import Digest, digest, headline, loads, title_line
 from flows.report.html.compress import columns, diff_order, fit_diffs, fit_texts, squeeze, tidy
 from flows.report.overfitting import overfitting_text
 from flows.report.prune_checks import prunes_text
@@ -102,6 +102,7 @@ def render(
             spec=spec,
             d=facts,
             meta=meta,
+            title=_tight(title_line(spec, facts)),
             headline=_tight(headline(spec, facts)),
             tiles=[tuple(map(_tight, tile)) for tile in _tiles(spec, facts)],
             champions=[_champion(spec, facts, row) for row in reversed(facts.champions)],

@@ -60,6 +60,7 @@ const minus = text => String(text).replace(/-/g, "−");
 const fixed = (x, digits) => x == null ? DASH : minus(x.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 const score = (x, unit = true) => x == null ? DASH : fixed(x, D.env.digits) + (unit && D.env.unit ? " " + D.env.unit : "");
 const signed = x => x == null ? DASH : (x > 0 ? "+" : "") + fixed(x, D.env.digits);
+const gained = x => x == null ? DASH : signed(SIGN * x);   // positive is better, whichever way the score improves
 const percent = (f, digits = 2) => f == null ? DASH : (f > 0 ? "+" : "") + fixed(100 * f, digits) + "\u00a0%";
 const gainOver = (x, ref) => x == null || ref == null || !ref ? null : SIGN * (x - ref) / Math.abs(ref);
 const money = x => x == null ? DASH : x === 0 || x >= 0.01 ? "$" + fixed(x, 2) : "$" + fixed(x, 4);

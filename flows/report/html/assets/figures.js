@@ -55,7 +55,7 @@ figures.forecasts = host => {
   }
   for (const g of GROUPS) { const d = P.filter(p => p.t.group === g).map(p => SHAPES[g.shape](+p.x.toFixed(1), +p.y.toFixed(1), P.length > 400 ? 2.4 : 3.4)).join(""); if (d) svg.append(s("path", { class: `m ${g.key}`, d })); }
   svg.append(s("text", { class: "tick", x: (box.left + box.right) / 2, y: H - 6, "text-anchor": "middle" }, "forecast gain" + (D.env.unit ? `, ${D.env.unit}` : "")), s("text", { class: "tick", transform: `translate(12 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "measured gain over parent"));
-  svg.addEventListener("pointermove", e => { const p = nearest(P, ...local(svg, e)); p ? showTip(e, ...trialTip(p.t), h("div", { class: "small" }, `forecast ${signed(p.t.expected_delta)}, measured ${signed(p.t.delta_parent)}`)) : hideTip(); });
+  svg.addEventListener("pointermove", e => { const p = nearest(P, ...local(svg, e)); p ? showTip(e, ...trialTip(p.t), h("div", { class: "small" }, `forecast ${gained(p.t.expected_delta)}, measured ${gained(p.t.delta_parent)}`)) : hideTip(); });
   svg.addEventListener("pointerleave", hideTip);
   svg.addEventListener("click", e => { const p = nearest(P, ...local(svg, e)); if (p) select(p.t.i); });
   host.replaceChildren(h("p", { class: "lead" }, h("b", {}, `${f.right_sign} of ${f.n}`), ` trials moved the way their author predicted`, f.rank == null ? "." : `; rank correlation ${fixed(f.rank, 2)}.`), svg);

@@ -47,9 +47,9 @@ panel.measured = t => pairs([
   ["score", t.score != null && h("b", {}, score(t.score))],
   ["against baseline", baseline && t !== baseline ? percent(gainOver(t.score, baseline.score)) : null],
   ["in noise sd", D.noise && baseline && t !== baseline && t.score != null ? fixed(SIGN * (t.score - baseline.score) / D.noise, 1) : null],
-  ["against parent", t.delta_parent != null ? signed(t.delta_parent) : null],
-  ["against leader then", t.delta_best != null ? signed(t.delta_best) : null],
-  ["forecast", t.expected_delta != null ? signed(t.expected_delta) : null],
+  ["against parent", t.delta_parent != null ? gained(t.delta_parent) : null],
+  ["against leader then", t.delta_best != null ? gained(t.delta_best) : null],
+  ["forecast", t.expected_delta != null ? gained(t.expected_delta) : null],
   ...panel.quantities(t, true),
   ["gates", t.gate_ok == null ? null : t.gate_ok ? "all passed" : "missed"],
 ]);

@@ -1,4 +1,5 @@
 // All trials: filter, sort, and only the rows in sight as nodes, so that 5,000 scroll as easily as 50.
+const everyTrial = many(T.filter(t => t !== baseline).length, "trial") + (baseline ? " and the baseline" : "");
 const table = { body: $("rows"), rows: [], first: -1, focus: 0 };
 
 // key, heading, value to sort by, what the cell shows, class, width; the ones marked wide go first when space is short
@@ -8,7 +9,7 @@ const COLUMNS = [
   ["role", "role", t => t === baseline ? "" : t.role, t => t === baseline ? DASH : t.role || DASH, "role wide", "minmax(104px, .6fr)"],
   ["score", "score", t => t.score, t => score(t.score, false), "num score", "84px"],
   ["gain", "vs baseline", t => baseline && gainOver(t.score, baseline.score), t => percent(baseline && t !== baseline ? gainOver(t.score, baseline.score) : null), "num gain", "86px"],
-  ["delta", "vs parent", t => t.delta_parent, t => signed(t.delta_parent), "num delta wide", "86px"],
+  ["delta", "vs parent", t => t.delta_parent == null ? null : SIGN * t.delta_parent, t => gained(t.delta_parent), "num delta wide", "86px"],
   ["parent", "parent", t => t.parent, t => T[t.parent]?.id ?? DASH, "parent wide", "66px"],
   ["cpu", "CPU", t => cpu(t) || null, t => cpu(t) ? seconds(cpu(t)) : DASH, "num cpu wide", "78px"],
   ["usd", "cost", t => t.usd || null, t => t.usd ? money(t.usd) : DASH, "num usd wide", "62px"],
@@ -36,7 +37,7 @@ table.update = keep => {
   table.compute();
   table.first = -1;
   if (!keep) { table.body.scrollTop = 0; table.focus = 0; }
-  $("shown").textContent = table.rows.length === T.length ? many(T.length, "trial") : `${count(table.rows.length)} of ${many(T.length, "trial")}`;
+  $("shown").textContent = table.rows.length === T.length ? everyTrial : `${count(table.rows.length)} of ${many(T.length, "trial")}`;
   for (const c of $("columns").children) {
     const mine = c.dataset.key === state.sort;
     c.setAttribute("aria-sort", mine ? (state.down ? "descending" : "ascending") : "none");
@@ -66,7 +67,7 @@ table.row = (t, n, height) => h("div", {
   class: "row" + (t.i === state.trial ? " on" : "") + (champions.has(t.id) ? " champ" : ""), role: "row", "aria-rowindex": n + 1, "data-n": n, "data-i": t.i,
   tabindex: n === table.focus ? "0" : "-1", css: { top: n * height + "px", height: height + "px" },
 }, COLUMNS.map(c => {
-  const value = c.cell(t), sign = c.key === "gain" && t !== baseline ? gainOver(t.score, baseline?.score) : 0;
+  const value = c.cell(t), sign = c.key === "gain" && t !== baseline && VALID.has(t.status) ? gainOver(t.score, baseline?.score) : 0;
   return h("span", { role: "gridcell", class: `cell ${c.css}` + (sign > 0 ? " good" : "") }, value);
 }));
 
