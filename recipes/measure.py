@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10, help="seeds 1 to N")
     parser.add_argument("--only-seed", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    spec = tomllib.loads((arguments.recipe / "environment.toml").read_text(encoding="utf-8"))
+    spec = tomllib.loads((arguments.recipe / "environment.toml").read_text(encoding="utf-8-sig"))
     source = (arguments.source or arguments.recipe / "source").resolve()
     if arguments.only_seed is not None:
         recipe = loaded(source, arguments.data)

@@ -25,6 +25,7 @@ from agents.catalogue.recipe_constants import (
 )
 from agents.catalogue.technique import Constant, Range, Technique, Value
 from agents.catalogue.transform import NotApplicable, apply_change, found
+from agents.edits.file_text import bytes_like, text_of
 from agents.edits.normal_form import normal_form
 from agents.edits.search_replace import Files
 from lineage.errors import EditRefused
@@ -94,12 +95,12 @@ def _texts(technique: Technique, files: Mapping[str, bytes]) -> dict[str, str]:
     missing = [name for name in technique.files if name not in files]
     if missing:
         raise NotApplicable(f"no file {missing[0]}")
-    return {name: files[name].decode() for name in sorted(technique.files)}
+    return {name: text_of(name, files[name]) for name in sorted(technique.files)}
 
 
 def _check_place(technique: Technique, files: Mapping[str, bytes]) -> None:
     for pattern in (*technique.absent, *technique.requires):
-        text = files.get(pattern.file, b"").decode()
+        text = text_of(pattern.file, files.get(pattern.file, b""))
         there = found(text, pattern)
         if there and pattern in technique.absent:
             raise NotApplicable(
@@ -124,9 +125,9 @@ def apply_technique(technique: Technique, files: Mapping[str, bytes], values: Ma
             texts[constant.file] = insert_constant(
                 text, constant.name, value, constant.reason, constant.after
             )
-    out = {**files, **{name: text.encode() for name, text in texts.items()}}
     try:
-        if all(normal_form(n, t) == normal_form(n, files[n].decode()) for n, t in texts.items()):
+        out = {**files, **{name: bytes_like(name, text, files[name]) for name, text in texts.items()}}
+        if all(normal_form(n, t) == normal_form(n, text_of(n, files[n])) for n, t in texts.items()):
             raise NotApplicable(f"{technique.name} changes nothing here")
     except EditRefused as e:
         raise NotApplicable(str(e)) from e

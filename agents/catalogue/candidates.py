@@ -23,8 +23,11 @@ from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.technique import Catalogue, Range, Technique, Value
 from agents.catalogue.three_way_merge import merge_files
 from agents.catalogue.transform import NotApplicable
+from agents.edits.config_keys import config_kind, owned, parts_of
+from agents.edits.file_text import bytes_like, text_of
 from agents.edits.search_replace import Files
 from lineage.environment_spec import EnvironmentSpec, Role
+from lineage.errors import EditRefused
 
 PAIRS, STEPS, PORTS, UNDOS, VARIANTS = 12, 12, 6, 5, 4
 # A combination of a technique with a trade is how bought accuracy is spent, so such pairs come first.
@@ -69,7 +72,11 @@ class Setting:
         file, _, name = key.partition(":")
         for surface in self.spec.surfaces:
             listed = surface.units.get(file, [])
-            if surface.name in self.role.surfaces and ("*" in listed or name in listed):
+            if surface.name not in self.role.surfaces:
+                continue
+            if config_kind(file) and owned(listed, parts_of(name)):
+                return True
+            if "*" in listed or name in listed:
                 return True
         return False
 
@@ -270,7 +277,11 @@ def build(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
         names += [technique.name] if technique.edits or not technique.repeatable else []
     for key, value in candidate.numbers.items():
         file, _, name = key.partition(":")
-        files[file] = recipe_constants.set_constant(files[file].decode(), name, value).encode()
+        try:
+            text = recipe_constants.set_number(file, text_of(file, files[file]), name, value)
+            files[file] = bytes_like(file, text, files[file])
+        except EditRefused as error:
+            raise NotApplicable(str(error)) from error
     moved = changed_numbers(recipe_constants.numbers(parent.files), recipe_constants.numbers(files))
     return files, Delta(tuple(names), tuple((key, old, new) for key, (old, new) in sorted(moved.items())))
 

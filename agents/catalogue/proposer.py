@@ -34,6 +34,7 @@ from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
 from agents.catalogue.technique import load_catalogue
 from agents.catalogue.transform import NotApplicable
+from agents.edits.file_text import shown
 from agents.edits.normal_form import ast_hash
 from agents.edits.role_surface import changed_lines, check_surface
 from agents.edits.search_replace import Files, edits_between
@@ -238,7 +239,7 @@ class CatalogueProposer:
 
 def _size(before: Files, after: Files) -> int:
     paths = [path for path in after if after[path] != before.get(path)]
-    return sum(changed_lines(before.get(path, b"").decode(), after[path].decode()) for path in paths)
+    return sum(changed_lines(shown(path, before.get(path, b"")), shown(path, after[path])) for path in paths)
 
 
 def _expected(memory: Memory, parent: Trial, forecast: Forecast, against: Forecast) -> float | None:

@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from agents.catalogue.config_numbers import config_numbers, set_config_number
 from agents.catalogue.technique import Range, Value
 from agents.catalogue.transform import NotApplicable
+from agents.edits.config_keys import config_kind
+from agents.edits.file_text import shown
 from agents.edits.search_replace import lines_of
 from lineage.python_ast import parse as parse_source
 
@@ -34,7 +37,7 @@ class Number:
 
     @property
     def name(self) -> str:
-        return self.key.split(":")[1]
+        return self.key.split(":", 1)[1]
 
 
 def _target(node: ast.stmt) -> tuple[str, ast.expr] | None:
@@ -77,8 +80,12 @@ def numbers(files: Mapping[str, bytes]) -> dict[str, Number]:
     """Every numeric constant of these files, by key."""
     out = {}
     for path in sorted(files):
-        if path.endswith(".py"):
-            for name, node in _assigned(files[path].decode("utf-8", "replace")).items():
+        text = shown(path, files[path])
+        if config_kind(path):
+            for name, (found, whole) in config_numbers(path, text).items():
+                out[f"{path}:{name}"] = Number(f"{path}:{name}", found, whole)
+        elif path.endswith(".py"):
+            for name, node in _assigned(text).items():
                 value = _number(node)
                 if value is not None and math.isfinite(value):
                     key = f"{path}:{name}"
@@ -94,6 +101,13 @@ def written(value: Value, integer: bool = False) -> str:
         return str(round(value))
     text = f"{value:.4g}"
     return text if any(c in text for c in ".en") else text + ".0"
+
+
+def set_number(path: str, text: str, name: str, value: Value) -> str:
+    """The text with another value of a constant, or of a key of a YAML, TOML or JSON file."""
+    if config_kind(path):
+        return set_config_number(path, text, name, float(value))
+    return set_constant(text, name, value)
 
 
 def set_constant(text: str, name: str, value: Value) -> str:

@@ -181,7 +181,7 @@ class Catalogue(Spec):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as e:
         raise SpecInvalid(f"{path}: not valid TOML: {e}") from e
     except UnicodeDecodeError as e:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 
+from agents.edits.file_text import bytes_like, text_of
 from agents.edits.role_surface import CODE, IMPORTS, TAIL, units
 from agents.edits.search_replace import Files, lines_of
+from lineage.errors import EditRefused
 
 
 def _anchors(base: list[str], side: list[str]) -> dict[int, int]:
@@ -69,6 +71,9 @@ def merge_text(path: str, base: str, ours: str, theirs: str) -> str | None:
         return theirs
     if theirs == base:
         return ours
+    if not path.endswith(".py"):
+        lines = merge_lines(lines_of(base), lines_of(ours), lines_of(theirs))
+        return None if lines is None else "".join(lines)
     o, a, b = _table(path, base), _table(path, ours), _table(path, theirs)
     merged: dict[str, str] = {}
     for key in dict.fromkeys([*a, *b, *o]):
@@ -77,10 +82,10 @@ def merge_text(path: str, base: str, ours: str, theirs: str) -> str | None:
         if x != y != z != x:  # three different texts; a missing one cannot be merged by line
             if x is None or y is None or z is None:
                 return None
-            lines = merge_lines(lines_of(x), lines_of(y), lines_of(z))
-            if lines is None:
+            merge = merge_lines(lines_of(x), lines_of(y), lines_of(z))
+            if merge is None:
                 return None
-            taken = "".join(lines)
+            taken = "".join(merge)
         if taken is not None:
             merged[key] = taken
     order = _order(list(a), list(b), set(merged))
@@ -103,10 +108,13 @@ def merge_files(
         elif o is None or a is None or b is None:
             return None
         else:
-            text = merge_text(path, o.decode(), a.decode(), b.decode())
-            if text is None:
+            try:
+                text = merge_text(path, *(text_of(path, data) for data in (o, a, b)))
+                taken = None if text is None else bytes_like(path, text, a)
+            except EditRefused:
                 return None
-            taken = text.encode()
+            if taken is None:
+                return None
         if taken is not None:
             out[path] = taken
     return out

@@ -13,6 +13,8 @@ import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from agents.edits.module_names import resolved
+
 Found = tuple[str, int]
 
 
@@ -40,11 +42,18 @@ def _root(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _imports(node: ast.AST, allowed: set[str], siblings: set[str]) -> Iterator[Found]:
+def _sources(node: ast.Import | ast.ImportFrom, path: str) -> list[str]:
+    """The modules that an import names, relative ones by their absolute name."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [resolved(path, "." * node.level + (node.module or "")) or "."]
+
+
+def _imports(node: ast.AST, allowed: set[str], siblings: set[str], path: str) -> Iterator[Found]:
     if not isinstance(node, ast.Import | ast.ImportFrom):
         return
-    refused = SYSTEM | CLOSED | siblings | {""}
-    for name in [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]:
+    refused = SYSTEM | CLOSED | {name.split(".")[0] for name in siblings} | {""}
+    for name in _sources(node, path):
         parents = {name.rsplit(".", n)[0] for n in range(name.count(".") + 1)}
         if name.split(".")[0] in refused and not parents & allowed:
             yield f"import of {name!r} inside a function", node.lineno
@@ -71,19 +80,25 @@ def _assigned(node: ast.AST, siblings: set[str]) -> Iterator[Found]:
         yield f"assignment to {ast.unparse(node)} of another file", node.lineno
 
 
-def reaches(tree: ast.Module, siblings: Iterable[str], allowed: Iterable[str]) -> list[Found]:
+def _of_recipe(name: str, siblings: set[str]) -> bool:
+    """Is the thing of this full name another module of the recipe, or a package around one?"""
+    return any(name == module or module.startswith(f"{name}.") for module in siblings)
+
+
+def reaches(tree: ast.Module, siblings: Iterable[str], allowed: Iterable[str], path: str = "") -> list[Found]:
     """(what, line) of every such form in a file; `siblings`: the recipe's other modules."""
-    may, top = set(allowed), {id(node) for node in tree.body}
+    may, top, beside = set(allowed), {id(node) for node in tree.body}, set(siblings)
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            imported |= {(a.asname or a.name).split(".")[0]: a.name for a in node.names}
+            outer = f"{_sources(node, path)[0]}." if isinstance(node, ast.ImportFrom) else ""
+            imported |= {(a.asname or a.name).split(".")[0]: outer + a.name for a in node.names}
             may |= {a.name for a in node.names if isinstance(node, ast.Import) and id(node) in top}
-    files = {bound for bound, name in imported.items() if name.split(".")[0] in set(siblings)}
+    files = {bound for bound, name in imported.items() if _of_recipe(name, beside)}
     found: list[Found] = []
     for node in ast.walk(tree):
         if id(node) not in top:
-            found += _imports(node, may, set(siblings))
+            found += _imports(node, may, beside, path)
         found += _attributes(node, set(imported))
         found += _assigned(node, files)
     for statement in tree.body:
@@ -93,13 +108,17 @@ def reaches(tree: ast.Module, siblings: Iterable[str], allowed: Iterable[str]) -
 
 
 def new_reaches(
-    before: ast.Module | None, after: ast.Module, siblings: Iterable[str], allowed: Iterable[str]
+    before: ast.Module | None,
+    after: ast.Module,
+    siblings: Iterable[str],
+    allowed: Iterable[str],
+    path: str = "",
 ) -> list[Found]:
     """Those that `after` has more often than `before`, in order of their lines."""
     beside, may = set(siblings), set(allowed)
-    left = Counter(what for what, _ in reaches(before, beside, may)) if before else Counter[str]()
+    left = Counter(what for what, _ in reaches(before, beside, may, path)) if before else Counter[str]()
     out = []
-    for what, line in sorted(reaches(after, beside, may), key=lambda found: found[1]):
+    for what, line in sorted(reaches(after, beside, may, path), key=lambda found: found[1]):
         if left[what] > 0:
             left[what] -= 1
         else:

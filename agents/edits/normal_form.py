@@ -13,6 +13,8 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 
+from agents.edits.config_keys import config_kind, entries
+from agents.edits.file_text import text_of
 from lineage.errors import EditRefused
 from lineage.python_ast import parse as parse_source
 
@@ -79,16 +81,26 @@ def normal_form(path: str, text: str) -> str:
     return "".join(out)
 
 
+def program_form(path: str, data: bytes) -> bytes:
+    """What a file says, without its layout: Python by its tree, YAML, TOML and JSON by their keys and values."""
+    if path.endswith(".py"):
+        try:
+            text = text_of(path, data)
+        except EditRefused as e:
+            raise EditRefused("syntax", str(e), e.numbers) from e
+        return normal_form(path, text).encode("utf-8", "surrogatepass")
+    if config_kind(path):
+        try:
+            return repr(sorted(entries(path, text_of(path, data)).items())).encode("utf-8", "surrogatepass")
+        except EditRefused:
+            return data  # the judge of what a program means is the program
+    return data
+
+
 def ast_hash(files: Mapping[str, bytes]) -> str:
     """sha256 over the normal form of every file, in the order of their names."""
     whole = hashlib.sha256()
     for path in sorted(files):
-        data = files[path]
-        if path.endswith(".py"):
-            try:
-                text = data.decode("utf-8")
-            except UnicodeDecodeError as e:
-                raise EditRefused("syntax", f"{path}: not UTF-8 at byte {e.start}", {"file": path}) from e
-            data = normal_form(path, text).encode("utf-8", "surrogatepass")
-        whole.update(f"{path}\0{hashlib.sha256(data).hexdigest()}\n".encode())
+        form = program_form(path, files[path])
+        whole.update(f"{path}\0{hashlib.sha256(form).hexdigest()}\n".encode())
     return whole.hexdigest()

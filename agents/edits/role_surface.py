@@ -10,6 +10,9 @@ Forms that plainly reach into other files, or past the imports that the surface 
 (`agents.edits.forbidden_forms`). Inside a unit that it owns an edit can still do much at run time: there the definitions of
 other files are compared (`evaluators.judge.foreign_definition_changes`), the sandbox is the boundary for the rest, and `agents.edits.lint`
 flags the suspicious forms as advice for reviewers and agents.
+
+In a YAML, TOML or JSON file only the keys that the surface lists may change (`agents.edits.config_keys`); any other
+text file (shell, C++, CUDA) is a surface as a whole, or not at all.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from agents.edits.config_keys import changed_keys, config_kind, dotted, entries, owned
+from agents.edits.file_text import check_change, text_of
 from agents.edits.forbidden_forms import new_reaches
 from agents.edits.lint import new_flags
-from agents.edits.normal_form import normal_form, parse
-from agents.edits.search_replace import lines_of, visible_text
+from agents.edits.module_names import importable, module_of, resolved
+from agents.edits.normal_form import parse, program_form
+from agents.edits.search_replace import lines_of
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import EditRefused
 from lineage.script_task import matches
@@ -171,20 +177,27 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 def _import_faults(
-    path: str, before: ast.Module | None, after: ast.Module, allowed: set[str], taken: set[str], whole: bool
+    path: str,
+    before: ast.Module | None,
+    after: ast.Module,
+    allowed: set[str],
+    taken: set[str],
+    whole: bool,
 ) -> list[str]:
     """What is wrong with the imports that an edit adds, changes or removes."""
     old = _imported(before) if before else {}
     new = _imported(after)
-    ok = allowed | {source.split(":")[0] for source in old.values()}
+    ok = allowed | {resolved(path, source.split(":")[0]) for source in old.values()}
     faults = list[str]()
     for bound, source in new.items():
         if old.get(bound) == source:
             continue
-        module = source.split(":")[0]
+        module = resolved(path, source.split(":")[0])
         parents = {module.rsplit(".", n)[0] for n in range(module.count(".") + 1)}
         if bound == "*":
-            faults.append(f"{path}: `from {module} import *` is not accepted; name what is needed")
+            faults.append(
+                f"{path}: `from {source.split(':')[0]} import *` is not accepted; name what is needed"
+            )
         elif not ok & parents:
             may = ", ".join(sorted(allowed)) or "none"
             faults.append(f"{path}: import of {module!r} is outside the surface; may be added: {may}")
@@ -273,21 +286,23 @@ def _owned(spec: EnvironmentSpec, role: Role, path: str) -> _Owned:
 def owns(spec: EnvironmentSpec, role: Role, path: str, key: str) -> bool:
     """May the role change this definition (`Net.forward`, `LR`; empty: the file as a whole)?"""
     created = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]
-    owned = _owned(spec, role, path)
+    held = _owned(spec, role, path)
     if not key:
-        return "*" in owned.units or any(fnmatchcase(path, pattern) for pattern in created)
+        return "*" in held.units or any(path_fits(path, pattern) for pattern in created)
     unit = ".".join(key.split(".")[:2])
-    return owned.owns(unit) or owned.may_add(unit) or any(fnmatchcase(path, p) for p in created)
+    return held.owns(unit) or held.may_add(unit) or any(path_fits(path, p) for p in created)
 
 
 def _file_faults(spec: EnvironmentSpec, role: Role, path: str) -> list[str]:
     """Faults of a file that the edit creates."""
     patterns = [p for s in spec.surfaces if s.name in role.surfaces for p in s.new_files]
-    stem = path.removesuffix(".py").split("/")[-1]
+    stem = path.split("/")[0].removesuffix(".py")
     packages = {p.replace("-", "_").split("[")[0].lower() for p in spec.packages}
-    if not any(fnmatchcase(path, pattern) for pattern in patterns):
+    if not any(path_fits(path, pattern) for pattern in patterns):
         may = ", ".join(patterns) or "none"
         return [f"{path}: a new file is outside the surface; allowed patterns: {may}"]
+    if not importable(path):
+        return []
     if stem in sys.stdlib_module_names or stem in packages or stem in ("sitecustomize", "usercustomize"):
         return [f"{path}: a file of this name would hide the module {stem!r}; choose another name"]
     return []
@@ -296,8 +311,8 @@ def _file_faults(spec: EnvironmentSpec, role: Role, path: str) -> list[str]:
 def _reach_faults(
     path: str, before: ast.Module | None, after: ast.Module, siblings: set[str], allowed: set[str]
 ) -> list[str]:
-    others = siblings - {path.removesuffix(".py")}
-    found = new_reaches(before, after, others, allowed)
+    others = siblings - {module_of(path)}
+    found = new_reaches(before, after, others, allowed, path)
     return [f"{path}:{line}: {what} is outside the surface" for what, line in found]
 
 
@@ -311,45 +326,113 @@ def _global_faults(path: str, before: ast.Module, after: ast.Module, owned: _Own
     return [f"{path}: global {name} is outside the surface" for name in added if not owned.may_add(name)]
 
 
+@dataclass(frozen=True)
+class _FileCheck:
+    """What is wrong with one changed file, which of its units changed, advice, and the size of the change."""
+
+    faults: list[str]
+    changed: list[str]
+    flags: list[str]
+    lines: int
+
+
 def _check_file(
     spec: EnvironmentSpec, role: Role, path: str, before: Mapping[str, bytes], after: Mapping[str, bytes]
-) -> tuple[list[str], list[str], list[str], int]:
-    """(faults, changed units, flags, changed lines) of one changed file."""
+) -> _FileCheck:
     if path not in after:
-        return [f"{path}: the file was deleted"], [], [], 0
+        return _FileCheck([f"{path}: the file was deleted"], [], [], 0)
     if matches(path, spec.task.protected):
-        return [f"{path} is protected: no candidate changes it"], [], [], 0
-    new_text = visible_text(path, after[path])
-    old_text = visible_text(path, before[path]) if path in before else ""
+        return _FileCheck([f"{path} is protected: no candidate changes it"], [], [], 0)
+    new_text = text_of(path, after[path])
+    old_text = text_of(path, before[path]) if path in before else ""
+    check_change(path, before.get(path), after[path])
     lines = changed_lines(old_text, new_text)
-    if not path.endswith(".py"):
-        may = spec.task.kind == "script" and "*" in _owned(spec, role, path).units
-        faults = [] if may and path in before else [f"{path}: only Python files may change"]
-        return faults, [f"{path}:*"], [], lines
+    created = _file_faults(spec, role, path) if path not in before else []
+    if path.endswith(".py"):
+        faults, changed, flags = _check_python(spec, role, path, before, after)
+    elif config_kind(path):
+        held = ("*",) if path not in before else _owned(spec, role, path).units
+        (faults, changed), flags = _check_config(path, old_text, new_text, held), []
+    else:
+        whole = path not in before or "*" in _owned(spec, role, path).units
+        faults = [] if whole else [f"{path}: the file is outside the surface"]
+        changed, flags = [f"{path}:*"], []
+    return _FileCheck(created + faults, changed, flags, lines)
+
+
+def _check_config(path: str, old: str, new: str, held: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(faults, changed keys) of a YAML, TOML or JSON file: only keys that the surface lists may change."""
+    if "*" in held:
+        entries(path, new)
+        return [], [f"{path}:*"]
+    keys = changed_keys(path, old, new)
+    faults = [
+        f"{path}: the key {dotted(key) or '(top)'} is outside the surface"
+        for key in keys
+        if not owned(held, key)
+    ]
+    return faults, [f"{path}:{dotted(key)}" for key in keys]
+
+
+def _check_python(
+    spec: EnvironmentSpec, role: Role, path: str, before: Mapping[str, bytes], after: Mapping[str, bytes]
+) -> tuple[list[str], list[str], list[str]]:
+    """(faults, changed units, flags) of a Python file."""
+    new_text = text_of(path, after[path])
     new_tree = parse(path, new_text)
-    siblings = {name.removesuffix(".py") for name in after if name.endswith(".py")}
+    siblings = {module_of(name) for name in after if name.endswith(".py")}
     allowed = {m for s in spec.surfaces if s.name in role.surfaces for m in s.imports} | siblings
+    allowed |= {parent for name in siblings for parent in _packages(name)}
     if path not in before:
-        known = {
-            m.split(":")[0] for name in before for m in _imported(parse(name, before[name].decode())).values()
-        }
-        faults = _file_faults(spec, role, path)
-        faults += _import_faults(path, None, new_tree, allowed | known, set(), True)
+        known = _imported_anywhere(before)
+        faults = _import_faults(path, None, new_tree, allowed | known, set(), True)
         faults += _reach_faults(path, None, new_tree, siblings, allowed | known)
-        return faults, [f"{path}:*"], new_flags(path, None, new_tree, allowed | known), lines
+        return faults, [f"{path}:*"], new_flags(path, None, new_tree, allowed | known)
+    old_text = text_of(path, before[path])
     old_tree = parse(path, old_text)
     old, new = units(path, old_text, old_tree), units(path, new_text, new_tree)
     taken = {u.key for u in [*old, *new]}
-    owned = _owned(spec, role, path)
-    faults = _unit_faults(path, old, new, owned)
-    faults += _import_faults(path, old_tree, new_tree, allowed, taken, "*" in owned.units)
+    held = _owned(spec, role, path)
+    faults = _unit_faults(path, old, new, held)
+    faults += _import_faults(path, old_tree, new_tree, allowed, taken, "*" in held.units)
     faults += _reach_faults(path, old_tree, new_tree, siblings, allowed)
-    faults += _global_faults(path, old_tree, new_tree, owned)
-    if "*" not in owned.units and _imported(old_tree) == _imported(new_tree):
+    faults += _global_faults(path, old_tree, new_tree, held)
+    if "*" not in held.units and _imported(old_tree) == _imported(new_tree):
         was, now = ([_body_text(u) for u in x if u.key == IMPORTS] for x in (old, new))
         if was != now:
             faults.append(f"{path}: the import lines are outside the surface but their text changed")
-    return faults, _changed(path, old, new), new_flags(path, old_tree, new_tree, allowed), lines
+    return faults, _changed(path, old, new), new_flags(path, old_tree, new_tree, allowed)
+
+
+def _packages(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def _imported_anywhere(files: Mapping[str, bytes]) -> set[str]:
+    """Modules that a file of the recipe imports at its top; a file that cannot be read imports none."""
+    found = set[str]()
+    for path, data in files.items():
+        if path.endswith(".py"):
+            try:
+                tree = parse(path, text_of(path, data))
+            except EditRefused:
+                continue
+            found |= {resolved(path, source.split(":")[0]) for source in _imported(tree).values()}
+    return found
+
+
+def path_fits(path: str, pattern: str) -> bool:
+    """Each part of a path by its part of the pattern, so that `aug_*.py` creates no folder; `**` is any folders."""
+    names, parts = path.split("/"), pattern.split("/")
+    if "**" in parts:
+        at = parts.index("**")
+        head, tail = parts[:at], parts[at + 1 :]
+        if len(names) < len(head) + len(tail):
+            return False
+        names = names[: len(head)] + names[len(names) - len(tail) :]
+        parts = head + tail
+    return len(names) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True))
 
 
 def check_surface(
@@ -367,8 +450,9 @@ def check_surface(
         raise EditRefused("duplicate", "the edit changes nothing", {"changed_lines": 0})
     faults, changed, flags, lines = list[str](), list[str](), list[str](), 0
     for path in paths:
-        more, names, advice, count = _check_file(spec, role, path, before, after)
-        faults, changed, flags, lines = faults + more, changed + names, flags + advice, lines + count
+        one = _check_file(spec, role, path, before, after)
+        faults, changed = faults + one.faults, changed + one.changed
+        flags, lines = flags + one.flags, lines + one.lines
     if lines > role.max_changed_lines:
         faults.append(f"{lines} changed lines, limit {role.max_changed_lines} for role {role.name}")
     if faults:
@@ -382,9 +466,6 @@ def check_surface(
 
 
 def _same_program(before: Mapping[str, bytes], after: Mapping[str, bytes], paths: list[str]) -> bool:
-    if any(not path.endswith(".py") for path in paths):
-        return False
     return all(
-        p in before and p in after and normal_form(p, before[p].decode()) == normal_form(p, after[p].decode())
-        for p in paths
+        p in before and p in after and program_form(p, before[p]) == program_form(p, after[p]) for p in paths
     )

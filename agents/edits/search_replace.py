@@ -8,27 +8,24 @@ exactly one place, and keeps the file's own bytes for the lines that do not chan
 edits this code got 193 right and none wrong; `git apply` got 128, and 18 to 43 wrong when lenient.
 
 Nothing here touches the disk. Which files and definitions may change is decided by
-`agents.edits.role_surface`; this module only guarantees that paths are plain and text is visible.
+`agents.edits.role_surface`; this module only guarantees that paths are plain and that added text is visible.
+How bytes become text and keep their line ends is in `agents.edits.file_text`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from agents.edits.file_text import bytes_like, check_added, edit_text, raw_text, text_of
 from lineage.errors import EditRefused
 from lineage.records import Edit
-from lineage.safe_text import is_visible
 
 Files = dict[str, bytes]
 
-_NEW_NAME = re.compile(r"[a-z_][a-z0-9_]{0,59}\.py")
-_COOKIE = re.compile(
-    r"(?:[^\n]*\n)?[ \t\f]*#.*?coding[:=][ \t]*(?!utf-?8\b)[-\w.]+", re.IGNORECASE
-)  # PEP 263
+_NEW_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}(\.[A-Za-z0-9_]{1,12})*")
 _HUNK = re.compile(r"@@.*@@|@@\s*$")
 _SPECIAL = re.compile(
     r"(?:old mode|new mode|deleted file mode|rename (?:from|to)|copy (?:from|to)|GIT binary patch|"
@@ -45,40 +42,32 @@ def lines_of(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+\Z", text)
 
 
-def visible_text(path: str, data: bytes) -> str:
-    """The text of a source file; refuses anything a reader of a diff could not see."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        refuse(f"{path}: not UTF-8 at byte {e.start}; write plain UTF-8", file=path)
-    if _COOKIE.match(text):
-        refuse(f"{path}: an encoding other than UTF-8 is declared in the first two lines", file=path)
-    if text.isascii() and not re.search(r"[^\n\t\x20-\x7e]", text):
-        return text
-    for at, char in enumerate(text):
-        if char not in "\n\t" and not is_visible(char):
-            line = text.count("\n", 0, at) + 1
-            name = "carriage return" if char == "\r" else unicodedata.name(char, "control character")
-            refuse(
-                f"{path}, line {line}: invisible character U+{ord(char):04X} ({name}); write it as an escape",
-                file=path,
-                line=line,
-            )
-    return text
-
-
 def check_path(path: str, files: Mapping[str, bytes]) -> None:
-    """Accept the exact name of an existing file, or a plain new `*.py` name; refuse the rest."""
+    """Accept the exact name of an existing file, or a plain new name below the recipe's folder; refuse the rest."""
     if path in files:
         return
     known = ", ".join(sorted(files)[:20])
-    twins = [name for name in files if name.casefold() == path.casefold()]
+    folders = {parent for name in files for parent in _parents(name)}
+    twins = [
+        n
+        for n in (*files, *folders)
+        for p in (path, *_parents(path))
+        if n != p and n.casefold() == p.casefold()
+    ]
     if twins:
         refuse(f"{path!r} differs from {twins[0]!r} only in case; use the exact name", file=path)
-    if not _NEW_NAME.fullmatch(path):
+    parts = path.split("/")
+    plain = all(_NEW_PART.fullmatch(part) for part in parts) and len(parts) <= 6
+    if not plain or path in folders or any(parent in files for parent in _parents(path)):
         refuse(
-            f"no file {path!r} in the recipe; files: {known}; a new file is named like `optim.py`", file=path
+            f"no file {path!r} in the recipe; files: {known}; a new file is named like `optim.py` or `parts/optim.py`",
+            file=path,
         )
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def _places(text: str, search: str) -> list[int]:
@@ -169,22 +158,25 @@ def _replace_once(path: str, text: str, search: str, replace: str) -> str:
 def apply_edit(files: Mapping[str, bytes], edit: Edit) -> Files:
     """One block; see the module docstring for the rule."""
     check_path(edit.path, files)
-    visible_text(edit.path, edit.replace.encode("utf-8", "surrogatepass"))
-    if edit.path not in files:
-        if edit.search:
-            refuse(f"{edit.path}: no such file; to create it leave the search text empty", file=edit.path)
-        return {**files, edit.path: edit.replace.encode()}
-    text = visible_text(edit.path, files[edit.path])
+    old = files.get(edit.path)
     if not edit.search:
-        if text:
+        if old:
             refuse(
                 f"{edit.path} exists already: quote the lines to replace in the search text", file=edit.path
             )
-        return {**files, edit.path: edit.replace.encode()}
-    if edit.search == edit.replace:
+        return {**files, edit.path: _written(edit.path, edit.replace, old)}
+    if old is None:
+        refuse(f"{edit.path}: no such file; to create it leave the search text empty", file=edit.path)
+    search, replace = edit_text(edit.search, old), edit_text(edit.replace, old)
+    if search == replace:
         refuse(f"{edit.path}: search and replace are the same text", file=edit.path)
-    new = _replace_once(edit.path, text, edit.search, edit.replace)
-    return {**files, edit.path: new.encode()}
+    new = _replace_once(edit.path, text_of(edit.path, old), search, replace)
+    return {**files, edit.path: _written(edit.path, new, old)}
+
+
+def _written(path: str, text: str, old: bytes | None) -> bytes:
+    check_added(path, text_of(path, old) if old else "", text)
+    return bytes_like(path, text, old)
 
 
 def apply_edits(files: Mapping[str, bytes], edits: Sequence[Edit]) -> Files:
@@ -302,8 +294,7 @@ def canonical_diff(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> s
             f"a/{path}" if old is not None else "/dev/null",
             f"b/{path}" if new is not None else "/dev/null",
         )
-        old_lines = lines_of((old or b"").decode("utf-8", "replace"))
-        new_lines = lines_of((new or b"").decode("utf-8", "replace"))
+        old_lines, new_lines = lines_of(raw_text(path, old or b"")), lines_of(raw_text(path, new or b""))
         body = list(difflib.unified_diff(old_lines, new_lines, *header, n=3))
         for line in body or [f"--- {header[0]}\n", f"+++ {header[1]}\n"]:
             out.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
@@ -332,11 +323,11 @@ def edits_between(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tu
             continue
         if new is None:
             refuse(f"{path}: a file cannot be deleted by an edit", file=path)
-        wanted = visible_text(path, new)
+        wanted = text_of(path, new)
         if not old:
             out.append(Edit(path=path, search="", replace=wanted))
             continue
-        text = visible_text(path, old)
+        text = text_of(path, old)
         old_lines, new_lines = lines_of(text), lines_of(wanted)
         for context in (0, 1, 2, 3, 6, 12, 25, 50, len(old_lines)):
             blocks = _blocks(path, old_lines, new_lines, context)

@@ -102,7 +102,7 @@ def _path_before(before: str, paths: Collection[str]) -> str:
     for line in reversed(before.rstrip().split("\n")[-3:]):
         bare = line.strip().removeprefix("```").strip("`*#: \t")
         bare = bare.removeprefix("python").strip() if " " in bare else bare
-        if bare in paths or re.fullmatch(r"[a-z_][a-z0-9_]*\.py", bare):
+        if bare in paths or re.fullmatch(r"(?:[A-Za-z_][\w-]*/){0,5}[A-Za-z_][\w-]*\.[a-z0-9_]{1,12}", bare):
             return bare
         named = [p for p in paths if re.search(rf"(?<![\w./]){re.escape(p)}(?![\w])", line)]
         if len(named) == 1:

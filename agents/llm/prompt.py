@@ -17,6 +17,7 @@ from importlib.resources import files as resources
 
 import jinja2
 
+from agents.edits.file_text import shown
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.llm.prompt_sizes import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.protocol import ProposalRequest
@@ -245,7 +246,7 @@ def file_section(spec: EnvironmentSpec, role: Role, files: Mapping[str, bytes], 
     room = budget - len(head)
     blocks: list[str] = []
     for path in [p for p in mine if p in files]:
-        text = files[path].decode("utf-8", "replace")
+        text = shown(path, files[path])
         block = f"\n### {word(path)}\n{numbered(text.removesuffix(chr(10)))}"
         if len(block) > room:
             block = (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.edits.file_text import bytes_like, check_added, shown, text_of
 from agents.edits.normal_form import ast_hash
 from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import (
@@ -21,7 +22,6 @@ from agents.edits.search_replace import (
     check_path,
     edits_between,
     lines_of,
-    visible_text,
 )
 from agents.edits.text_protocol import finite
 from agents.llm.prompt import sees_lineage
@@ -98,7 +98,7 @@ def _source(scratch: Scratch, given: Mapping[str, Any]) -> tuple[str, str]:
     if path not in scratch.now:
         known = ", ".join(sorted(scratch.now))
         raise ToolError(f"no file {for_prompt(path, 80)}; files: {known}")
-    return path, scratch.now[path].decode("utf-8", "replace")
+    return path, shown(path, scratch.now[path])
 
 
 def _view(scratch: Scratch, given: Mapping[str, Any]) -> str:
@@ -127,7 +127,7 @@ def _search(scratch: Scratch, given: Mapping[str, Any]) -> str:
     hits = [
         f"{path}:{number}: {for_prompt(line.strip(), 200)}"
         for path in paths
-        for number, line in enumerate(scratch.now[path].decode("utf-8", "replace").split("\n"), 1)
+        for number, line in enumerate(shown(path, scratch.now[path]).split("\n"), 1)
         if wanted in line
     ]
     more = [f"({len(hits) - SEARCH_HITS} more)"] if len(hits) > SEARCH_HITS else []
@@ -201,15 +201,17 @@ def _insert(scratch: Scratch, given: Mapping[str, Any]) -> str:
     check_path(path, scratch.now)
     if not text:
         raise ToolError("'text' is empty")
-    old = lines_of(visible_text(path, scratch.now.get(path, b"")))
+    present = scratch.now.get(path)
+    before = text_of(path, present or b"")
+    old = lines_of(before)
     after = _line(given, "line", len(old))
     if not 0 <= after <= len(old):
         raise ToolError(f"{path} has {len(old)} lines; 'line' must be 0 (top) to {len(old)} (end)")
     if after and not old[after - 1].endswith("\n"):
         old[after - 1] += "\n"
-    data = "".join([*old[:after], text if text.endswith("\n") else text + "\n", *old[after:]]).encode()
-    visible_text(path, data)
-    scratch.now = {**scratch.now, path: data}
+    wanted = "".join([*old[:after], text if text.endswith("\n") else text + "\n", *old[after:]])
+    check_added(path, before, wanted)
+    scratch.now = {**scratch.now, path: bytes_like(path, wanted, present)}
     return f"{path}: text is in after line {after}; {_size(scratch)}"
 
 

@@ -3,13 +3,17 @@
 Use: `embedded_data(files)` on a source snapshot whose bytes are not paid for, as in environments scored by
 time; `pays_for_bytes(spec)` says which. The sources are parsed, never run. Rules (facts/sandbox B2,
 row 38): no literal longer than 4,000 bytes, no collection of more than 500 constants, at most 12,000
-bytes of literals in all. Limits: literals only; `evaluators.judge.source_size` bounds what a source says in any form.
+bytes of literals in all, each counted beyond what the start has in the same file: a person's own tables are no leak.
+Limits: literals only; `evaluators.judge.source_size` bounds what a source says in any form.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lineage.environment_spec import EnvironmentSpec
 from lineage.python_ast import parse as parse_source
@@ -39,31 +43,60 @@ def _size(node: ast.Constant) -> int:
     return len(value) if isinstance(value, bytes) else len(repr(value))
 
 
-def _measure(tree: ast.Module) -> tuple[int, int, int]:
-    """(longest literal, largest collection, bytes of all literals); docstrings count in the first only."""
-    spoken = _docstrings(tree)
-    longest = largest = total = 0
+@dataclass
+class _Found:
+    """The longest literal, the largest collection (each with its place) and the bytes of all literals."""
+
+    longest: tuple[int, str] = (0, "")
+    largest: tuple[int, str] = (0, "")
+    total: int = 0
+
+
+def _key(node: ast.Constant) -> tuple[str, object]:
+    return type(node.value).__name__, node.value
+
+
+def _constants(tree: ast.AST) -> list[ast.Constant]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+
+
+def _trees(files: Mapping[str, bytes]) -> dict[str, ast.Module]:
+    """Of the files that parse; one that does not is somebody else's to refuse."""
+    trees = {}
+    for name, data in files.items():
+        if name.endswith(".py"):
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                trees[name] = parse_source(data)
+    return trees
+
+
+def _measure(name: str, tree: ast.Module, known: Counter[tuple[str, object]], found: _Found) -> None:
+    """Adds what a file has beyond `known`; docstrings count as literals only, not in the sum."""
+    spoken, left = _docstrings(tree), known.copy()
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):
-            longest = max(longest, _size(node))
-            total += 0 if id(node) in spoken else _size(node)
+            if left[_key(node)] > 0:
+                left[_key(node)] -= 1
+                continue
+            found.longest = max(found.longest, (_size(node), f"{name}:{node.lineno}"))
+            found.total += 0 if id(node) in spoken else _size(node)
         elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
-            largest = max(largest, sum(isinstance(n, ast.Constant) for n in ast.walk(node)))
-    return longest, largest, total
+            inside = Counter(_key(constant) for constant in _constants(node))
+            new = sum((inside - known).values()) if known else sum(inside.values())
+            found.largest = max(found.largest, (new, f"{name}:{node.lineno}"))
 
 
-def embedded_data(files: Mapping[str, bytes]) -> Check:
-    """One check over all files of a snapshot; a file that does not parse is somebody else's to refuse."""
-    longest = largest = total = 0
+def embedded_data(files: Mapping[str, bytes], start: Mapping[str, bytes] | None = None) -> Check:
+    """One check over all files of a snapshot: what it says in literals that `start` does not."""
+    before, found = start or {}, _Found()
+    known = {name: Counter(map(_key, _constants(tree))) for name, tree in _trees(before).items()}
+    for name, tree in _trees(files).items():
+        _measure(name, tree, known.get(name, Counter()), found)
     for name, data in files.items():
         if not name.endswith(".py"):
-            total += len(data)
-            continue
-        try:
-            found = _measure(parse_source(data))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        longest, largest, total = max(longest, found[0]), max(largest, found[1]), total + found[2]
+            new = Counter(data.splitlines(True)) - Counter(before.get(name, b"").splitlines(True))
+            found.total += sum(len(line) * count for line, count in new.items())
+    longest, largest, total = found.longest[0], found.largest[0], found.total
     passed = longest <= MAX_LITERAL and largest <= MAX_ITEMS and total <= MAX_TOTAL
     numbers: dict[str, int | float | str] = {
         "longest_literal": longest,
@@ -72,8 +105,11 @@ def embedded_data(files: Mapping[str, bytes]) -> Check:
     }
     if not passed:
         numbers["cause"] = "illegal:embedded_data"
+    beyond = " beyond the start's" if before else ""
+    at = [f" at {place}" if place and size > most else "" for (size, place), most in (
+        (found.longest, MAX_LITERAL), (found.largest, MAX_ITEMS))]  # fmt: skip
     detail = (
-        f"longest literal {longest} bytes (at most {MAX_LITERAL}), largest collection {largest} constants "
-        f"(at most {MAX_ITEMS}), {total} bytes of literals (at most {MAX_TOTAL})"
+        f"longest literal {longest} bytes{at[0]} (at most {MAX_LITERAL}), largest collection {largest} constants{at[1]} "
+        f"(at most {MAX_ITEMS}), {total} bytes of literals (at most {MAX_TOTAL}){beyond}"
     )
     return Check(name="embedded_data", passed=passed, numbers=numbers, detail=detail)

@@ -151,7 +151,7 @@ def _source_fault(bench: Bench, files: dict[str, bytes]) -> Check | None:
     if pays_for_bytes(bench.spec):
         return None
     # a repository's own texts and tables are its own; what an edit adds is bounded below
-    found = [] if bench.spec.task.kind == "script" else [embedded_data(files)]
+    found = [] if bench.spec.task.kind == "script" else [embedded_data(files, bench.start)]
     if bench.start is not None:
         found.append(added_information(bench.spec, files, bench.start, bench.data))
     return next((check for check in found if not check.passed), None)

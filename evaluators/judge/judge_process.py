@@ -372,7 +372,7 @@ def scored_answers(job: Job) -> Scored:
     files = read_source(job.source)
     audits = audits_of([r.seed for r in results], seen) if whole else ()
     if whole and not pays_for_bytes(spec):
-        audits = (*audits, embedded_data(files))
+        audits = (*audits, embedded_data(files, job.start))
         if job.start is not None:
             audits = (*audits, added_information(spec, files, job.start, job.data))
     return Scored(results, audits, write_items(job, answered))

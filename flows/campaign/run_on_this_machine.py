@@ -79,7 +79,7 @@ def create_campaign(
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
     files = environment.source() if start.files is None else dict(start.files)
-    _check_source(environment, files)
+    _check_source(environment, files, told=start.files is None)
     check_trust(environment.spec, settings.trust)
     items = has_items(
         Bench(environment.spec, data, isolation, home() / "scratch", judge_file=environment.judge_file)
@@ -151,7 +151,10 @@ def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> 
     )
 
 
-def _check_source(environment: Environment, files: dict[str, bytes]) -> None:
+def _check_source(environment: Environment, files: dict[str, bytes], told: bool) -> None:
+    for line in environment.left_out() if told else ():
+        print(line, file=sys.stderr)
+    environment.check_source(files)
     if environment.spec.task.kind == "script":
         check_script(environment.spec, files, environment.folder / "source")
         return

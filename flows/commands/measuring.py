@@ -130,8 +130,12 @@ def calibrate(
         raise UsageError(f"--isolation {isolation!r}: it is strong, medium or weak")
     chosen, reference_s = fitted_here(load_environment(environment, variant or ""), again=True)
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
+    files = chosen.source()
+    chosen.check_source(files)
+    for line in chosen.left_out():
+        tell(line)
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
-        found = measure_start(bench, chosen.source(), count, slots, tell, reference_s)
+        found = measure_start(bench, files, count, slots, tell, reference_s)
     path = save(found)
     if as_json:
         print_json({**summary(found), "path": str(path)})

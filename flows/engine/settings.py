@@ -284,7 +284,7 @@ def _annotated(field: FieldInfo) -> Any:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(file.read_text("utf-8"))
+        raw = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise SpecInvalid(
             f"{file}: cannot be read ({error.strerror}); check the path given with --config"

@@ -16,8 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agents.edits.editable_files import problems
 from agents.roles import build_roster
 from flows.environments.repository_data import is_data
+from flows.environments.source_files import Taken, take
 from flows.environments.spec_checks import check_names
 from flows.environments.variants import Varied, varied, with_constants
 from flows.machine.folders import data_root, shipped_recipes
@@ -25,7 +27,7 @@ from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.ids import sha256
 
-MAX_SOURCE_FILES, MAX_SCRIPT_FILES = 64, 400  # a repository has its texts and tests beside its program
+MAX_SOURCE_FILES = 512  # a repository has its texts and tests beside its program
 JUDGE_FILE = "judge.py"
 
 
@@ -70,21 +72,37 @@ class Environment:
     def techniques(self) -> Path:
         return self.folder / "techniques"
 
+    def _taken(self) -> dict[Path, Taken]:
+        keep = {"train.py", "predict.py", *(path for s in self.spec.surfaces for path in s.units)}
+        roots, task = (self.folder / "source", self.data / "source"), self.spec.task
+
+        def data(path: str) -> bool:
+            return task.kind == "script" and is_data(task, path)
+
+        try:
+            return {root: take(root, keep, data) for root in roots if root.is_dir()}
+        except OSError as error:
+            raise SpecInvalid(
+                f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it out of the source"
+            ) from None
+
+    def left_out(self) -> list[str]:
+        """What lies beside the source and is not taken, one line per reason."""
+        return [line for root, taken in self._taken().items() for line in taken.notes(root)]
+
+    def check_source(self, files: Mapping[str, bytes]) -> None:
+        """Raise SpecInvalid for what the surfaces name and edits could not change, with file and reason."""
+        found = problems(self.spec, files)
+        if found:
+            more = f" (and {len(found) - 8} more)" if len(found) > 8 else ""
+            raise SpecInvalid(f"{self.folder}: " + "; ".join(found[:8]) + more)
+
     def source(self) -> dict[str, bytes]:
-        """The recipe's start: every regular file under `source/`, by relative path.
+        """The recipe's start: the files under `source/` by relative path (`flows.environments.source_files`).
 
         A full-size environment whose start is fetched keeps it beside its data, under `source/`.
         """
-        fetched, is_script = self.data / "source", self.spec.task.kind == "script"
-        files: dict[str, bytes] = {}
-        for root in (self.folder / "source", fetched):
-            if root.is_dir():
-                for path in sorted(root.rglob("*")):
-                    name = path.relative_to(root).as_posix()
-                    if not path.is_file() or "__pycache__" in path.parts:
-                        continue
-                    if not (is_script and is_data(self.spec.task, name)):
-                        files[name] = path.read_bytes()
+        files = {name: data for taken in self._taken().values() for name, data in taken.files.items()}
         if self.fixed and "fixed.py" in files:
             text = with_constants(
                 files["fixed.py"].decode("utf-8"), self.fixed, self.folder / "source/fixed.py"
@@ -94,9 +112,10 @@ class Environment:
             raise SpecInvalid(
                 f"{self.folder / 'source'}: no recipe files; a recipe needs train.py and predict.py"
             )
-        most = MAX_SCRIPT_FILES if is_script else MAX_SOURCE_FILES
-        if len(files) > most:
-            raise SpecInvalid(f"{self.folder / 'source'}: {len(files)} files; at most {most} are taken")
+        if len(files) > MAX_SOURCE_FILES:
+            raise SpecInvalid(
+                f"{self.folder / 'source'}: {len(files)} files; at most {MAX_SOURCE_FILES} are taken"
+            )
         return files
 
 
@@ -166,7 +185,7 @@ def _with_judge(spec: EnvironmentSpec, folder: Path) -> EnvironmentSpec:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SpecInvalid(
             f"{path}: cannot be read ({error.strerror}); every environment needs this file"
@@ -186,4 +205,11 @@ def _first_problem(path: Path, error: ValidationError) -> str:
 
 
 def _briefs(folder: Path) -> dict[str, str]:
-    return {path.stem: path.read_text("utf-8") for path in sorted((folder / "roles").glob("*.md"))}
+    return {path.stem: _brief(path) for path in sorted((folder / "roles").glob("*.md"))}
+
+
+def _brief(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecInvalid(f"{path}: not UTF-8 at byte {error.start}; save the brief as UTF-8") from None

@@ -39,7 +39,7 @@ def varied(raw: Mapping[str, Any], folder: Path, name: str) -> Varied:
         )
     path = folder / "variants" / f"{name}.toml"
     try:
-        change = tomllib.loads(path.read_text("utf-8"))
+        change = tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecInvalid(f"{path}: not valid TOML: {error}; mend that line and run again") from None
     fixed, arguments = change.pop("fixed", {}), change.pop("arguments", "")

@@ -109,6 +109,8 @@ def calibrate(
             f"--runs {runs}: a spread needs at least 2 runs; the default comes from environment.toml"
         )
     has_items(bench)  # a wrong name is said before anything is run
+    # what the start has is the person's own, not data that an edit brings in
+    bench = replace(bench, start=files)
     check = smoke(bench, files, slots)
     if not check.passed:
         helps = what_to_do(bench.spec, str(check.numbers.get("cause")), check.numbers)

@@ -36,6 +36,10 @@ def write_files(
     changed: list[tuple[Path, bytes]] = []
     for name, data in sorted(wanted.items()):
         path = folder / name
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{path}: a link leads out of {folder}; nothing was written; remove the link, or give another folder"
+            )
         present = path.read_bytes() if path.is_file() else None
         if present == data:
             continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from agents.edits.module_names import module_of
 from agents.edits.role_surface import owns
 from evaluators.judge.foreign_definition_changes import named
 from flows.engine.campaign_config import BASELINE
@@ -33,7 +34,7 @@ def guard_for(
 ) -> Callable[[Sequence[str]], list[str]]:
     """The same for a program that is no trial's yet; `base` is the trial that it is an edit of."""
     spec, role = engine.config.spec, engine.config.role(ref.role)
-    modules = {path.removesuffix(".py").replace("/", "."): path for path in files if path.endswith(".py")}
+    modules = {module_of(path): path for path in files if path.endswith(".py")}
     parent = _effects(engine, ref.campaign, base)
     known = {*(parent or ()), *(_effects(engine, ref.campaign, BASELINE) or ())}
 

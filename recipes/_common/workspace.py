@@ -26,7 +26,7 @@ def write_start(out: Path, fetched: Mapping[str, bytes]) -> None:
 
 def check_units(environment: Path, out: Path) -> None:
     """Every unit that a surface names must exist in the start that was written. Raises Wanted."""
-    spec = tomllib.loads((environment / "environment.toml").read_text(encoding="utf-8"))
+    spec = tomllib.loads((environment / "environment.toml").read_text(encoding="utf-8-sig"))
     for surface in spec["surfaces"]:
         for file, units in surface["units"].items():
             path = next(

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         np.save(path, array, allow_pickle=False)
         content = path.read_bytes()
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    environment = tomllib.loads((HERE / "environment.toml").read_text(encoding="utf-8"))["name"]
+    environment = tomllib.loads((HERE / "environment.toml").read_text(encoding="utf-8-sig"))["name"]
     manifest = {
         "environment": environment,
         "version": VERSION,

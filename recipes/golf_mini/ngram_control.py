@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--order", type=int, default=4, help="bytes of history")
     arguments = parser.parse_args(argv)
-    spec = tomllib.loads((HERE / "environment.toml").read_text(encoding="utf-8"))
+    spec = tomllib.loads((HERE / "environment.toml").read_text(encoding="utf-8-sig"))
     text = np.load(arguments.data / "train" / "text.npy")[-arguments.recent :].astype(np.uint64)
     tokens = np.load(arguments.data / "public" / "tokens.npy").astype(np.uint64)
     layers = fit(text, arguments.order, arguments.bytes)

@@ -113,7 +113,9 @@ def test_last_line_without_newline() -> None:
         (block("", "x = 1\n", "/etc/passwd"), "no file"),
         (block("", "x = 1\n", ".git/hooks/post-checkout"), "no file"),
         (block("", "x = 1\n", "a\nb.py"), "no file"),
-        (block("", "x = 1\n", "sub/new.py"), "no file"),
+        (block("", "x = 1\n", "sub/../new.py"), "no file"),
+        (block("", "x = 1\n", "sub/.hidden.py"), "no file"),
+        (block("", "x = 1\n", "net.py/new.py"), "no file"),
         (block("", "x = 1\n", "TRAIN.PY"), "only in case"),
         (block("", "x = 1\n", "Net.py"), "only in case"),
         (block("LR = 0.1\n", "LR = 0.2\r\n"), "U+000D"),
@@ -124,7 +126,7 @@ def test_last_line_without_newline() -> None:
         (block("LR = 0.1\n", "L\u200bR = 0.2\n"), "U+200B"),
         (block("LR = 0.1\n", "\u3164 = 0.2\n"), "U+3164"),
         (block("LR = 0.1\n", "LR = 0.2 \u2028STEPS = 9\n"), "U+2028"),
-        (block("LR = 0.1\n", "LR = '\ud800'\n"), "not UTF-8"),
+        (block("LR = 0.1\n", "LR = '\ud800'\n"), "U+D800"),
     ],
 )
 def test_refusals(edit: Edit, words: str) -> None:
@@ -203,7 +205,7 @@ def test_refused_diffs(diff: str, words: str) -> None:
     [
         "../outside/victim.txt",
         "../outside/new.py",
-        "link/victim.txt",
+        "link/../victim.txt",
         ".git/hooks/post-checkout",
         "/tmp/v.py",
     ],

@@ -280,7 +280,7 @@ def test_new_files() -> None:
             check_surface(env, ROLE, old, {**new, path: data})
     with pytest.raises(EditRefused, match="the file was deleted"):
         check_surface(env, ROLE, {**old, "b.py": b"X = 1\n"}, new)
-    with pytest.raises(EditRefused, match="only Python files"):
+    with pytest.raises(EditRefused, match=r"b.txt: the file is outside the surface"):
         check_surface(env, ROLE, {**old, "b.txt": b"X"}, {**old, "b.txt": b"Y"})
 
 
