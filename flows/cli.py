@@ -13,6 +13,7 @@ import traceback
 import typer
 
 from flows.commands import (
+    adopting,
     environments,
     experiments,
     importing,
@@ -34,7 +35,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (running, steering, reading, environments, model, machine, importing, measuring, experiments):
+for group in (
+    running,
+    steering,
+    reading,
+    environments,
+    adopting,
+    model,
+    machine,
+    importing,
+    measuring,
+    experiments,
+):
     group.register(app)
 
 

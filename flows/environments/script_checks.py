@@ -52,7 +52,7 @@ def check_script(spec: EnvironmentSpec, files: Mapping[str, bytes], where: Path)
         )
     if task.evaluator_sees == "recipe":
         return
-    for name in sorted(_imported(program, files)):
+    for name in sorted(imported_files(program, files)):
         if not matches(name, task.protected):
             raise UsageError(
                 f"{where}: {program} imports {name}, which candidates may edit, so they could print any score; add {name} to "
@@ -60,13 +60,13 @@ def check_script(spec: EnvironmentSpec, files: Mapping[str, bytes], where: Path)
             )
 
 
-def _imported(entry: str, files: Mapping[str, bytes]) -> set[str]:
+def imported_files(entry: str, files: Mapping[str, bytes]) -> set[str]:
     """Files of the recipe that `entry` imports, directly or through others."""
     found, waiting = set[str](), [entry]
     while waiting:
         path = waiting.pop()
         folder = path.rpartition("/")[0]
-        for name in _names(files.get(path, b"")):
+        for name in imported_names(files.get(path, b"")):
             stem = name.replace(".", "/")
             for root in {"", f"{folder}/" if folder else ""}:
                 for file in (f"{root}{stem}.py", f"{root}{stem}/__init__.py"):
@@ -76,7 +76,7 @@ def _imported(entry: str, files: Mapping[str, bytes]) -> set[str]:
     return found
 
 
-def _names(source: bytes) -> list[str]:
+def imported_names(source: bytes) -> list[str]:
     try:
         tree = parse(source, "")
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -193,6 +193,10 @@ def _item_facts(metric: str, held: Mapping[str, Items]) -> dict[str, Any]:
 def advice(calibration: Calibration, spec: EnvironmentSpec) -> list[str]:
     """What a person should know before a campaign: a start without randomness, a split that is too small."""
     told = []
+    if spec.task.kind == "script":
+        if len(calibration.scores) > 2 and len(set(calibration.scores)) == 1:
+            told.append("the seed changes nothing: {seed} is not used, or the recipe is deterministic")
+        return told
     if calibration.deterministic:
         told.append(
             "the start gives the same answers for every seed: it counts as one run, and edits of it are judged by the "
