@@ -18,6 +18,10 @@ from lineage.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError,
 from lineage.store.key_rules import check_delete, check_key
 
 PATIENCE_S = 60.0
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"})
+OTHER_REGION = frozenset(
+    {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
 T = TypeVar("T")
 
 
@@ -138,6 +142,8 @@ class S3Store:
                 raise
             except Exception as error:
                 sentence = self._sentence(error, verb, key)
+                if _code(error)[0] in EXPIRED:
+                    _forget()
                 if not isinstance(sentence, StoreUnavailable) or time.monotonic() + pause > end:
                     raise sentence from error
                 time.sleep(pause)
@@ -150,6 +156,16 @@ class S3Store:
         if code == "NoSuchBucket":
             return StoreDenied(
                 f"{where}: the bucket {self._bucket!r} does not exist at {endpoint}; create it first"
+            )
+        if code in EXPIRED:
+            return StoreUnavailable(
+                f"{where}: the credentials have expired ({code}); renew them where they come from (AWS_PROFILE, "
+                "AWS_SHARED_CREDENTIALS_FILE, `aws sso login`): they are read again at the next try"
+            )
+        if status in (301, 307, 400) and code in OTHER_REGION:
+            return StoreDenied(
+                f"{where}: the bucket {self._bucket!r} is not in the region {_region()}; set AWS_REGION"
+                + (f" to {region}" if (region := _region_named(error)) else " to that of the bucket")
             )
         if code == "RequestTimeTooSkewed":
             return StoreDenied(f"{where}: this machine's clock is too far off for {endpoint}; set the clock")
@@ -176,6 +192,7 @@ class S3Store:
 # One per process and account: a new one costs 0.3 s, and one made before a fork hangs in the child. The
 # parent's is kept there, not dropped: closing its sessions would wait 20 s for a loop that does not run.
 _made: dict[tuple[str, ...], Any] = {}
+_old: list[Any] = []  # kept for the same reason
 
 
 def _filesystem() -> Any:
@@ -187,11 +204,20 @@ def _filesystem() -> Any:
     return _made[account]
 
 
+def _forget() -> None:
+    """Make the connection anew at the next call: a profile or a file of credentials is read when it is made."""
+    _old.extend(_made.values())
+    _made.clear()
+
+
+def _region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
 def _connect() -> Any:
     import s3fs
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     config: dict[str, Any] = {
         "retries": {"mode": "standard", "max_attempts": 3},
         "connect_timeout": 5,
@@ -203,7 +229,7 @@ def _connect() -> Any:
     # Listings are cached by default and then miss what other writers wrote.
     return s3fs.S3FileSystem(
         endpoint_url=endpoint,
-        client_kwargs={"region_name": region},
+        client_kwargs={"region_name": _region()},
         config_kwargs=config,
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -220,6 +246,18 @@ def _code(error: BaseException) -> tuple[str, int]:
             return str(answer.get("Error", {}).get("Code", "")), int(status or 0)
         seen = seen.__cause__
     return "", 0
+
+
+def _region_named(error: BaseException) -> str:
+    """The region that the server says the bucket is in; empty where it does not say."""
+    seen: BaseException | None = error
+    while seen is not None:
+        answer = getattr(seen, "response", None)
+        if isinstance(answer, dict):
+            headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            return str(headers.get("x-amz-bucket-region") or answer.get("Error", {}).get("Region") or "")
+        seen = seen.__cause__
+    return ""
 
 
 def _refused(error: Exception) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,88 @@ def test_store_s3_clock_skew_and_full_server_have_sentences() -> None:
     )
     sentence = store._sentence(full, "write", "k")
     assert isinstance(sentence, StoreUnavailable) and "ENOSPC" in str(sentence)
+
+
+class ExpiringProxy:
+    """An HTTP server before another one: requests signed with an access key that has expired get ExpiredToken."""
+
+    def __init__(self, target: int, expired: str) -> None:
+        self.refused = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if f"Credential={expired}/" in self.headers.get("Authorization", ""):
+                    proxy.refused += 1
+                    xml = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+                    self.reply(400, [("Content-Type", "application/xml")], xml)
+                    return
+                onward = http.client.HTTPConnection("127.0.0.1", target, timeout=30)
+                onward.request(self.command, self.path, body, dict(self.headers.items()))
+                answer = onward.getresponse()
+                dropped = ("transfer-encoding", "content-length", "connection")
+                kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in dropped]
+                self.reply(answer.status, kept, answer.read())
+
+            def reply(self, code: int, headers: list[tuple[str, str]], body: bytes) -> None:
+                self.send_response(code)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_PUT = do_HEAD = do_POST = serve
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def test_store_s3_expired_credentials_are_waited_for_and_read_again(
+    s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    proxy = ExpiringProxy(s3_server.ports[0], "OLDKEY")
+    profile = tmp_path / "credentials"
+
+    def write(key: str) -> None:
+        profile.write_text(
+            f"[night]\naws_access_key_id = {key}\naws_secret_access_key = {s3_server.environ['AWS_SECRET_ACCESS_KEY']}\n"
+        )
+
+    write("OLDKEY")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "night")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    with pytest.raises(StoreUnavailable, match=r"the credentials have expired \(ExpiredToken\); renew them"):
+        S3Store(s3_root, patience=0.3).create("log/x", b"1")
+    before = proxy.refused
+    renewed = threading.Timer(1.0, write, (s3_server.environ["AWS_ACCESS_KEY_ID"],))
+    renewed.start()
+    store = S3Store(s3_root, patience=30)
+    store.create("log/x", b"1")
+    assert proxy.refused > before and store.get("log/x") == b"1"
+    proxy.server.shutdown()
+
+
+def test_store_s3_another_region_is_named() -> None:
+    from botocore.exceptions import ClientError
+
+    answer = {
+        "Error": {"Code": "PermanentRedirect"},
+        "ResponseMetadata": {"HTTPStatusCode": 301, "HTTPHeaders": {"x-amz-bucket-region": "eu-west-3"}},
+    }
+    sentence = S3Store("s3://bucket/prefix")._sentence(ClientError(answer, "PutObject"), "write", "k")  # type: ignore[arg-type]
+    assert isinstance(sentence, StoreDenied) and "set AWS_REGION to eu-west-3" in str(sentence)
 
 
 def test_store_s3_server_killed_under_a_writer_loses_nothing(
