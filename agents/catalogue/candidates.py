@@ -80,10 +80,16 @@ class Setting:
                 return True
         return False
 
+    def numbers(self, files: Files) -> dict[str, recipe_constants.Number]:
+        """The numbers to move: upper-case constants; without a catalogue every number that has a name."""
+        return recipe_constants.numbers(
+            files, every=not self.catalogue.techniques and not self.catalogue.ranges
+        )
+
     def space(self, parent: Parent) -> dict[str, tuple[recipe_constants.Number, Range]]:
         """Constants of the surface in this source, with the range left by past failures."""
         bounds, out = self.memory.bounds, {}
-        for key, number in recipe_constants.numbers(parent.files).items():
+        for key, number in self.numbers(parent.files).items():
             if self.owns(key):
                 span = recipe_constants.range_of(number, self.catalogue.ranges)
                 low, high = bounds.get(key, (span.low, span.high))
@@ -171,7 +177,7 @@ def combinations(setting: Setting, singles: list[Candidate]) -> list[Candidate]:
 
 
 def _numbers(parent: Parent, setting: Setting, picked: Mapping[str, float], by: str) -> Candidate:
-    present = recipe_constants.numbers(parent.files)
+    present = setting.numbers(parent.files)
     moved = tuple((key, present[key].value, value) for key, value in sorted(picked.items()))
     operator = "numbers:" + ",".join(key.split(":")[1] for key, _, _ in moved)
     return Candidate(
@@ -282,7 +288,7 @@ def build(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
             files[file] = bytes_like(file, text, files[file])
         except EditRefused as error:
             raise NotApplicable(str(error)) from error
-    moved = changed_numbers(recipe_constants.numbers(parent.files), recipe_constants.numbers(files))
+    moved = changed_numbers(setting.numbers(parent.files), setting.numbers(files))
     return files, Delta(tuple(names), tuple((key, old, new) for key, (old, new) in sorted(moved.items())))
 
 
@@ -300,7 +306,7 @@ def _merged(setting: Setting, candidate: Candidate) -> tuple[Files, Delta]:
         if candidate.kind == "undo"
         else other.delta or Delta(others=(other.id,))
     )
-    before, now = recipe_constants.numbers(candidate.parent.files), recipe_constants.numbers(merged)
+    before, now = setting.numbers(candidate.parent.files), setting.numbers(merged)
     moved = [(key, old, new) for key, (old, new) in changed_numbers(before, now).items()]
     gone = [(key, number.value, None) for key, number in before.items() if key not in now]
     return merged, Delta(plain.techniques, tuple(sorted([*moved, *gone])), plain.others)

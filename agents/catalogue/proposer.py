@@ -123,7 +123,8 @@ class CatalogueProposer:
         if arm == "no_lineage":
             memory = _blank(memory, leader)
         rng = random.Random(request.seed)
-        numbers = recipe_constants.numbers(self._files(request, start.id))
+        plain = not self._catalogue.techniques and not self._catalogue.ranges
+        numbers = recipe_constants.numbers(self._files(request, start.id), every=plain)
         setting = Setting(
             spec=request.spec,
             role=request.role,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from agents.catalogue.config_numbers import config_numbers, set_config_number
+from agents.catalogue.named_numbers import named_numbers, number_of, place_of
 from agents.catalogue.technique import Range, Value
 from agents.catalogue.transform import NotApplicable
 from agents.edits.config_keys import config_kind
@@ -24,6 +25,7 @@ from agents.edits.search_replace import lines_of
 from lineage.python_ast import parse as parse_source
 
 FACTOR = 8.0
+_SHARE = re.compile(r"drop|prob|ratio|frac|momentum|beta|smooth|decay_rate|ema", re.IGNORECASE)
 _UPPER = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -48,19 +50,6 @@ def _target(node: ast.stmt) -> tuple[str, ast.expr] | None:
     return None
 
 
-def _number(node: ast.expr) -> int | float | None:
-    sign = 1
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        sign, node = -1, node.operand
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        return sign * node.value
-    return None
-
-
 @lru_cache(maxsize=256)
 def _assigned(text: str) -> dict[str, ast.expr]:
     try:
@@ -76,8 +65,8 @@ def names_in(text: str) -> list[str]:
     return list(_assigned(text))
 
 
-def numbers(files: Mapping[str, bytes]) -> dict[str, Number]:
-    """Every numeric constant of these files, by key."""
+def numbers(files: Mapping[str, bytes], *, every: bool = False) -> dict[str, Number]:
+    """Every numeric constant of these files, by key; with `every` also numbers with a name in another form."""
     out = {}
     for path in sorted(files):
         text = shown(path, files[path])
@@ -86,10 +75,14 @@ def numbers(files: Mapping[str, bytes]) -> dict[str, Number]:
                 out[f"{path}:{name}"] = Number(f"{path}:{name}", found, whole)
         elif path.endswith(".py"):
             for name, node in _assigned(text).items():
-                value = _number(node)
+                value = number_of(node)
                 if value is not None and math.isfinite(value):
                     key = f"{path}:{name}"
                     out[key] = Number(key, float(value), isinstance(value, int))
+            for name, place in named_numbers(text).items() if every else ():
+                if math.isfinite(place.value):
+                    key = f"{path}:{name}"
+                    out.setdefault(key, Number(key, float(place.value), isinstance(place.value, int)))
     return out
 
 
@@ -104,21 +97,22 @@ def written(value: Value, integer: bool = False) -> str:
 
 
 def set_number(path: str, text: str, name: str, value: Value) -> str:
-    """The text with another value of a constant, or of a key of a YAML, TOML or JSON file."""
+    """The text with another value of a number of a program, or of a key of a YAML, TOML or JSON file."""
     if config_kind(path):
         return set_config_number(path, text, name, float(value))
     return set_constant(text, name, value)
 
 
 def set_constant(text: str, name: str, value: Value) -> str:
-    """The text with another value; the constant must be there."""
+    """The text with another value; a constant, or a number with that name in another form, must be there."""
     node = _assigned(text).get(name)
-    if node is None or node.end_lineno is None or node.end_col_offset is None:
+    place = place_of(node, anything=True) if node is not None else named_numbers(text).get(name)
+    if place is None:
         raise NotApplicable(f"no constant {name} to set")
-    integer = isinstance(_number(node), int) and isinstance(value, int | float) and float(value).is_integer()
+    integer = isinstance(place.value, int) and isinstance(value, int | float) and float(value).is_integer()
     lines = [line.encode() for line in lines_of(text)]
-    first, last = node.lineno - 1, node.end_lineno - 1
-    head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+    first, last = place.line, place.end_line
+    head, tail = lines[first][: place.first], lines[last][place.end :]
     lines[first : last + 1] = [head + written(value, integer).encode() + tail]
     return b"".join(lines).decode()
 
@@ -148,6 +142,8 @@ def range_of(number: Number, ranges: Mapping[str, Range]) -> Range:
     if known is not None:
         low = min(known.low, value) if value > 0 or not known.log else known.low
         return known.model_copy(update={"low": low, "high": max(known.high, value)})
+    if 0 < value < 1 and _SHARE.search(number.name):  # a momentum of 0.9 may become 0.99, never 7.2
+        return Range(low=value / FACTOR, high=1 - (1 - value) / FACTOR)
     if value > 0:
         return Range(low=value / FACTOR, high=value * FACTOR, log=True)
     if value < 0:

@@ -117,7 +117,9 @@ def _complete(repository: Repository, wishes: Wishes, *, asks: bool) -> Wishes:
         wishes = replace(wishes, metric=typer.prompt(text))
     if asks and not wishes.direction:
         likely = adoption.guessed_direction(wishes.metric) or None
-        wishes = replace(wishes, direction=typer.prompt("Is less better (min) or more (max)?", default=likely))
+        wishes = replace(
+            wishes, direction=typer.prompt("Is less better (min) or more (max)?", default=likely)
+        )
     missing = adoption.missing_flags(wishes)
     if missing:
         guess = adoption.guessed_train(repository)
@@ -140,7 +142,7 @@ def _show_tunable(made: Plan) -> None:
     """What the embedded proposer could move in the editable files."""
     from agents.catalogue.recipe_constants import numbers
 
-    found = numbers({path: made.repository.files[path] for path in made.editable})
+    found = numbers({path: made.repository.files[path] for path in made.editable}, every=True)
     if not found:
         print(
             "  to tune    nothing that the embedded proposer can move: no number by name in the editable files"
