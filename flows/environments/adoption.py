@@ -351,13 +351,6 @@ def rendered(made: Plan) -> str:
     else:
         file, _, key = wishes.metric.rpartition(":")
         metric = [f"file = {_quoted(file)}", f"key = {_quoted(key)}"]
-    surfaces = []
-    for surface, paths in made.groups.items():
-        units = "".join(f"{json.dumps(path)} = ['*']\n" for path in paths)
-        surfaces.append(
-            f"[[surfaces]]\nname = {_quoted(surface)}\ntitle = {_quoted(_title(surface, paths))}\n"
-            f"imports = {_listed(made.imports)}\n\n[surfaces.units]\n{units}"
-        )
     return f"""\
 # made by `bakeoff adopt` from {made.repository.folder} at {made.repository.commit}; recipes/README.md has every key
 schema_version = 1
@@ -396,7 +389,18 @@ confirm_runs = 3
 max_confirm_runs = 5
 calibrate_runs = 3
 
-{chr(10).join(surfaces)}"""
+{chr(10).join(_surfaces(made))}"""
+
+
+def _surfaces(made: Plan) -> list[str]:
+    found = []
+    for surface, paths in made.groups.items():
+        units = "".join(f"{json.dumps(path)} = ['*']\n" for path in paths)
+        found.append(
+            f"[[surfaces]]\nname = {_quoted(surface)}\ntitle = {_quoted(_title(surface, paths))}\n"
+            f"imports = {_listed(made.imports)}\n\n[surfaces.units]\n{units}"
+        )
+    return found
 
 
 def _title(surface: str, paths: Sequence[str]) -> str:
