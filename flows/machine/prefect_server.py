@@ -15,6 +15,7 @@ campaign on the same run directory stops it by the recorded pid.
 from __future__ import annotations
 
 import ctypes
+import http.client
 import json
 import os
 import shutil
@@ -34,9 +35,11 @@ import psutil
 
 from flows.machine.folders import home, prefect_home
 from lineage.errors import InfraFault
+from lineage.safe_text import for_terminal
 
 START_SECONDS = 300  # a machine with ten processes per core needs minutes for the imports
 GUARD_SECONDS = 0.5
+OWN_SECONDS = 10  # for a server that a person named
 STOP_SECONDS = 1.5  # the database is SQLite in WAL mode: a kill loses nothing that was committed
 PRIVATE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -63,6 +66,7 @@ def embedded_server(root: str) -> Iterator[str]:
     os.environ.update({key: value for key, value in PRIVATE.items() if key not in os.environ})
     _bypass_proxy()
     if own:
+        _require_answer(own)
         yield own
         return
     folder = prefect_home(root)
@@ -164,10 +168,47 @@ def _wait_healthy(process: subprocess.Popen[bytes], url: str, folder: Path) -> N
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
+    code = process.poll()
     _stop(process, folder)
+    what = f"did not answer within {START_SECONDS} s" if code is None else f"ended at once (exit {code})"
+    raise InfraFault(
+        "prefect_server", f"the local Prefect server {what}; {_last_lines(folder / 'server.log')}"
+    )
+
+
+def _last_lines(log: Path, count: int = 6) -> str:
+    """What a server said last, in one line, and where all of it is."""
+    try:
+        lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    said = " / ".join(for_terminal(line)[-200:] for line in lines[-count:]) or "nothing"
+    return f"it said last: {said} (its log: {log})"
+
+
+def _require_answer(url: str) -> None:
+    """Raise InfraFault unless the server of PREFECT_API_URL answers."""
+    opener, reason = urllib.request.build_opener(), "no answer"
+    for _ in range(2):
+        try:
+            with opener.open(f"{url.rstrip('/')}/health", timeout=OWN_SECONDS / 2) as reply:
+                if reply.status == 200:
+                    return
+                reason = f"HTTP {reply.status}"
+        except urllib.error.HTTPError as error:
+            reason = f"HTTP {error.code}"
+            if error.code in (
+                401,
+                403,
+                404,
+            ):  # it is there; whether it lets us in is for Prefect's own client
+                return
+        except (urllib.error.URLError, OSError, ValueError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
     raise InfraFault(
         "prefect_server",
-        f"the local Prefect server did not answer within {START_SECONDS} s; its log is {folder / 'server.log'}",
+        f"PREFECT_API_URL={url}: no Prefect server answers there within {OWN_SECONDS} s ({reason}); start it, or unset "
+        "PREFECT_API_URL to let this campaign start one of its own",
     )
 
 
