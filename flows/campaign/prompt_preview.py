@@ -10,7 +10,8 @@ from agents.edits.search_replace import Files
 from agents.protocol import ProposalRequest
 from flows.campaign.run_on_this_machine import only_campaign
 from flows.engine.engine import steering_note
-from flows.environments.loading import load_environment
+from flows.environments.loading import Environment, load_environment
+from lineage.environment_spec import Role
 from lineage.errors import UsageError
 from lineage.log.log_reader import Lineage
 from lineage.queries import View
@@ -28,7 +29,7 @@ def preview_request(
         arm = arm or "specialists"
         return ProposalRequest(
             spec=chosen.spec,
-            role=chosen.roster(arm, [role])[0],
+            role=_the_role(chosen, arm, role),
             view=View.from_rows([], chosen.spec.score.direction),
             files_of=lambda _: dict(start),
             seed=0,
@@ -51,10 +52,22 @@ def preview_request(
     own = {r.name: r for r in config.roles} if arm == config.settings.arm else {}
     return ProposalRequest(
         spec=config.spec,
-        role=own.get(role) or chosen.roster(arm, [role])[0],
+        role=own.get(role)
+        or (next(iter(own.values())) if len(own) == 1 and not role else _the_role(chosen, arm, role)),
         view=view,
         files_of=files_of,
         seed=0,
         steering=steering_note(config, view),
         arm=arm,
     )
+
+
+def _the_role(chosen: Environment, arm: str, name: str) -> Role:
+    """The role of that name, or the only one."""
+    if name:
+        return chosen.roster(arm, [name])[0]
+    every = chosen.roster(arm)
+    if len(every) > 1:
+        names = ", ".join(role.name for role in every)
+        raise UsageError(f"{chosen.spec.name} has several roles: name one with --role; known: {names}")
+    return every[0]

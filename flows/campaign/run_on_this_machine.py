@@ -41,6 +41,7 @@ from flows.engine.settings import Settings, differences
 from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data
 from flows.environments.script_checks import check_script, check_trust
+from flows.environments.start_checks import check_start
 from flows.machine.device_holds import require
 from flows.machine.folders import bakeoff_version, home
 from flows.machine.prefect_server import embedded_server, save_template
@@ -87,7 +88,7 @@ def create_campaign(
     roles = environment.roster(settings.arm, settings.roles)
     environment_sha256 = judge_client.environment_sha256(environment.spec, data)
     calibration = matching(
-        environment.spec.name,
+        environment,
         source_sha256=tree_hash(files),
         environment_sha256=environment_sha256,
         isolation=isolation.level,
@@ -155,6 +156,7 @@ def _check_source(environment: Environment, files: dict[str, bytes], told: bool)
     for line in environment.left_out() if told else ():
         print(line, file=sys.stderr)
     environment.check_source(files)
+    check_start(environment, files)
     if environment.spec.task.kind == "script":
         check_script(environment.spec, files, environment.folder / "source")
         return

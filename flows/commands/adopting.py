@@ -191,7 +191,7 @@ def _measure(made: Plan, target: Path, runs: int) -> None:
     found = found.model_copy(
         update={"environment_sha256": judge_client.environment_sha256(environment.spec, data)}
     )
-    save(found)
+    save(found, environment)
     _show_measured(found, made, word)
     for line in advice(found, environment.spec):
         tell(line)

@@ -121,6 +121,7 @@ def calibrate(
 ) -> None:
     """Measure how much an environment's start scatters on this machine; campaigns here then use it."""
     from flows.environments.loading import load_environment
+    from flows.environments.start_checks import check_start
     from flows.measure.calibrate import advice, fitted_here, save, summary
     from flows.measure.calibrate import calibrate as measure_start
     from flows.measure.standalone import bench_for
@@ -132,11 +133,12 @@ def calibrate(
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
     files = chosen.source()
     chosen.check_source(files)
+    check_start(chosen, files)
     for line in chosen.left_out():
         tell(line)
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
         found = measure_start(bench, files, count, slots, tell, reference_s)
-    path = save(found)
+    path = save(found, chosen)
     if as_json:
         print_json({**summary(found), "path": str(path)})
     else:

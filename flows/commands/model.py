@@ -25,7 +25,9 @@ def propose(
     environment: str = typer.Argument(
         ..., help="name of an environment, or a folder with an environment.toml"
     ),
-    role: str = typer.Option(..., "--role", help="the specialist whose prompt it is"),
+    role: str = typer.Option(
+        "", "--role", help="the specialist whose prompt it is; needed where there are several"
+    ),
     run: str | None = typer.Option(None, "--run", help="render from this run's lineage; default: from none"),
     campaign: str | None = CAMPAIGN,
     arm: str | None = typer.Option(

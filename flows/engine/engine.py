@@ -24,7 +24,7 @@ from flows.engine.live_events import LiveEvent, Note, RowWritten
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.stage_records import Patched
 from flows.environments.loading import Environment, load_environment
-from flows.environments.prepared_data import check_data
+from flows.environments.prepared_data import check_data, of_record
 from flows.machine.device_holds import devices_here, place, require, slots_key, slots_of
 from flows.machine.folders import scratch_dir
 from flows.machine.sandbox_level import proven
@@ -200,6 +200,7 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
     environment = load_environment(config.folder if here else config.environment, config.settings.variant)
     if environment.spec != config.spec:  # edited since: the campaign continues as it was started
         environment = replace(environment, spec=config.spec)
+    environment = of_record(environment, config.environment_sha256)
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ class Environment:
     variant: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     arguments: str = ""
+    found_data: Path | None = None  # of a recorded campaign: the folder whose hash is in the record
 
     @property
     def called(self) -> str:
@@ -60,8 +61,26 @@ class Environment:
         return tuple(known[name] for name in only) if only else roles
 
     @property
+    def origin(self) -> str:
+        """Which environment this is on this machine: by its folder, or by its name where it came with Bakeoff."""
+        shipped = self.folder.resolve().parent == shipped_recipes().resolve()
+        return sha256(f"{'with bakeoff' if shipped else self.folder.resolve()}|{self.folder.name}".encode())[
+            :12
+        ]
+
+    @property
     def data(self) -> Path:
-        return data_root() / (self.spec.data or self.spec.name)
+        """The prepared data: found by what makes them, so that two environments of one name share none.
+
+        Data that an earlier Bakeoff prepared for an environment of its own are still read.
+        """
+        if self.found_data is not None:
+            return self.found_data
+        name = self.spec.data or self.spec.name
+        made_by = sha256(f"{self.origin}|{made_of(self.folder)}".encode())[:12]
+        found, earlier = data_root() / f"{name}-{made_by}", data_root() / name
+        shipped = self.folder.resolve().parent == shipped_recipes().resolve()
+        return earlier if shipped and not found.exists() and earlier.exists() else found
 
     @property
     def judge_file(self) -> Path | None:
@@ -117,6 +136,40 @@ class Environment:
                 f"{self.folder / 'source'}: {len(files)} files; at most {MAX_SOURCE_FILES} are taken"
             )
         return files
+
+
+# parts of an environment's folder that its data do not depend on
+_NO_INPUT = (
+    "source",
+    "roles",
+    "techniques",
+    "variants",
+    "__pycache__",
+    "environment.toml",
+    "judge.py",
+    "README.md",
+)
+_LARGE = 64 << 20  # a larger file counts by its size and time
+
+
+def made_of(folder: Path) -> str:
+    """Hash of what prepares an environment's data: prepare.py, the files beside it, and what such programs share."""
+    digest = []
+    for root in (folder, folder.parent / "_common"):
+        for path in sorted(root.rglob("*")) if root.is_dir() else ():
+            parts = path.relative_to(root).parts
+            if (
+                parts[0] in _NO_INPUT
+                or "__pycache__" in parts
+                or parts[0].startswith(".")
+                or not path.is_file()
+            ):
+                continue
+            facts = path.stat()
+            large = facts.st_size > _LARGE
+            content = f"{facts.st_size} {facts.st_mtime_ns}" if large else sha256(path.read_bytes())
+            digest.append(f"{'/'.join(parts)} {content}")
+    return sha256("\n".join(digest).encode())
 
 
 def own_folders() -> list[Path]:

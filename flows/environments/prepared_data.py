@@ -11,11 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from evaluators.judge import judge_hashes
 from flows.environments.loading import Environment
 from flows.environments.repository_data import prepare_in_place
+from flows.machine.folders import data_root
 from lineage.errors import DataMissing, UsageError
 
 
@@ -70,6 +73,26 @@ def _run_program(
         shutil.rmtree(staging, ignore_errors=True)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataMissing(f"preparing {environment.spec.name} failed: {last}")
+
+
+def of_record(environment: Environment, environment_sha256: str) -> Environment:
+    """The environment with the data of a recorded campaign, wherever on this machine they are.
+
+    Its own folder comes first; then any of the same name, that of an earlier Bakeoff too, whose contents give the
+    recorded hash. Without one it stays as it is.
+    """
+    spec = environment.spec
+    name = spec.data or spec.name
+    for folder in (environment.data, data_root() / name, *sorted(data_root().glob(f"{name}-*"))):
+        if not (folder / "manifest.json").is_file():
+            continue
+        try:
+            found = judge_hashes.environment_sha256(spec, folder)
+        except (DataMissing, KeyError, TypeError):
+            continue
+        if found == environment_sha256:
+            return replace(environment, found_data=folder)
+    return environment
 
 
 def check_data(environment: Environment, folder: Path | None = None) -> Path:

@@ -1,17 +1,18 @@
 """`bakeoff calibrate`: how much the start of an environment scatters on this machine, stored and hashed.
 
 Use: `calibrate(environment, ...)` measures the start with seeds that the judge's side draws, `save` keeps it as
-`BAKEOFF_HOME/calibrations/<environment>.json`, `matching` gives it to a campaign that starts on the same
+`BAKEOFF_HOME/calibrations/<environment>-<origin>.json`, `matching` gives it to a campaign that starts on the same
 source, environment, judge, isolation and machine. The file holds the calibration and the sha256 of its
 canonical JSON, so that an altered one is refused. Its scores join the start's replicates in every
-confirmation (`evaluators.statistics.confirmation_book`). Limits: one calibration per environment name and home; the newest wins.
+confirmation (`evaluators.statistics.confirmation_book`). Limits: one calibration per environment and home; the newest wins. Those of earlier versions, which
+were found by the name alone, are still read where their hashes are the environment's own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +21,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from evaluators.judge import judge_client
+from evaluators.judge import judge_client, merge_measurements
 from evaluators.judge.item_scores import Items
 from evaluators.judge.judge_client import Bench
 from evaluators.statistics.confirmation import plan_for, power_statement
-from evaluators.statistics.lawful_measurement import deterministic
+from evaluators.statistics.lawful_measurement import deterministic, run_sentence
 from evaluators.statistics.paired_item_test import difference_sd, item_chance
 from flows.engine.campaign_config import new_secret, now, seeds_from
 from flows.environments.loading import Environment
@@ -32,12 +33,13 @@ from flows.machine import machine_speed
 from flows.machine.folders import bakeoff_version, home
 from flows.machine.machine_speed import what_to_do
 from flows.measure.judge_check import has_items
-from flows.measure.standalone import Told, measure, smoke
+from flows.measure.standalone import Measured, Told, measure, smoke
 from flows.report.device_facts import device_columns, device_runs
 from lineage.environment_spec import SCORED_COSTS, EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.ids import canonical_json, sha256, tree_hash
-from lineage.records import Check, Finite, Record
+from lineage.records import Check, Finite, Measurement, Record
+from lineage.safe_text import one_line
 
 
 class Calibration(Record):
@@ -119,19 +121,7 @@ def calibrate(
         )
     secret, source = new_secret(), tree_hash(files)
     seeds = seeds_from(secret, source, "calibrate", runs)
-    done = measure(
-        bench, files, seeds, trial="start", purpose="calibrate", slots=slots, stop_early=True, told=told
-    )
-    found = done.measurement
-    failed = next((run for run in done.runs if run.cause is not None), None) or next(
-        (seed for seed in (found.per_seed if found else ()) if seed.cause is not None), None
-    )
-    if failed is not None or found is None:
-        helps = what_to_do(bench.spec, failed.cause, failed.numbers) if failed else ""
-        raise UsageError(
-            f"the start of {name} does not run to a score on this machine: {failed.cause if failed else 'no result'}, "
-            f"numbers {dict(failed.numbers) if failed else {}}; {helps or 'mend the recipe or its limits'}"
-        )
+    done, found = _measured(bench, files, seeds, slots, told)
     return Calibration(
         environment=name,
         metric=found.metric,
@@ -158,6 +148,46 @@ def calibrate(
     )
 
 
+def _measured(
+    bench: Bench, files: Mapping[str, bytes], seeds: Sequence[int], slots: int, told: Told | None
+) -> tuple[Measured, Measurement]:
+    """All runs of the start. The first is judged before the second begins: what fails once fails with every seed.
+
+    Raises UsageError when a run has no score.
+    """
+    parts: list[Measured] = []
+    for some in (seeds[:1], seeds[1:]):
+        done = measure(
+            bench, files, some, trial="start", purpose="calibrate", slots=slots, stop_early=True,
+            told=told, before=sum(len(part.runs) for part in parts), of=len(seeds),
+        )  # fmt: skip
+        _raise_if_failed(bench, done)
+        parts.append(done)
+    measurements = [part.measurement for part in parts if part.measurement is not None]
+    whole, items = merge_measurements.merged(bench.spec, measurements, [part.kept for part in parts])
+    runs = tuple(run for part in parts for run in part.runs)
+    return Measured(runs, whole, items or b""), whole
+
+
+def _raise_if_failed(bench: Bench, done: Measured) -> None:
+    found = done.measurement
+    trained = next((run for run in done.runs if run.cause is not None), None)
+    judged = next((seed for seed in (found.per_seed if found else ()) if seed.cause is not None), None)
+    failed = trained or judged
+    if failed is None and found is not None:
+        return
+    cause = failed.cause if failed is not None and failed.cause else "no result"
+    numbers = dict(failed.numbers) if failed is not None else {}
+    said = run_sentence(
+        "training" if trained else "prediction", cause, failed.facts if failed else None, numbers
+    )
+    helps = what_to_do(bench.spec, cause, numbers)
+    raise UsageError(
+        f"the start of {bench.spec.name} does not run to a score on this machine: {cause}: {one_line(said, 400)}; "
+        f"numbers {numbers}; {helps or 'mend the recipe or its limits'}"
+    )
+
+
 def fitted_here(
     environment: Environment, *, again: bool = False, stored_only: bool = False
 ) -> tuple[Environment, float | None]:
@@ -169,7 +199,7 @@ def fitted_here(
     """
     if environment.spec.budget.fit_to_machine <= 1:
         return environment, None
-    held = None if again else load(environment.spec.name)
+    held = None if again else load(environment)
     known = held is not None and held.machine == judge_client.machine_identity()
     seconds = held.reference_s if held is not None and known else None
     if seconds is None and not stored_only:
@@ -224,13 +254,13 @@ def advice(calibration: Calibration, spec: EnvironmentSpec) -> list[str]:
     return told
 
 
-def calibration_path(environment: str) -> Path:
-    return home() / "calibrations" / f"{environment}.json"
+def calibration_path(environment: Environment) -> Path:
+    return home() / "calibrations" / f"{environment.spec.name}-{environment.origin}.json"
 
 
-def save(calibration: Calibration) -> Path:
+def save(calibration: Calibration, environment: Environment) -> Path:
     """Put it in the place of an earlier one, whole or not at all."""
-    path = calibration_path(calibration.environment)
+    path = calibration_path(environment)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     held = {"sha256": calibration.sha256, "calibration": calibration.model_dump(mode="json")}
@@ -239,17 +269,27 @@ def save(calibration: Calibration) -> Path:
     return path
 
 
-def load(environment: str) -> Calibration | None:
-    """The stored calibration; None without one. Raises UsageError when it is not what was written."""
+def load(environment: Environment, environment_sha256: str = "") -> Calibration | None:
+    """The stored calibration; None without one. Raises UsageError when it is not what was written.
+
+    One that was stored by the name alone counts only if it is of `environment_sha256`: another environment may have
+    had the name.
+    """
     path = calibration_path(environment)
-    again = f"measure it again with: bakeoff calibrate {environment}"
+    if path.exists():
+        return _read(path, environment)
+    earlier = home() / "calibrations" / f"{environment.spec.name}.json"
+    found = _read(earlier, environment) if environment_sha256 and earlier.exists() else None
+    return found if found is not None and found.environment_sha256 == environment_sha256 else None
+
+
+def _read(path: Path, environment: Environment) -> Calibration:
+    again = f"measure it again with: bakeoff calibrate {environment.called}"
     try:
         held = json.loads(path.read_bytes())
         calibration = Calibration.model_validate(held["calibration"])
         wanted = held["sha256"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         short = str(error).splitlines()[0]
         raise UsageError(f"{path}: not a calibration as it was written ({short}); {again}") from None
     if calibration.sha256 != wanted:
@@ -260,7 +300,7 @@ def load(environment: str) -> Calibration | None:
 
 
 def matching(
-    environment: str,
+    chosen: Environment,
     *,
     source_sha256: str,
     environment_sha256: str,
@@ -273,7 +313,7 @@ def matching(
     One of another source, environment, judge, isolation or accelerator is passed over with a note. Raises UsageError
     for an altered one, one of another machine, and one whose start missed a gate.
     """
-    found = load(environment)
+    found, environment = load(chosen, environment_sha256), chosen.called
     if found is None:
         return None
     here = {

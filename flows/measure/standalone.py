@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +24,8 @@ from evaluators.judge.item_scores import Items, unpack
 from evaluators.judge.judge_client import Bench
 from flows.engine.campaign_config import BASELINE, CampaignConfig
 from flows.engine.stage_records import Purpose
-from flows.environments.loading import Environment
-from flows.environments.prepared_data import check_data
+from flows.environments.loading import Environment, list_environments
+from flows.environments.prepared_data import check_data, of_record
 from flows.machine.device_holds import place, raise_if_infra, require, slots_of
 from flows.machine.folders import home
 from flows.machine.sandbox_level import proven
@@ -47,7 +47,12 @@ class Measured:
 
     runs: tuple[TrainRun, ...]
     measurement: Measurement | None
-    items: Mapping[str, Items] = field(default_factory=dict)  # what each test item gave, by quantity
+    kept: bytes = b""  # the artifact of the test items
+
+    @property
+    def items(self) -> Mapping[str, Items]:
+        """What each test item gave, by quantity."""
+        return unpack(self.kept)[1] if self.kept else {}
 
     @property
     def cpu_s(self) -> float:
@@ -89,8 +94,13 @@ def bench_of(config: CampaignConfig, trust_weak: bool, gpus: str = "") -> Iterat
     The campaign's own `trust_weak` and `gpus` do not count: whoever replays a record trusts it anew, on devices of
     another machine.
     """
-    environment = Environment(spec=config.spec, folder=Path(config.folder), briefs={})
-    with bench_for(environment, config.settings.isolation, trust_weak, gpus) as bench:
+    folder = Path(config.folder)
+    if not folder.is_dir():  # another machine than that of the campaign
+        folder = list_environments().get(Path(config.environment).name, folder)
+    environment = Environment(spec=config.spec, folder=folder, briefs={})
+    with bench_for(
+        of_record(environment, config.environment_sha256), config.settings.isolation, trust_weak, gpus
+    ) as bench:
         yield bench
 
 
@@ -150,8 +160,12 @@ def measure(
     slots: int,
     stop_early: bool = False,
     told: Told | None = None,
+    before: int = 0,
+    of: int | None = None,
 ) -> Measured:
     """Train once per seed, as many at once as slots are free, then judge. `stop_early`: a seed that fails ends it without the judge.
+
+    `before` and `of`: runs that were measured before these, and all of them, for what `told` says.
 
     Raises InfraFault when the machine fails, after `INFRA_RETRIES` further tries.
     """
@@ -160,14 +174,14 @@ def measure(
         folder.chmod(0o711)
         source = write_files(folder / "source", files)
         places = [folder / f"seed{index}" for index in range(len(seeds))]
-        done = itertools.count(1)
+        done = itertools.count(before + 1)
 
         def one(index: int, stop: threading.Event) -> TrainRun:
             places[index].mkdir()
             run = _train(bench, source, seeds[index], places[index], slots, told, index, stop)
             if told is not None and not stop.is_set():
                 outcome = run.cause or f"{run.facts.cpu_s:.2f} CPU-s"
-                told(f"{trial}: seed {next(done)} of {len(seeds)} trained ({outcome})")
+                told(f"{trial}: seed {next(done)} of {of or len(seeds)} trained ({outcome})")
             return run
 
         at_once = slots_of(slots, bench.spec.budget.gpus, bench.pool)
@@ -179,8 +193,7 @@ def measure(
         runs = list(zip(trained, places, strict=True))
         kept: list[bytes] = []
         measurement = _tried(lambda: _judge(bench, source, runs, trial, purpose, slots, told, kept))
-    held = unpack(kept[-1])[1] if kept else {}
-    return Measured(tuple(run for run, _ in runs), measurement, held)
+    return Measured(tuple(run for run, _ in runs), measurement, kept[-1] if kept else b"")
 
 
 def _tried(work: Callable[[], T]) -> T:

@@ -76,7 +76,7 @@ def test_without_a_network_it_goes_on_with_what_is_given(env: dict[str, str], tm
     shards.write(given / "fineweb_val_000000.bin", np.array([1, 3, 4, 5, 1, 3, 5, 6]))
     shards.write(given / "fineweb_train_000000.bin", np.arange(7).repeat(50))
     prepare(env, tmp_path, "--repo", "repo", "--data", "given", "--val-tokens", "4")
-    data = tmp_path / "home/bakeoff/data" / NAME
+    (data,) = (tmp_path / "home/bakeoff/data").glob(f"{NAME}-*")
     manifest = json.loads((data / "manifest.json").read_text())
     assert {"train/fineweb_train_000000.bin", "public/tokens.npy", "sealed/tokens.npy"} <= manifest[
         "files"

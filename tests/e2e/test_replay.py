@@ -13,6 +13,7 @@ import pytest
 import quick
 
 from evaluators.statistics.replay_verdict import is_time
+from flows.environments.loading import load_environment
 from flows.measure.calibrate import Calibration, load, save
 from flows.measure.replay import recorded_measurement, replay_trial
 from flows.measure.standalone import bench_of
@@ -81,7 +82,7 @@ def stored(done: Done, monkeypatch: pytest.MonkeyPatch) -> Calibration:
     """The calibration, read here: this process takes on the campaign's home and recipes."""
     for name in ("BAKEOFF_HOME", "BAKEOFF_RECIPES"):
         monkeypatch.setenv(name, done.env[name])
-    found = load("quick")
+    found = load(load_environment("quick"))
     assert found is not None
     return found
 
@@ -190,7 +191,7 @@ def test_a_damaged_record_is_told_apart_from_a_difference(done: Done) -> None:
 def test_what_was_never_measured_and_other_data_are_refused(done: Done) -> None:
     _, err = done.bakeoff("replay", "r", "t0003", code=2)
     assert "t0003 was never measured (rejected, bad_edit)" in err
-    data = done.folder / "home" / "bakeoff" / "data" / "quick" / "manifest.json"
+    (data,) = (done.folder / "home" / "bakeoff" / "data").glob("quick-*/manifest.json")
     held = data.read_text("utf-8")
     manifest = json.loads(held)
     extra = data.parent / "public" / "note.txt"
@@ -209,11 +210,12 @@ def test_a_calibration_of_another_machine_stops_a_campaign_before_it_leaves_anyt
     done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = stored(done, monkeypatch)
-    path = save(here.model_copy(update={"machine": "Abacus 1, 4 cores"}))
+    environment = load_environment("quick")
+    path = save(here.model_copy(update={"machine": "Abacus 1, 4 cores"}), environment)
     try:
         _, err = done.bakeoff("run", "quick", "--run", "elsewhere", code=2)
     finally:
-        save(here)
+        save(here, environment)
     assert "Abacus 1, 4 cores" in err and here.machine in err and "bakeoff calibrate quick" in err
     assert not (done.folder / "elsewhere").exists()
     assert json.loads(path.read_text())["sha256"] == sha256(canonical_json(here.model_dump(mode="json")))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import quick
 
+from evaluators.judge import judge_hashes
 from flows.environments.loading import list_environments, load_environment, read_environment
+from flows.environments.prepared_data import of_record
 from flows.machine.folders import REPO
 from lineage.errors import SpecInvalid, UnknownName
 
@@ -69,3 +73,60 @@ def test_a_recipe_without_files_says_so(copy: Path) -> None:
     shutil.rmtree(copy / "source")
     with pytest.raises(SpecInvalid, match="no recipe files"):
         read_environment(copy).source()
+
+
+def twin(folder: Path, seed: int) -> Path:
+    """An environment of a name that another project has too, with other data."""
+    made = quick.make(folder / "recipes", "twin")
+    program = made / "prepare.py"
+    program.write_text(program.read_text().replace("default_rng(0)", f"default_rng({seed})"))
+    return made
+
+
+def test_two_projects_with_an_environment_of_one_name_share_nothing(tmp_path: Path) -> None:
+    one, other = twin(tmp_path / "a", 1), twin(tmp_path / "b", 2)
+    env = quick.environ(tmp_path / "home", tmp_path / "none")
+    first = quick.bakeoff("prepare", str(one), env=env, cwd=tmp_path).stdout.split()[-1]
+    missing = quick.call("calibrate", str(other), env=env, cwd=tmp_path)
+    assert missing.returncode == 2 and "no prepared data for twin" in missing.stderr
+    second = quick.bakeoff("prepare", str(other), env=env, cwd=tmp_path).stdout.split()[-1]
+    assert Path(first).parent == Path(second).parent and first != second
+    fakes = [(Path(data) / "fake/images.npy").read_bytes() for data in (first, second)]
+    assert fakes[0] != fakes[1]
+    quick.bakeoff("calibrate", str(one), "--runs", "2", env=env, cwd=tmp_path)
+    quick.bakeoff("calibrate", str(other), "--runs", "2", env=env, cwd=tmp_path)
+    stored = list((tmp_path / "home/bakeoff/calibrations").iterdir())
+    assert len(stored) == 2 and len({json.loads(path.read_text())["sha256"] for path in stored}) == 2
+
+
+def test_data_are_of_the_program_that_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
+    made = twin(tmp_path, 1)
+    before = read_environment(made).data
+    (made / "source" / "model.py").write_text("X = 1\n")
+    (made / "environment.toml").write_text((made / "environment.toml").read_text() + "\n# note\n")
+    assert read_environment(made).data == before, "what is edited in a campaign makes no other data"
+    (made / "words.txt").write_text("a b c")
+    assert read_environment(made).data != before
+    (made / "words.txt").unlink()
+    (made / "prepare.py").write_text((made / "prepare.py").read_text() + "\n")
+    assert read_environment(made).data != before
+
+
+def test_data_that_an_earlier_version_prepared_are_read_for_its_own_environments_and_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
+    shipped = read_environment(list_environments()["airbench_mini"])
+    earlier = tmp_path / "home" / "data" / "airbench_mini"
+    assert shipped.data != earlier
+    earlier.mkdir(parents=True)
+    assert shipped.data == earlier
+    environment = read_environment(twin(tmp_path, 1))
+    by_name = tmp_path / "home" / "data" / "twin"
+    by_name.mkdir()
+    (by_name / "manifest.json").write_text(json.dumps({"files": {}}))
+    recorded = judge_hashes.environment_sha256(environment.spec, by_name)
+    assert environment.data != by_name, "another project may have made them"
+    assert of_record(environment, recorded).data == by_name
+    assert of_record(environment, "0" * 64).data == environment.data

@@ -49,11 +49,11 @@ def test_campaigns_have_the_caps_of_the_stored_calibration(monkeypatch: pytest.M
     environment = read_environment(list_environments()["golf_mini"])
     monkeypatch.setattr(machine_speed, "measure", lambda: SLOW)
     fitted, seconds = fitted_here(environment, again=True)
-    save(calibration(environment="golf_mini", reference_s=seconds))
+    save(calibration(environment="golf_mini", reference_s=seconds), environment)
     monkeypatch.setattr(machine_speed, "measure", lambda: 9 * SLOW)  # busy now
     assert fitted_here(environment) == (fitted, seconds)
     assert fitted_here(environment, stored_only=True) == (fitted, seconds)
-    save(calibration(environment="golf_mini", reference_s=seconds, machine="another"))
+    save(calibration(environment="golf_mini", reference_s=seconds, machine="another"), environment)
     assert fitted_here(environment, stored_only=True) == (environment, None)
     assert fitted_here(environment)[0].spec.budget.fitted_by == 3
 

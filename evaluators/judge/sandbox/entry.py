@@ -452,6 +452,15 @@ def _explain(error: BaseException, config: dict[str, Any]) -> tuple[str, str, st
     return type(error).__name__, str(error), place
 
 
+def _is_full(folder: str) -> bool:
+    """A folder of a size of its own, in which nothing can be written any more; libraries say that in their own ways."""
+    try:
+        facts = os.statvfs(folder)
+    except OSError:
+        return False
+    return os.path.ismount(folder) and facts.f_blocks > 0 and facts.f_bavail * 20 < facts.f_blocks
+
+
 def main() -> None:
     config: dict[str, Any] = marshal.loads(bytes.fromhex(sys.argv[1]))
     is_forked = config["mode"] == "prepare"
@@ -484,6 +493,12 @@ def main() -> None:
         print(f"refused: {error}", file=sys.stderr)
         code = 3
     except BaseException as error:
+        if _is_full(config["out"]):
+            say(
+                "refused",
+                "oversize",
+                "the output folder is full: the artifact is over its cap, and over twice it",
+            )
         say("error", *_explain(error, config))
         sys.__excepthook__(type(error), error, error.__traceback__)
         code = 1
