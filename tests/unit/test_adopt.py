@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 import quick
 import script_recipe as sr
+from git_lab import commit, git
 
 from lineage.environment_spec import EnvironmentSpec
 
@@ -25,21 +25,11 @@ EVALUATED = (
 )
 
 
-def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
-    return subprocess.run(
-        ["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True
-    ).stdout
-
-
 def repository(folder: Path, more: dict[str, str] | None = None) -> Path:
     for name, text in {**sr.files(), **(more or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "as it is")
-    return folder
+    return commit(folder)
 
 
 @pytest.fixture
@@ -91,8 +81,7 @@ def test_large_and_binary_files_are_data(tmp_path: Path) -> None:
         tmp_path / "r", {"words.txt": "word\n" * 30_000, "notes.txt": "short\n", "a[1].txt": "x" * 200_000}
     )
     (folder / "logo.png").write_bytes(b"\x89PNG\0\xff")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "more")
+    commit(folder)
     lab = quick.environ(tmp_path / "home", tmp_path / "recipes"), folder
     code, out, err = adopt(lab, *TRAIN, *PATTERN, "--dry-run")
     assert code == 0, err
