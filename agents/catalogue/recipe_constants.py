@@ -145,7 +145,9 @@ def range_of(number: Number, ranges: Mapping[str, Range]) -> Range:
     if 0 < value < 1 and _SHARE.search(number.name):  # a momentum of 0.9 may become 0.99, never 7.2
         return Range(low=value / FACTOR, high=1 - (1 - value) / FACTOR)
     if value > 0:
-        return Range(low=max(1.0, value / FACTOR) if number.integer else value / FACTOR, high=value * FACTOR, log=True)
+        return Range(
+            low=max(1.0, value / FACTOR) if number.integer else value / FACTOR, high=value * FACTOR, log=True
+        )
     if value < 0:
         return Range(low=value * FACTOR, high=value / FACTOR)
     return Range(low=0.0, high=1.0)
