@@ -1,0 +1,93 @@
+"""What each column of lineage means: from the description of its field in `Row`, else from the table here.
+
+Use: `meaning("cause")`. Units: seconds are wall seconds unless the name says `cpu`; scores have the environment's unit.
+"""
+
+from __future__ import annotations
+
+from lineage.records import Row
+
+_PLAIN = {
+    "event_id": "UUID version 7; events of a campaign sort by it",
+    "writer": "process that wrote the row",
+    "writer_seq": "number of the row among those of its writer, from 0",
+    "prev_sha256": "hash of the writer's row before: the chain",
+    "row_sha256": "hash of this row",
+    "schema_version": "schema that the row was written with",
+    "t_written": "when the row was written, by the writer's clock",
+    "event": "campaign, submitted, trial, confirmation, sealed, calibration or intervention",
+    "campaign": "id of the campaign; in the path, not in the files",
+    "environment": "name of the environment",
+    "arm": "what the proposers know: specialists, generic, single, no_lineage or random",
+    "trial": "id, t0000 for the start",
+    "attempt": "number of the confirmation attempt of this trial; 0 elsewhere",
+    "role": "the specialist",
+    "proposer": "who proposed: catalogue, anthropic, openai, command, scripted, replay, ...",
+    "model": "model or agent, with its version where it gave one",
+    "edit_kind": "form of the edit",
+    "operator": "of a proposal how it was made; of a campaign or intervention event what happened",
+    "parent": "trial whose program was edited",
+    "hypothesis": "why the edit should help, in the proposer's words",
+    "expected_delta": "change of the score that the proposer forecast, in the score's own sign",
+    "notes": "what the proposer left for whoever comes next",
+    "status": "outcome of a trial",
+    "cause": "why it has no valid score or no gain",
+    "numbers_json": "by how much: limits, what was measured, what is left",
+    "error_excerpt": "end of what the candidate printed, made safe to read",
+    "score": "mean over the runs",
+    "delta_parent": "score minus the parent's, in the score's own sign",
+    "seeds": "seed of each run, drawn by the judge",
+    "quantities_json": "all quantities, means over the runs",
+    "noise_sd": "standard deviation between the runs of the start",
+    "gate_ok": "whether every gate was passed",
+    "p_value": "of a confirmation, at its last look",
+    "alpha_spent": "level of that look",
+    "gain": "over the incumbent on fresh seeds, positive is better",
+    "gain_low": "lower end of its interval",
+    "gain_high": "upper end of its interval",
+    "sealed_score": "score on the sealed split",
+    "artifact_bytes": "size of the sealed artifact, the largest run's",
+    "source_bytes": "size of the source",
+    "parent_sha256": "tree hash of the parent's source",
+    "diff_sha256": "object with the diff against the parent",
+    "prompt_sha256": "object with the prompt",
+    "exchange_sha256": "object with the exchange with the model or the agent's transcript",
+    "measurement_sha256": "object with the measurement",
+    "evaluator_sha256": "hash of the judge's code",
+    "environment_sha256": "hash of the environment's words and data",
+    "isolation": "level of the sandbox that was proven: strong, medium or weak",
+    "machine": "kernel, processors and versions",
+    "accelerator": "name of the devices",
+    "bakeoff_version": "version and revision of the engine",
+    "tokens_in": "of the proposal, without cached ones",
+    "tokens_out": "of the proposal",
+    "tokens_cache_read": "of the proposal",
+    "tokens_cache_write": "of the proposal",
+    "usd": "dollars of the proposal",
+    "propose_s": "seconds of the stage",
+    "patch_s": "seconds of the stage",
+    "build_s": "seconds of the stage",
+    "train_s": "seconds of the stage",
+    "evaluate_s": "seconds of the stage",
+    "label_s": "seconds of the stage",
+    "queue_s": "seconds of waiting for a slot",
+    "build_cpu_s": "CPU seconds of candidates in the stage",
+    "train_cpu_s": "CPU seconds of candidates in the stage",
+    "evaluate_cpu_s": "CPU seconds of candidates in the stage",
+    "engine_cpu_s": "CPU seconds of the engine for this trial",
+    "peak_bytes": "largest memory of a run",
+    "t_started": "when the trial or event began",
+    "t_finished": "when it ended",
+    "sealed_low": "lower end of the sealed gain's interval",
+    "sealed_high": "upper end of the sealed gain's interval",
+    "sealed_p": "p value of the sealed gain",
+    "sealed_verdict": "generalises, not shown or reversed",
+    "device_peak_bytes": "largest device memory of a run",
+    "energy_j": "joules of the devices over the timed runs",
+}
+
+
+def meaning(column: str) -> str:
+    """One phrase. Raises KeyError for a name that is no column."""
+    field = Row.model_fields.get(column)
+    return (field.description if field is not None else None) or _PLAIN[column]
