@@ -14,6 +14,7 @@ import typer
 
 from flows.commands import (
     adopting,
+    applying,
     environments,
     experiments,
     importing,
@@ -39,6 +40,7 @@ for group in (
     running,
     steering,
     reading,
+    applying,
     environments,
     adopting,
     model,

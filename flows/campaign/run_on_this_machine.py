@@ -41,6 +41,7 @@ from flows.engine.settings import Settings, differences
 from flows.environments.loading import Environment, load_environment
 from flows.environments.prepared_data import check_data
 from flows.environments.script_checks import check_script, check_trust
+from flows.environments.source_commit import source_commit
 from flows.environments.start_checks import check_start
 from flows.machine.device_holds import require
 from flows.machine.folders import bakeoff_version, home
@@ -80,8 +81,7 @@ def create_campaign(
     data = check_data(environment)
     isolation = proven(settings.isolation, settings.trust_weak, environment.spec.budget.loopback)
     files = environment.source() if start.files is None else dict(start.files)
-    _check_source(environment, files, told=start.files is None)
-    check_trust(environment.spec, settings.trust)
+    _check_source(environment, files, settings, told=start.files is None)
     items = has_items(
         Bench(environment.spec, data, isolation, home() / "scratch", judge_file=environment.judge_file)
     )
@@ -123,6 +123,7 @@ def create_campaign(
         calibration=calibration.scores if calibration else (),
         comparison=start.comparison,
         forked_from=start.forked_from,
+        repository=source_commit(environment.folder),
         bakeoff_version=bakeoff_version(),
         created_at=now(),
     )
@@ -152,7 +153,8 @@ def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> 
     )
 
 
-def _check_source(environment: Environment, files: dict[str, bytes], told: bool) -> None:
+def _check_source(environment: Environment, files: dict[str, bytes], settings: Settings, told: bool) -> None:
+    check_trust(environment.spec, settings.trust)
     for line in environment.left_out() if told else ():
         print(line, file=sys.stderr)
     environment.check_source(files)

@@ -1,4 +1,4 @@
-"""Commands that read a record: show, diff, report, summary, watch, verify, apply, export."""
+"""Commands that read a record: show, diff, report, summary, watch, verify, export."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Examples: bakeoff certify runs/first · bakeoff certify runs/first t0011 --reveal")(
         certify
     )
-    app.command(epilog="Example: bakeoff apply runs/first best --to recipes/airbench_mini/source")(apply)
     app.command(epilog="Example: bakeoff export runs/first --csv trials.csv")(export)
 
 
@@ -237,30 +236,6 @@ def certify(
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
     print(f"{target}: {len(data):,} bytes; check it anywhere with: bakeoff verify {target}")
-
-
-def apply(
-    run: str | None = RUN,
-    trial: str | None = SECOND,
-    to: Path = typer.Option(..., "--to", help="folder that gets the recipe's files"),
-    campaign: str | None = CAMPAIGN,
-    force: bool = typer.Option(
-        False, "--force", help="overwrite files that differ from the campaign's start"
-    ),
-) -> None:
-    """Write a trial's recipe into a folder; files that are neither the start's nor the trial's stay."""
-    from flows.report.apply import write_recipe
-    from flows.report.formatting import contradiction, sealed_gain
-    from flows.report.show import find_trial
-
-    run, trial = split_trial(run, trial)
-    store, config, view = open_view(run_root(run), campaign, imported=True)
-    row = find_trial(view, trial or "best")
-    for path in write_recipe(store, config, row, to, force):
-        print(path)
-    sealed = next((event for event in reversed(view.events("sealed")) if event.trial == row.trial), None)
-    if sealed is not None and (text := contradiction(sealed) or sealed_gain(sealed)):
-        print(f"{row.trial}: {text}", file=sys.stderr)
 
 
 def export(

@@ -18,6 +18,7 @@ from pydantic import Field
 from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.racing import RacingPlan
 from flows.engine.settings import Settings
+from flows.environments.source_commit import SourceCommit
 from lineage.environment_spec import EnvironmentSpec, Role
 from lineage.errors import SpecInvalid, UsageError
 from lineage.ids import sha256
@@ -69,6 +70,7 @@ class CampaignConfig(Record):
     calibration: tuple[float, ...] = Field((), description="its scores")
     comparison: ComparisonCell | None = None
     forked_from: Origin | None = None
+    repository: SourceCommit | None = Field(None, description="the git commit that the start's source was at")
     bakeoff_version: str
     created_at: datetime
     agent_box_holds: tuple[str, ...] = Field((), description="what was proven of the box of a coding agent")

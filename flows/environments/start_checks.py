@@ -1,7 +1,7 @@
-"""What a trial would be refused for, checked of the start before any seed: literals, surfaces, one edit in each.
+"""What a trial would be refused for, checked of the start before any seed: surfaces, and one edit in each.
 
-Use: `check_start(environment, files)` by `calibrate` and `run`, after `Environment.check_source`; raises SpecInvalid or
-UsageError with one sentence. The edit of a surface is a comment above the first definition that it has in a file: it must
+Use: `check_start(environment, files)` by `calibrate` and `run`, after `Environment.check_source`; raises SpecInvalid
+with one sentence. The edit of a surface is a comment above the first definition that it has in a file: it must
 pass the check of surfaces up to the finding that nothing has changed. Limits: what shows only when the program runs
 is the smoke test's.
 """
@@ -12,25 +12,16 @@ import difflib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
+from agents.edits.file_text import bytes_like, text_of
 from agents.edits.role_surface import check_surface, units
 from agents.edits.search_replace import Files, lines_of
-from evaluators.judge.data_in_source import embedded_data, pays_for_bytes
 from flows.environments.loading import Environment
 from lineage.environment_spec import EnvironmentSpec, Role, Surface
-from lineage.errors import EditRefused, SpecInvalid, UsageError
-
-BOM = b"\xef\xbb\xbf"
+from lineage.errors import EditRefused, SpecInvalid
 
 
 def check_start(environment: Environment, files: Mapping[str, bytes]) -> None:
-    """Raises UsageError for a start that no trial could come from, SpecInvalid for surfaces that do not fit it."""
-    spec = environment.spec
-    if spec.task.kind != "script" and not pays_for_bytes(spec):
-        literals = embedded_data(files)
-        if not literals.passed:
-            raise UsageError(
-                f"{environment.folder / 'source'}: {literals.detail}; put data into the prepared files, not into the source"
-            )
+    """Raises SpecInvalid for surfaces that do not fit it."""
     problem = next(_problems(environment, files), None)
     if problem is not None:
         raise SpecInvalid(f"{environment.folder / 'environment.toml'}: {problem}")
@@ -47,7 +38,7 @@ def _problems(environment: Environment, files: Mapping[str, bytes]) -> Iterator[
 
 
 def _unknown_units(surface: Surface, path: str, listed: list[str], data: bytes) -> Iterator[str]:
-    there = [unit.key for unit in units(path, data.decode("utf-8", "replace"))]
+    there = [unit.key for unit in units(path, text_of(path, data))]
     whole = {key.split(".")[0] for key in there}
     for name in listed:
         known = name == "*" or name in there or name.removesuffix(".*") in whole
@@ -60,18 +51,11 @@ def _edits(spec: EnvironmentSpec, role: Role, files: Files) -> Iterator[str]:
     for name in role.surfaces:
         surface, alone = spec.surface(name), role.model_copy(update={"surfaces": (name,)})
         for path, listed in surface.units.items():
-            if (
-                path not in files
-                or not path.endswith(".py")
-                or b"\r" in files[path]
-                or files[path][:3] == BOM
-            ):
-                continue  # line ends and marks are kept by the edit's own code, not by this one
-            after = {
-                **files,
-                path: _with_comment(path, files[path].decode("utf-8", "replace"), listed).encode(),
-            }
+            if path not in files or not path.endswith(".py"):
+                continue
             try:
+                edited = _with_comment(path, text_of(path, files[path]), listed)
+                after = {**files, path: bytes_like(path, edited, files[path])}
                 check_surface(spec, alone, files, after)
             except EditRefused as refused:
                 if refused.cause != "duplicate":

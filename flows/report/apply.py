@@ -6,23 +6,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.engine.campaign_config import CampaignConfig
 from lineage.errors import UsageError
 from lineage.records import Row
 from lineage.store.blobs import get_tree
 from lineage.store.objects import Store
 
 
-def write_recipe(
-    store: Store, config: CampaignConfig, row: Row, folder: Path, force: bool = False
-) -> list[Path]:
-    """Write the files that the trial has and the folder has not; returns their paths. Raises as `write_files`."""
+def program_of(store: Store, row: Row) -> dict[str, bytes]:
+    """The trial's files. Raises UsageError for a trial that has none."""
     if row.source_sha256 is None:
         raise UsageError(
             f"{row.trial} never became a program ({row.status}, {row.cause}); choose another trial"
         )
-    start, wanted = get_tree(store, config.start_sha256), get_tree(store, row.source_sha256)
-    return write_files(start, wanted, row.trial or "", folder, force)
+    return get_tree(store, row.source_sha256)
 
 
 def write_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ import yaml
 _SET = yaml.safe_load(Path(__file__).with_name("config.yaml").read_text("utf-8"))["train"]
 STEPS, BATCH, LR, WEIGHT_DECAY = (_SET[name] for name in ("steps", "batch", "lr", "decay"))
 """
+
+
+def git(folder: Path, *arguments: str) -> str:
+    whose = ["-c", "user.name=Ada", "-c", "user.email=ada@localhost"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *whose, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def windows(path: Path) -> None:
@@ -71,6 +80,11 @@ def test_a_project_from_windows_with_a_yaml_file_as_its_only_surface(tmp_path: P
     made = project(tmp_path / "recipes")
     env = quick.environ(tmp_path / "home", tmp_path / "recipes")
     quick.bakeoff("prepare", quick.NAME, env=env, cwd=tmp_path)
+    (tmp_path / "recipes/.gitattributes").write_text("* -text\n")
+    git(tmp_path / "recipes", "init", "-q", "-b", "main")
+    git(tmp_path / "recipes", "add", "-A")
+    git(tmp_path / "recipes", "commit", "-qm", "the project")
+    began = git(tmp_path / "recipes", "rev-parse", "HEAD")
     done = quick.bakeoff("run", quick.NAME, "--trials", "3", "--run", "run", env=env, cwd=tmp_path)
     assert "left out, not source: .DS_Store, train.py~" in done.stderr
     rows = quick.call("show", "run", "--json", env=env, cwd=tmp_path).stdout
@@ -90,6 +104,43 @@ def test_a_project_from_windows_with_a_yaml_file_as_its_only_surface(tmp_path: P
     assert end[0] == start[0] and end[-1] == start[-1]
     untouched = (made / "source/parts/fitting.py").read_bytes()
     assert (tmp_path / "out/parts/fitting.py").read_bytes() == untouched and b"\r\n" in untouched
+    given_back(tmp_path, env, began)
+
+
+def given_back(tmp_path: Path, env: dict[str, str], began: str) -> None:
+    """The trial as a branch of the repository, which has moved on meanwhile; then a conflict."""
+    repository, config = tmp_path / "recipes", tmp_path / "recipes/quick/source/config.yaml"
+    (repository / "NOTES.md").write_text("later\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "later")
+    command = ["apply", "run", "t0001", "--git", str(repository)]
+    done = quick.call(*command, "--branch", "bakeoff/t0001", "--pr-body", "pr.md", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"on {began[:12]} (where the campaign began)" in done.stdout
+    assert git(repository, "diff", "--name-only", "main...bakeoff/t0001") == "quick/source/config.yaml"
+    assert (
+        git(repository, "status", "--porcelain") == ""
+        and git(repository, "branch", "--show-current") == "main"
+    )
+    message = git(repository, "log", "-1", "--format=%B", "bakeoff/t0001")
+    assert "Bakeoff-Trial: c-quick-specialists/t0001" in message and "accuracy before: 0." in message
+    body = (tmp_path / "pr.md").read_text("utf-8")
+    for words in (
+        "| accuracy before |",
+        "| accuracy after |",
+        "| gates | pass cpu",
+        "| seeds |",
+        "bakeoff replay",
+    ):
+        assert words in body, body
+    config.write_bytes(re.sub(rb"(?m)^  (\w+): [^#\r]+", rb"  \1: 7", config.read_bytes()))
+    git(repository, "commit", "-qam", "the same lines")
+    done = quick.call(*command, "--branch", "again", env=env, cwd=tmp_path)
+    assert (
+        done.returncode == 2
+        and "changes the same lines of quick/source/config.yaml; no branch was made" in done.stderr
+    )
+    assert git(repository, "branch", "--list", "again") == ""
 
 
 def test_what_cannot_be_edited_is_said_by_calibrate_and_run(tmp_path: Path) -> None:
