@@ -10,6 +10,7 @@ Limits: one campaign; rows are built only for what a question returns (100,000 r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -403,6 +404,20 @@ class View:
             for name in (*FOLDED["confirmation"], *FOLDED["sealed"]):
                 frame.at[index, name] = getattr(row, name)
         return frame
+
+
+def made_by(row: Row) -> str:
+    """What made a proposal: the proposer, or the coding agent that it ran, and the model as far as it is known."""
+    name = (row.operator if row.proposer == "command" else "") or row.proposer or ""
+    return " ".join(part for part in (name, row.model) if part)
+
+
+def cost_unknown(row: Row) -> bool:
+    """Did a coding agent make the proposal without reporting its dollars?"""
+    if '"agent"' not in row.detail_json:  # most rows have none, and parsing costs
+        return False
+    agent = json.loads(row.detail_json).get("agent")
+    return isinstance(agent, dict) and agent.get("cost") != "reported"
 
 
 def _take(leaderboard: Leaderboard, step: Row | tuple[str, float]) -> None:

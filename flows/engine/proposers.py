@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from agents.llm.prices import load_prices
 from agents.protocol import ProposalRequest, Proposer
 from flows.engine.campaign_config import CampaignConfig, campaigns, load_config
+from flows.engine.role_proposers import RoleProposers
 from flows.engine.settings import Settings
 from flows.environments.loading import Environment
-from lineage.errors import NothingLeft, SpecInvalid, UsageError
+from lineage.errors import NothingLeft, SpecInvalid, UnknownName, UsageError
 from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Proposal, Row
@@ -36,6 +37,26 @@ def build_proposer(
     `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
     Raises UsageError when a key, model, price, file or record is missing, or when the proposer cannot play the arm.
     """
+    ledger = ledger_of(settings, paid)
+    default = _single(settings, environment, ledger, cancel)
+    if not settings.proposers:
+        return default
+    roster = [role.name for role in environment.roster(settings.arm, settings.roles)]
+    made: dict[str, Proposer] = {}
+    pools: dict[str, list[tuple[Proposer, float]]] = {}
+    for role, names in settings.proposers.items():
+        if role not in roster:
+            raise UnknownName("role", role, roster, hint=f"in proposers, arm {settings.arm}")
+        for name in names:
+            if name not in made:
+                made[name] = _single(as_named(settings, name), environment, ledger, cancel)
+        pools[role] = [(made[name], weight) for name, weight in names.items()]
+    return RoleProposers(default, pools)
+
+
+def _single(
+    settings: Settings, environment: Environment, ledger: Ledger, cancel: threading.Event | None
+) -> Proposer:
     refuse_arm(settings.proposer, settings.arm)
     if settings.proposer == "catalogue":
         from agents.catalogue.proposer import CatalogueProposer
@@ -47,8 +68,26 @@ def build_proposer(
     if settings.proposer == "replay":
         return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
     if settings.proposer == "command":
-        return command_proposer(settings, paid, cancel)
-    return llm_proposer(settings, paid, cancel)
+        return command_proposer(settings, ledger, cancel)
+    return llm_proposer(settings, ledger, cancel)
+
+
+def as_named(settings: Settings, name: str) -> Settings:
+    """The settings with which one of `proposers` is built: NAME or NAME:MODEL, NAME a proposer or an agent's preset."""
+    head, _, model = name.partition(":")
+    model = model or settings.model
+    if head in ("catalogue", "anthropic", "openai"):
+        return settings.model_copy(update={"proposer": head, "model": model})
+    if head != "command":
+        from agents.command.preset import load_preset
+
+        load_preset(head)  # tells an unknown name
+        return settings.model_copy(
+            update={"proposer": "command", "agent": head, "command": (), "model": model, "models": {}}
+        )
+    if not settings.command:
+        raise UsageError("proposers name `command`, but none is given: [proposer] command = [...]")
+    return settings.model_copy(update={"proposer": "command", "agent": "", "model": model})
 
 
 def refuse_arm(proposer: str, arm: str) -> None:
@@ -67,16 +106,13 @@ def close_proposer(proposer: Proposer) -> None:
         close()
 
 
-def llm_proposer(
-    settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
-) -> Proposer:
-    """A proposer that calls a language model; its ledger starts from what lineage records as spent."""
+def llm_proposer(settings: Settings, ledger: Ledger, cancel: threading.Event | None = None) -> Proposer:
+    """A proposer that calls a language model."""
     from agents.llm.anthropic_proposer import anthropic_proposer
     from agents.llm.endpoint_check import require_key
     from agents.llm.openai_proposer import openai_proposer
     from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 
-    ledger = ledger_of(settings, paid)
     session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
     prices = load_prices(settings.prices, settings.free_models)
     make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
@@ -101,9 +137,7 @@ def ledger_of(settings: Settings, paid: Iterable[Row]) -> Ledger:
     return Ledger(caps).rebuilt(paid)
 
 
-def command_proposer(
-    settings: Settings, paid: Iterable[Row] = (), cancel: threading.Event | None = None
-) -> Proposer:
+def command_proposer(settings: Settings, ledger: Ledger, cancel: threading.Event | None = None) -> Proposer:
     """A coding agent in the box of this machine. Raises IsolationRefused where there is none and it is not trusted."""
     from agents.command.preset import load_preset, own_command
     from agents.command.proposer import AgentSettings, CommandProposer
@@ -118,7 +152,7 @@ def command_proposer(
         variables=settings.agent_variables,
         folders=settings.agent_folders,
     )
-    return CommandProposer(preset, agent_box(settings.trust_agent), chosen, ledger_of(settings, paid), cancel)
+    return CommandProposer(preset, agent_box(settings.trust_agent), chosen, ledger, cancel)
 
 
 def replay_of(source: str, roles: Sequence[str]) -> Proposer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -115,6 +116,12 @@ class Settings(BaseModel):
     agent_folders: tuple[str, ...] = _setting(
         (), AGENTS, "files and folders that the agent may read besides its own", option="--agent-folder"
     )
+    proposers: dict[str, dict[str, float]] = _setting(
+        {},
+        AGENTS,
+        "who proposes for some roles, as JSON by role: catalogue, anthropic:MODEL, claude:MODEL, command, "
+        "or a table of these with weights",
+    )
     trust_agent: bool = _setting(
         False, AGENTS, "run the agent without a box, where none can be made", option="--trust-agent"
     )
@@ -168,9 +175,26 @@ class Settings(BaseModel):
             raise ValueError("agent and command are both given; name one of them")
         if self.proposer == "command" and not (self.agent or self.command):
             raise ValueError("proposer command needs an agent: --agent NAME, or [proposer] command = [...]")
-        if (self.agent or self.command) and self.proposer not in ("command", "replay"):
+        if (self.agent or self.command) and self.proposer not in ("command", "replay") and not self.proposers:
             raise ValueError(f"an agent is named, but the proposer is {self.proposer}; leave one of them out")
         return self
+
+    @field_validator("proposers", mode="before")
+    @classmethod
+    def _weighted(cls, value: Any) -> Any:
+        """One name stands for itself with weight 1, a list for equal weights."""
+        if not isinstance(value, dict):
+            return value
+        plain = {role: [names] if isinstance(names, str) else names for role, names in value.items()}
+        return {role: dict.fromkeys(n, 1.0) if isinstance(n, list) else n for role, n in plain.items()}
+
+    @field_validator("proposers")
+    @classmethod
+    def _positive(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for role, names in value.items():
+            if not names or not all(0 < weight < math.inf for weight in names.values()):
+                raise ValueError(f"role {role} needs at least one name, each with a weight above 0")
+        return value
 
     @field_validator("roles")
     @classmethod
@@ -189,7 +213,9 @@ class Settings(BaseModel):
 
     def trials_at_once(self, slots: int) -> int:
         """Trials under way beside `slots` candidate processes: a model writes while another trial trains."""
-        return self.in_flight or slots + (0 if self.proposer in ("catalogue", "scripted", "replay") else 1)
+        quick = self.proposer in ("catalogue", "scripted", "replay")
+        quick &= all(name == "catalogue" for names in self.proposers.values() for name in names)
+        return self.in_flight or slots + (0 if quick else 1)
 
 
 def load_settings(
@@ -291,11 +317,12 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecInvalid(f"{file}: not valid TOML: {error}") from None
+    by_role = {"proposers": raw.pop("roles")} if isinstance(raw.get("roles"), dict) else {}
     proposer = raw.pop("proposer") if isinstance(raw.get("proposer"), dict) else {}
     section = raw.get("campaign", raw)
     if not isinstance(section, dict):
         raise SpecInvalid(f"{file}: [campaign] must be a table")
-    return {**section, **_proposer_table(file, proposer)}
+    return {**section, **_proposer_table(file, proposer), **by_role}
 
 
 # keys of the table [proposer] of campaign.toml, and the settings that they stand for

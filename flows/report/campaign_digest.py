@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from flows.report import formatting as w
 from flows.report.prune_checks import Prunes, prunes
 from flows.report.slot_time import SlotTime, where_time_goes
+from lineage.queries import cost_unknown, made_by
 from lineage.records import Row, Status
 from lineage.safe_text import one_line
 from lineage.script_task import TRUST_MEANS
@@ -76,6 +77,12 @@ class RoleFigures:
     cpu_s: float
     hit_low: float
     hit_high: float
+    unpriced: int = 0  # trials of a coding agent that did not report its dollars
+
+    @property
+    def cost_per_keep(self) -> float | None:
+        """Dollars per keep; None where a keep or a cost is missing."""
+        return self.usd / self.keeps if self.keeps and not self.unpriced else None
 
     @property
     def hit_rate(self) -> float:
@@ -115,6 +122,7 @@ class Digest:
     failures: tuple[FailureKind, ...]
     roles: tuple[RoleFigures, ...]
     arms: tuple[RoleFigures, ...]
+    makers: tuple[RoleFigures, ...]
     spent: Costs
     forecasts: Forecasts
     started: datetime | None
@@ -192,6 +200,7 @@ def digest(view: View, spec: EnvironmentSpec) -> Digest:
         failures=_failures(trials),
         roles=_groups(trials, spec, reference, confirmed, "role"),
         arms=_groups(trials, spec, reference, confirmed, "arm"),
+        makers=_groups(trials, spec, reference, confirmed, "maker"),
         spent=_spent(trials, view.events("campaign")),
         forecasts=forecasts(trials),
         started=started,
@@ -388,7 +397,7 @@ def _groups(
     members: dict[str, list[Row]] = defaultdict(list)
     for row in trials:
         if row.status != Status.BASELINE:
-            members[str(getattr(row, by) or "")].append(row)
+            members[made_by(row) if by == "maker" else str(getattr(row, by) or "")].append(row)
     members.pop("", None)
     groups = []
     for key, rows in members.items():
@@ -408,6 +417,7 @@ def _groups(
                 cpu_s=math.fsum(w.cpu_seconds(row) for row in rows),
                 hit_low=low,
                 hit_high=high,
+                unpriced=sum(cost_unknown(row) for row in rows),
             )
         )
     return tuple(sorted(groups, key=lambda g: (-g.keeps, -g.hit_rate, g.key)))

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from flows.report import formatting as w
 from flows.report import slot_time
-from flows.report.campaign_digest import Digest, digest, headline, in_sds, loads
+from flows.report.campaign_digest import Digest, RoleFigures, digest, headline, in_sds, loads
 from flows.report.device_facts import devices_text
 from flows.report.prune_checks import prunes_text
 from flows.report.terminal.live_view import glyph
@@ -92,7 +92,9 @@ def campaign_view(view: View, spec: EnvironmentSpec, *, recent: int = RECENT) ->
             trials_table(shown, spec, d),
         ]
     if d.roles:
-        parts += [_heading("Roles"), roles_table(d)]
+        parts += [_heading("Roles"), roles_table(d.roles, "role")]
+    if len(d.makers) > 1:
+        parts += [_heading("Proposers"), roles_table(d.makers, "proposer")]
     if d.failures:
         parts += [_heading("Failures"), failures_table(d)]
     return Group(*parts)
@@ -179,9 +181,9 @@ def trials_table(rows: Sequence[Row], spec: EnvironmentSpec, d: Digest) -> Table
     return table
 
 
-def roles_table(d: Digest) -> Table:
+def roles_table(figures: Sequence[RoleFigures], what: str) -> Table:
     table = _table(
-        ("role", ""),
+        (what, ""),
         ("trials", "right"),
         ("valid", "right"),
         ("keeps", "right"),
@@ -189,12 +191,14 @@ def roles_table(d: Digest) -> Table:
         ("best", "right"),
         ("CPU", "right"),
         ("cost", "right"),
+        ("a keep", "right"),
     )
-    for g in d.roles:
+    for g in figures:
         interval = f"{w.percent(g.hit_rate, 1, sign=False)} ({w.percent(g.hit_low, 0, sign=False)} to {w.percent(g.hit_high, 0, sign=False)})"
-        cost = w.money(g.usd) if g.usd else w.DASH
+        unknown = f"{g.unpriced} unknown" if g.unpriced else ""
+        cost = " + ".join(filter(None, (w.money(g.usd) if g.usd else "", unknown))) or w.DASH
         table.add_row(
-            Text(one_line(g.key, 24)),
+            Text(one_line(g.key, 40)),
             str(g.n),
             str(g.valid),
             str(g.keeps),
@@ -202,6 +206,7 @@ def roles_table(d: Digest) -> Table:
             w.percent(g.best_gain),
             w.seconds(g.cpu_s or None),
             cost,
+            w.money(g.cost_per_keep) if g.cost_per_keep else w.DASH,
         )
     return table
 
@@ -486,6 +491,9 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "noise_runs": d.noise_runs,
         "noise_throttled": d.noise_throttled,
         "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],
+        "proposers": [
+            {**asdict(g), "hit_rate": g.hit_rate, "cost_per_keep": g.cost_per_keep} for g in d.makers
+        ],
         "failures": [
             {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures
         ],

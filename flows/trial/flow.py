@@ -102,6 +102,7 @@ def _no_edit(engine: Engine, progress: Progress, fault: ProposerFault) -> None:
         exchange = read_exchange(fault.exchange)
         progress.prompt_sha256 = engine.blob(str(exchange["prompt"]).encode())
         progress.agent = agent_of(exchange)
+        progress.asked = (str(exchange["proposer"]), str(exchange["model"]))
 
 
 async def _turn(engine: Engine, progress: Progress, held: AsyncExitStack) -> None:

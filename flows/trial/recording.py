@@ -67,6 +67,7 @@ class Progress:
     usage: Usage | None = None  # of a session that gave no edit
     exchange_sha256: str | None = None
     prompt_sha256: str | None = None
+    asked: tuple[str, str] = ("", "")  # the proposer and its model, of a session that gave no edit
     agent: AgentFacts | None = None  # of a run of a coding agent that gave no edit
     seconds: dict[str, float] = field(default_factory=dict)
     queue_s: float | None = None
@@ -210,7 +211,9 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
         return {
             "exchange_sha256": progress.exchange_sha256,
             "prompt_sha256": progress.prompt_sha256,
-            "proposer": engine.proposer.name,
+            "proposer": progress.asked[0] or engine.proposer.name,
+            "model": progress.asked[1] or None,
+            "operator": progress.agent.name if progress.agent is not None else None,
         }
     return {
         "proposer": proposal.proposer,

@@ -122,12 +122,12 @@ def outage_row(engine: Engine, ref: TrialRef, usage: Usage, outage: ProposerOuta
 def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
     settings = engine.config.settings
     role = engine.config.role(ref.role)
-    smokes = itertools.count(1)
+    smokes, smoke_in_checks = itertools.count(1), hasattr(engine.proposer, "box")
 
     def check(files: dict[str, bytes]) -> list[Check]:
         checks = _static_checks(engine, files)
         # a model's session has no smoke run among its tools; an agent may need several, each costs a slot
-        if settings.proposer == "command" and all(check.passed for check in checks):
+        if smoke_in_checks and all(check.passed for check in checks):
             checks.append(_smoked(engine, ref, files) if next(smokes) <= SMOKES else NO_MORE_SMOKES)
         return checks
 

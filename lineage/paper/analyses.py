@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from lineage.paper.diversity import METHOD, diversity
-from lineage.queries import View
+from lineage.queries import View, cost_unknown, made_by
 from lineage.records import Row, Status
 
 ROOTS = (Status.BASELINE,)
@@ -62,6 +62,7 @@ def audit(view: View) -> dict[str, Any]:
         "causes": _counted(row.cause for row in trials if row.cause),
         "keeps_by_role": _counted(row.role or "" for row in keeps),
         "trials_by_role": _counted(row.role or "" for row in trials),
+        "proposers": _makers(trials),
         "baseline_score": baseline.score if baseline else None,
         "best_score": steps[-1][2] if steps else None,
         "best_trial": steps[-1][1] if steps else None,
@@ -109,6 +110,28 @@ def _best_at(steps: Sequence[tuple[int, str, float]], trials: int) -> dict[str, 
         if upto:
             found[str(mark)] = upto[-1]
     return found
+
+
+def _makers(trials: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What made the proposals, with keeps and dollars; `usd_per_keep` is None where a keep or a cost is missing."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in trials:
+        one = found.setdefault(
+            made_by(row) or "unknown", {"trials": 0, "keeps": 0, "usd": 0.0, "unpriced": 0}
+        )
+        one["trials"] += 1
+        one["keeps"] += row.status is Status.KEEP
+        one["usd"] += row.usd
+        one["unpriced"] += cost_unknown(row)
+    for one in found.values():
+        one["usd_per_keep"] = one["usd"] / one["keeps"] if one["keeps"] and not one["unpriced"] else None
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["keeps"], item[0])))
+
+
+def _cost_text(one: Mapping[str, Any]) -> str:
+    unknown = f", cost of {one['unpriced']} unknown" if one["unpriced"] else ""
+    each = f", {one['usd_per_keep']:.2f} USD a keep" if one["usd_per_keep"] else ""
+    return (f", {one['usd']:.2f} USD" if one["usd"] else "") + each + unknown
 
 
 def _architecture(trials: Sequence[Row]) -> dict[str, Any]:
@@ -211,6 +234,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         f"trials               {trials} ({result['repaired_rows']} damaged rows repaired)",
         f"statuses             {statuses}",
         f"keeps by role        {', '.join(f'{role} {n}' for role, n in result['keeps_by_role'].items()) or 'none'}",
+        *(
+            f"proposer             {name}: {one['keeps']} keeps of {one['trials']}{_cost_text(one)}"
+            for name, one in (result["proposers"].items() if len(result["proposers"]) > 1 else ())
+        ),
         f"score                {result['baseline_score']} -> {result['best_score']} (trial {result['best_trial']})",
         f"best so far          {marks}",
         f"architecture         {result['architecture_trials']} of {trials} ({result['architecture_share']:.1%})",

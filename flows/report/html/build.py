@@ -148,6 +148,7 @@ def _about(view: View, spec: EnvironmentSpec, d: Digest, meta: Meta) -> dict[str
         "champions": [row.trial for row in d.champions],
         "best": [[trial, tidy(score)] for _, trial, score in view.best_so_far()],
         "roles": [asdict(group) for group in d.roles],
+        "makers": [{**asdict(group), "cost_per_keep": group.cost_per_keep} for group in d.makers],
         "arms": [asdict(group) for group in d.arms],
         "forecasts": asdict(d.forecasts),
         "spent": {**asdict(d.spent), "tokens": d.spent.tokens},

@@ -26,14 +26,14 @@ figures.failures = host => {
 /* ---- roles (or arms): hit rate with its interval, best gain, cost ---- */
 figures.groups = (host, list, what) => {
   if (!list.length) return host.replaceChildren(h("p", { class: "empty" }, "No specialist has proposed anything yet."));
-  const top = Math.max(0.02, ...list.map(g => g.hit_high)), at = v => `${Math.min(100, 100 * v / top).toFixed(2)}%`, priced = list.some(g => g.usd), worked = list.some(g => g.cpu_s);
+  const top = Math.max(0.02, ...list.map(g => g.hit_high)), at = v => `${Math.min(100, 100 * v / top).toFixed(2)}%`, priced = list.some(g => g.usd || g.unpriced), kept = list.some(g => g.cost_per_keep), worked = list.some(g => g.cpu_s);
   host.replaceChildren(h("div", { class: "scroll-x" }, h("table", { class: "plain" },
-    h("thead", {}, h("tr", {}, [what, "trials", "valid", champions.size ? "keeps (★)" : "keeps", "hit rate, 95 %", "best", ...worked ? ["CPU"] : [], ...priced ? ["cost"] : []].map((x, k) => h("th", { scope: "col", class: k && k !== 4 ? "num" : "" }, x)))),
+    h("thead", {}, h("tr", {}, [what, "trials", "valid", champions.size ? "keeps (★)" : "keeps", "hit rate, 95 %", "best", ...worked ? ["CPU"] : [], ...priced ? ["cost"] : [], ...kept ? ["a keep"] : []].map((x, k) => h("th", { scope: "col", class: k && k !== 4 ? "num" : "" }, x)))),
     h("tbody", {}, list.map(g => h("tr", {},
       h("th", { scope: "row" }, h("button", { type: "button", class: "link", on: { click: () => { if (what !== "role") return; state.role = state.role === g.key ? "" : g.key; $("role").value = state.role; table.filtered(); $("trials").scrollIntoView(); } } }, g.key)),
       h("td", { class: "num" }, count(g.n)), h("td", { class: "num" }, percent(g.valid / g.n, 0).replace("+", "")), h("td", { class: "num", title: `${g.confirmed} confirmed` }, count(g.keeps), champions.size ? h("span", { class: "small" }, ` (${g.confirmed})`) : null),
       h("td", { class: "rate" }, h("div", {}, h("span", { class: "bar", title: `${percent(g.hit_low, 1)} to ${percent(g.hit_high, 1)}` }, h("i", { class: "ci", css: { left: at(g.hit_low), width: at(g.hit_high - g.hit_low) } }), h("i", { class: "dot", css: { left: at(g.keeps / g.n) } })), h("span", {}, percent(g.keeps / g.n, 1).replace("+", "")))),
-      h("td", { class: "num" + (g.best_gain > 0 ? " good" : "") }, percent(g.best_gain)), worked ? h("td", { class: "num" }, seconds(g.cpu_s)) : null, priced ? h("td", { class: "num" }, money(g.usd)) : null))))));
+      h("td", { class: "num" + (g.best_gain > 0 ? " good" : "") }, percent(g.best_gain)), worked ? h("td", { class: "num" }, seconds(g.cpu_s)) : null, priced ? h("td", { class: "num" }, [g.usd || !g.unpriced ? money(g.usd) : "", g.unpriced ? `${g.unpriced} unknown` : ""].filter(Boolean).join(" + ")) : null, kept ? h("td", { class: "num" }, g.cost_per_keep ? money(g.cost_per_keep) : "") : null))))));
 };
 
 /* ---- forecasts: hoped-for change against measured change, both towards better ---- */
@@ -106,6 +106,8 @@ figures.draw = () => {
   figures.groups($("roles"), D.roles, "role");
   $("arms-card").hidden = D.arms.length < 2;
   if (D.arms.length > 1) figures.groups($("arms"), D.arms, "arm");
+  $("makers-card").hidden = D.makers.length < 2;
+  if (D.makers.length > 1) figures.groups($("makers"), D.makers, "proposer");
   figures.forecasts($("forecasts"));
   figures.cost($("cost"));
 };
