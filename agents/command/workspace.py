@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.command.workspace_files import read_files, read_one
+from agents.edits.file_text import text_of
 from agents.edits.search_replace import Files, canonical_diff, check_path
 from agents.edits.text_protocol import finite
 from agents.llm.prompt import Prompt, sees_lineage
@@ -158,21 +159,33 @@ def changes(before: Mapping[str, bytes], files: Mapping[str, bytes], odd: Mappin
     for path, data in files.items():
         if before.get(path) == data:
             continue
-        if fault := _not_text(path, data):
+        if fault := _fault(path, data, before):
             outside.append(f"{_name(path)}: {fault}")
-        elif not _may_be_new(path, before):
-            outside.append(f"{_name(path)}: a new file is a Python source at the top, named like `optim.py`")
-        else:
+        elif path not in before or not _same_text(path, before[path], data):
             now[path] = data
     return Changes(now, tuple(outside[:20]))
 
 
-def _may_be_new(path: str, before: Mapping[str, bytes]) -> bool:
+def _fault(path: str, data: bytes, before: Mapping[str, bytes]) -> str:
+    """Why a file cannot be part of an edit; whether the surface allows it is for the patch to say."""
     try:
+        path.encode("utf-8")
         check_path(path, before)
+    except (UnicodeError, EditRefused):
+        return "a new file is named like `optim.py` or `parts/optim.py`"
+    try:
+        text = text_of(path, data)
+    except EditRefused as refused:
+        return str(refused).removeprefix(path).removeprefix(": ")
+    return "no text: it contains a zero byte" if "\0" in text else ""
+
+
+def _same_text(path: str, old: bytes, new: bytes) -> bool:
+    """Line ends and marks are the file's own, whatever an editor makes of them."""
+    try:
+        return text_of(path, old) == text_of(path, new)
     except EditRefused:
         return False
-    return True
 
 
 def read_changes(folder: Path, before: Mapping[str, bytes]) -> Changes:
@@ -182,15 +195,6 @@ def read_changes(folder: Path, before: Mapping[str, bytes]) -> Changes:
 
 def _name(path: str) -> str:
     return for_terminal(path.encode("utf-8", "replace").decode(), newlines=False)[:120]
-
-
-def _not_text(path: str, data: bytes) -> str:
-    try:
-        path.encode("utf-8")
-        text = data.decode("utf-8")
-    except UnicodeError:
-        return "no UTF-8 text"
-    return "no text: it contains a zero byte" if "\0" in text else ""
 
 
 def read_note(folder: Path) -> Note:

@@ -100,7 +100,6 @@ def test_a_run_without_a_change(tmp_path: Path, text: str, kind: type[Exception]
         ("rm optim.py; ln -s /etc/passwd optim.py", "optim.py: a link"),
         ("ln -s / root", "root: a link"),
         ("mkfifo pipe", "pipe: no regular file"),
-        ("mkdir deep && echo 'x = 1' > deep/x.py", "deep/x.py"),
         ("head -c 100000000 /dev/zero > big.py", "big.py: too large"),
         ("printf x > \"$(printf 'a\\033[31m\\nb').py\"", "a b.py: a new file"),
         ("i=0; while [ $i -lt 1000 ]; do : > f$i.txt; i=$((i+1)); done", "more than 900 files"),
@@ -120,6 +119,20 @@ def test_what_tools_leave_behind_is_no_part_of_the_edit(tmp_path: Path) -> None:
     )
     proposal = propose(tmp_path, text, lab.request())
     assert proposal.outside == () and [edit.path for edit in proposal.edits] == ["optim.py"]
+
+
+def test_a_new_file_is_an_ordinary_edit_that_the_surface_decides_on(tmp_path: Path) -> None:
+    text = "mkdir deep && echo 'x = 1' > deep/x.py && bakeoff-check && exit 9\nexit 0"
+    proposal = propose(tmp_path, text, lab.request())
+    assert [edit.path for edit in proposal.edits] == ["deep/x.py"] and not proposal.outside
+    output = str(exchange(proposal)["agent"]["output"])  # type: ignore[index]
+    assert "FAILED outside_surface: deep/x.py: a new file is outside the surface" in output
+
+
+def test_line_ends_alone_are_no_change(tmp_path: Path) -> None:
+    proposal = propose(tmp_path, f"{EDIT}\nsed -i 's/$/\\r/' optim.py model.py train.py", lab.request())
+    after = apply_edits(lab.FILES, proposal.edits)
+    assert [edit.path for edit in proposal.edits] == ["optim.py"] and b"\r" not in after["optim.py"]
 
 
 def test_another_roles_file_is_an_ordinary_edit_that_the_patch_refuses(tmp_path: Path) -> None:
