@@ -490,10 +490,8 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "noise_sd": d.noise_sd,
         "noise_runs": d.noise_runs,
         "noise_throttled": d.noise_throttled,
-        "roles": [{**asdict(g), "hit_rate": g.hit_rate} for g in d.roles],
-        "proposers": [
-            {**asdict(g), "hit_rate": g.hit_rate, "cost_per_keep": g.cost_per_keep} for g in d.makers
-        ],
+        "roles": [_figures_json(g) for g in d.roles],
+        "proposers": [_figures_json(g) for g in d.makers],
         "failures": [
             {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures
         ],
@@ -508,6 +506,10 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "ended": d.ended_why,
         "forked_from": d.forked_from or None,
     }
+
+
+def _figures_json(figures: RoleFigures) -> dict[str, Any]:
+    return {**asdict(figures), "hit_rate": figures.hit_rate, "cost_per_keep": figures.cost_per_keep}
 
 
 def trial_json(view: View, row: Row) -> dict[str, Any]:
