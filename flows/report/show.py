@@ -18,7 +18,7 @@ from rich.text import Text
 
 from flows.report import formatting as w
 from flows.report import slot_time
-from flows.report.campaign_digest import Digest, RoleFigures, digest, headline, in_sds, loads
+from flows.report.campaign_digest import Digest, FailureKind, RoleFigures, digest, headline, in_sds, loads
 from flows.report.device_facts import devices_text
 from flows.report.prune_checks import prunes_text
 from flows.report.terminal.live_view import glyph
@@ -492,9 +492,7 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
         "noise_throttled": d.noise_throttled,
         "roles": [_figures_json(g) for g in d.roles],
         "proposers": [_figures_json(g) for g in d.makers],
-        "failures": [
-            {"status": f.status, "cause": f.cause, "n": f.n, "last": f.example.trial} for f in d.failures
-        ],
+        "failures": [_failure_json(f) for f in d.failures],
         "spent": {**asdict(d.spent), "tokens": d.spent.tokens},
         "forecasts": asdict(d.forecasts),
         "pruning": asdict(d.prunes),
@@ -510,6 +508,10 @@ def campaign_json(view: View, spec: EnvironmentSpec) -> dict[str, Any]:
 
 def _figures_json(figures: RoleFigures) -> dict[str, Any]:
     return {**asdict(figures), "hit_rate": figures.hit_rate, "cost_per_keep": figures.cost_per_keep}
+
+
+def _failure_json(kind: FailureKind) -> dict[str, Any]:
+    return {"status": kind.status, "cause": kind.cause, "n": kind.n, "last": kind.example.trial}
 
 
 def trial_json(view: View, row: Row) -> dict[str, Any]:
