@@ -173,6 +173,11 @@ def _task_lines(spec: EnvironmentSpec) -> list[str]:
     lines = [f"- task: a script, run as it is: `{task.train}`"]
     lines += [f"- then, by a program that you cannot change: `{task.evaluate}`"] if task.evaluate else []
     lines += [f"- metric {metric.name}: {metric.take} of {metric.source}" for metric in task.metrics]
+    if spec.trust == "reported":
+        lines.append(
+            "- here the score is what the recipe itself says: it must be measured as the start measures it; another "
+            "number in its place, or an easier task, is tampering"
+        )
     lines += [f"- protected, not yours to change: {', '.join(task.protected)}"] if task.protected else []
     return lines
 

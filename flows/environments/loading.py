@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from agents.edits.editable_files import problems
 from agents.roles import build_roster
-from flows.environments.repository_data import is_data
+from flows.environments.repository_data import facts_of_data, is_data
 from flows.environments.source_files import Taken, take
 from flows.environments.spec_checks import check_names
 from flows.environments.variants import Varied, varied, with_constants
@@ -77,7 +77,10 @@ class Environment:
         if self.found_data is not None:
             return self.found_data
         name = self.spec.data or self.spec.name
-        made_by = sha256(f"{self.origin}|{made_of(self.folder)}".encode())[:12]
+        inputs = made_of(self.folder)
+        if self.spec.task.kind == "script" and not (self.folder / "prepare.py").is_file():
+            inputs += facts_of_data(self.spec.task, self.folder / "source")
+        made_by = sha256(f"{self.origin}|{inputs}".encode())[:12]
         found, earlier = data_root() / f"{name}-{made_by}", data_root() / name
         shipped = self.folder.resolve().parent == shipped_recipes().resolve()
         return earlier if shipped and not found.exists() and earlier.exists() else found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from lineage.environment_spec import Task
@@ -24,14 +24,31 @@ def is_data(task: Task, path: str) -> bool:
     return matches(path, task.evaluation_data) or (matches(path, task.data) and not path.endswith(".py"))
 
 
+def data_files(task: Task, source: Path) -> list[tuple[str, Path]]:
+    """Relative path and place of every data file of a source, in order."""
+    return [
+        (relative, path)
+        for path in sorted(source.rglob("*"))
+        if "__pycache__" not in path.parts
+        and is_data(task, relative := path.relative_to(source).as_posix())
+        and path.is_file()
+    ]
+
+
+def facts_of_data(task: Task, source: Path) -> str:
+    """Changes when a data file does, by its size or time, or when another sandbox is to see it."""
+    facts = [(name, path.stat()) for name, path in data_files(task, source)]
+    parts = [
+        f"{name} {matches(name, task.evaluation_data)} {one.st_size} {one.st_mtime_ns}" for name, one in facts
+    ]
+    return sha256("\n".join(parts).encode()).hexdigest()
+
+
 def prepare_in_place(name: str, task: Task, source: Path, target: Path) -> None:
     """Copy the data files of `source` under `target`, and write their manifest."""
     files: dict[str, dict[str, str | int]] = {}
     target.mkdir(parents=True)
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source).as_posix()
-        if not path.is_file() or "__pycache__" in path.parts or not is_data(task, relative):
-            continue
+    for relative, path in data_files(task, source):
         part = "public" if matches(relative, task.evaluation_data) else "train"
         place = target / part / relative
         place.parent.mkdir(parents=True, exist_ok=True)

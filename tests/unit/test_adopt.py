@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -132,3 +136,34 @@ def test_a_folder_that_is_no_repository(tmp_path: Path) -> None:
     git(lab[1], "init", "-q")
     code, _, err = adopt(lab, *TRAIN, *PATTERN)
     assert code == 2 and "no commit yet" in err
+
+
+def test_in_a_terminal_what_is_missing_is_asked_for(lab: tuple[dict[str, str], Path]) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "flows.cli", "adopt", str(lab[1]), "--dry-run"]
+    env = {**lab[0], "PYTHONPATH": str(quick.ROOT), "TERM": "dumb"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=lab[1].parent
+    )
+    os.close(theirs)
+    said = b""
+    for asked, answer in (
+        (b"Command that trains", b""),  # the guess is taken
+        (b"Protected command", b"python evaluate.py {out}"),
+        (b"Metric:", b"held-out loss ([0-9.]+)"),
+        (b"Is less better", b""),
+    ):
+        while asked not in said:
+            said += os.read(ours, 4096)
+        os.write(ours, answer + b"\n")
+    while True:
+        try:
+            said += os.read(ours, 4096)
+        except OSError:  # the end of a terminal
+            break
+    os.close(ours)
+    text = said.decode().replace("\r\n", "\n")
+    assert process.wait(30) == 0, text
+    spec = planned(text)
+    assert spec.task.train == "python train.py --seed={seed} --out={out}" and spec.score.direction == "min"
+    assert spec.task.evaluate == "python evaluate.py {out}" and spec.trust == "evaluated"

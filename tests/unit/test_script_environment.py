@@ -101,3 +101,16 @@ def test_the_prompt_says_what_a_script_is() -> None:
         and "by a program that you cannot change" in text
     )
     assert "protected, not yours to change: evaluate.py, data/**" in text and "predict.py" not in text
+    assert "is tampering" in environment_section(sr.spec(sr.REPORTED)) and "is tampering" not in text
+
+
+def test_data_that_have_changed_are_prepared_anew(tmp_path: Path) -> None:
+    """Without prepare.py the data are found by the files that they are copies of."""
+    env, place = prepared(tmp_path, sr.EVALUATED)
+    assert quick.call("prepare", "line", env=env, cwd=tmp_path).returncode == 0
+    again = quick.call("prepare", "line", env=env, cwd=tmp_path)
+    assert again.returncode == 0 and "preparing" not in again.stderr
+    (place / "source" / "data" / "points.csv").write_text(sr.points(150, 3))
+    said = quick.call("run", "line", "--trials", "1", "--run", "run", env=env, cwd=tmp_path)
+    assert said.returncode == 2 and "run: bakeoff prepare line" in said.stderr
+    assert "preparing" in quick.call("prepare", "line", env=env, cwd=tmp_path).stderr
