@@ -2,7 +2,7 @@
 
 `Relay(folder, ...)` listens on `proxy` (an HTTP proxy: CONNECT, and plain requests with a whole address), `endpoint`
 (bytes to the model's endpoint, where that has an address of its own) and `check`. The agent's box has no other network.
-A host passes by exact name and port. A name that resolves to this machine or a link-local address is refused, so that
+`upstream` is the user's own HTTP proxy, where there is no other way out. A host passes by exact name and port. A name that resolves to this machine or a link-local address is refused, so that
 no name server can open the machine's own services; an address of that kind must be named as such.
 """
 
@@ -42,7 +42,9 @@ class Relay:
         allowed: Iterable[Address],
         endpoint: Address | None = None,
         check: Callable[[bytes], str] | None = None,
+        upstream: Address | None = None,
     ) -> None:
+        self._upstream = upstream
         self.allowed = frozenset(allowed) | ({endpoint} if endpoint else frozenset())
         self.endpoint = endpoint
         self.refused: list[str] = []
@@ -114,11 +116,26 @@ class Relay:
 
     def _connect(self, address: Address) -> socket.socket:
         """A connection to an address that passes. Raises OSError."""
-        out = socket.create_connection(_resolved(address), timeout=CONNECT_S)
-        out.settimeout(None)
+        out = self._through(address) if self._upstream else _connected(_resolved(address))
         if not self._keep(out):
             out.close()
             raise OSError("the relay has ended")
+        return out
+
+    def _through(self, address: Address) -> socket.socket:
+        """By way of the user's own proxy, which resolves the name. Loopback goes straight. Raises OSError."""
+        ip = _ip(address[0])
+        if self._upstream is None or address[0] == "localhost" or (ip is not None and ip.is_loopback):
+            return _connected(address)
+        out = _connected(self._upstream)
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        out.sendall(f"CONNECT {host}:{address[1]} HTTP/1.1\r\nHost: {host}:{address[1]}\r\n\r\n".encode())
+        try:
+            head, _ = _head(out, 1)
+        except ValueError as error:
+            raise OSError("the user's own proxy gave no answer") from error
+        if head[0].split(" ")[1:2] != ["200"]:
+            raise OSError(f"the user's own proxy answers {head[0][:80]!r}")
         return out
 
     def _join(self, client: socket.socket, out: socket.socket) -> None:
@@ -181,12 +198,18 @@ class Relay:
         client.sendall(text.encode("utf-8", "replace"))
 
 
-def _head(client: socket.socket) -> tuple[list[str], bytes]:
-    """The lines of a request's head, and what came after it."""
+def _connected(address: Address) -> socket.socket:
+    out = socket.create_connection(address, timeout=CONNECT_S)
+    out.settimeout(None)
+    return out
+
+
+def _head(client: socket.socket, chunk: int = 1 << 14) -> tuple[list[str], bytes]:
+    """The lines of a head, and what came after it: nothing with a chunk of one byte."""
     data = bytearray()
     client.settimeout(SEND_S)
     while b"\r\n\r\n" not in data:
-        part = client.recv(1 << 14)
+        part = client.recv(chunk)
         data += part
         if not part or len(data) > HEAD_LIMIT:
             raise ValueError("no request")

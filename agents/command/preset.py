@@ -137,16 +137,20 @@ def find_program(preset: AgentPreset) -> str:
     return str(Path(found).absolute())
 
 
-def require_login(preset: AgentPreset, environ: Mapping[str, str], home: Path) -> None:
-    """Raise UsageError when neither a key nor a login of the agent is there."""
+def require_login(
+    preset: AgentPreset, environ: Mapping[str, str], home: Path, variables: Sequence[str] = ()
+) -> None:
+    """Raise UsageError when neither a key nor a login of the agent is there, nor one of the user's `variables`."""
     if not preset.keys and not preset.logins:
         return
-    if any(environ.get(key) for key in preset.keys) or any((home / path).is_file() for path in preset.logins):
+    if any(environ.get(key) for key in (*preset.keys, *variables)) or any(
+        (home / path).is_file() for path in preset.logins
+    ):
         return
     wanted = " or ".join([*preset.keys, *(f"~/{path}" for path in preset.logins)])
     raise UsageError(
-        f"agent {preset.name}: it is not logged in: found none of {wanted}; set one, or log in with "
-        f"`{preset.command[0]}` once"
+        f"agent {preset.name}: it is not logged in: found none of {wanted}; set one, log in with "
+        f"`{preset.command[0]}` once, or name the variable of another way with --agent-variable"
     )
 
 
@@ -163,6 +167,21 @@ def endpoint_of(preset: AgentPreset, environ: Mapping[str, str]) -> tuple[str, i
     if not parts.hostname or not port:
         raise UsageError(f"{preset.address} = {address!r} is no address; write it as https://host[:port]")
     return parts.hostname, port
+
+
+def upstream_of(environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """The user's own HTTP proxy, from HTTPS_PROXY; None without one, or for one that needs a password."""
+    address = environ.get("HTTPS_PROXY") or environ.get("https_proxy") or ""
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        port = parts.port or PORTS["http"]
+    except ValueError:
+        return None
+    return (
+        (parts.hostname, port)
+        if parts.hostname and parts.scheme in ("", "http") and not parts.username
+        else None
+    )
 
 
 def host_and_port(text: str) -> tuple[str, int]:

@@ -22,11 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from agents.command.agent_box import AgentBox, Program, Session, make_session, program_of
 from agents.command.agent_process import Ended, Start, Watch, copy_logins, run
 from agents.command.agent_report import Reader, Said, is_outage
 from agents.command.network_relay import Address, Relay, addresses
-from agents.command.preset import AgentPreset, endpoint_of, find_program, require_login
+from agents.command.preset import AgentPreset, endpoint_of, find_program, require_login, upstream_of
 from agents.command.workspace import Changes, Note, changes, make_workspace, read_changes, read_note
 from agents.llm.ledger import Ledger, TrialCapReached, all_tokens
 from agents.llm.model_call import STOPPED_BY_CAMPAIGN
@@ -52,6 +54,7 @@ TASK = (
 FILES_BUDGET = 4_000  # characters: the files are in the workspace
 TRANSCRIPT, ERRORS = 400_000, 20_000
 VERSION_S = 30.0
+PREFIX = "bakeoff-agent-"  # of a run's folder; the engine's process id follows
 LIMITS = {
     "time": "it was ended after {seconds:.0f} s, the time that a proposal may take",
     "budget": "it was ended at the cap on this proposal's cost",
@@ -97,9 +100,11 @@ class CommandProposer:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._version: str | None = None
+        sweep()
         self.program: Program = program_of(find_program(preset), (*preset.folders, *self.settings.folders))
-        require_login(preset, self._environ, self._user)
+        require_login(preset, self._environ, self._user, self.settings.variables)
         self.endpoint: Address | None = endpoint_of(preset, self._environ)
+        self.upstream: Address | None = upstream_of(self._environ)
         own = () if self.endpoint else addresses(preset.hosts)
         self.hosts: tuple[Address, ...] = addresses(self.settings.hosts)
         self.allowed = (*own, *self.hosts)
@@ -187,16 +192,32 @@ class session_folder:
         self._box = box
 
     def __enter__(self) -> Session:
-        self._top = Path(tempfile.mkdtemp(prefix="bakeoff-agent-"))
+        self._top = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         return make_session(self._top, self._box)
 
     def __exit__(self, *exc: object) -> None:
-        for folder, folders, _ in os.walk(self._top):  # a folder without permissions keeps rmtree out
-            for name in folders:
-                path = Path(folder) / name
-                if not path.is_symlink():
-                    path.chmod(0o700)
-        shutil.rmtree(self._top, ignore_errors=True)
+        _remove(self._top)
+
+
+def _remove(top: Path) -> None:
+    for folder, folders, _ in os.walk(top):  # a folder without permissions keeps rmtree out
+        for name in folders:
+            path = Path(folder) / name
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what runs of killed engines left behind: a home among it has a copy of the user's login."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            mine = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
+        except OSError:
+            continue
+        if mine and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            _remove(folder)
 
 
 class AgentRun:
@@ -233,7 +254,7 @@ class AgentRun:
             stdin = TASK if by.preset.reads_stdin else ""
             argv = by.preset.argv(TASK, self.model, self.request.allowance.usd)
             start = by.start(session, argv[1:], stdin)
-            with Relay(session.sockets, by.allowed, by.endpoint, self._check) as relay:
+            with Relay(session.sockets, by.allowed, by.endpoint, self._check, by.upstream) as relay:
                 try:
                     self.ended = run(start, Watch(seconds, by.cancel, lambda line: self._heard(reader, line)))
                 except OSError as error:

@@ -60,7 +60,7 @@ def render(
     `template`: SESSION for a model with tools, WORKSPACE for an agent with the files before it.
     """
     room = {**ROUND_BUDGETS, **(budgets or {})}
-    scene = Scene(request.view, request.spec, request.role)
+    scene = Scene(request.view, request.spec, request.role, template == WORKSPACE)
     lineage = sees_lineage(request.arm)
     parent, _ = parent_choice(request.view)
     source = request.files_of((parent.trial or "") if parent else "")

@@ -40,6 +40,7 @@ class Scene:
     view: View
     spec: EnvironmentSpec
     role: Role
+    files: bool = False  # the reader has the lineage as files, and no tools
 
     @cached_property
     def by_role(self) -> list[HitRate]:
@@ -171,7 +172,8 @@ def reach(scene: Scene, budget: int) -> str:
             near.append((gap, age, row))
     near.sort(key=lambda item: item[:2])
     lines = [scene.line(row, 440) for _, _, row in near[:6]]
-    title = "Within reach: failed by little, worth a repair (choose_parent starts from one)"
+    how = "the diff of each is in LINEAGE/" if scene.files else "choose_parent starts from one"
+    title = f"Within reach: failed by little, worth a repair ({how})"
     return listed(title, lines, budget, of=len(near), none="nothing failed by little lately")
 
 

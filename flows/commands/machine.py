@@ -24,9 +24,12 @@ def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
     """Prove what the sandbox isolates on this machine, how its GPUs behave inside, and what would improve it."""
     from evaluators.judge.sandbox.prove_level import doctor_report
     from flows.machine.accelerator_doctor import accelerator_reports, lines
+    from flows.machine.agent_box import agent_box_report
 
     found, fault = accelerator_reports(gpus or "")
+    box, box_fault = agent_box_report()
     report = {**doctor_report(), "accelerators": found, "accelerator_fault": fault}
+    report |= {"agent_box_holds": box, "agent_box_fault": box_fault}
     if as_json:
         print_json(report)
         return
@@ -39,6 +42,11 @@ def doctor(as_json: bool = AS_JSON, gpus: str | None = GPUS) -> None:
         print(f"  to get better: {line}")
     for line in lines(found, fault):
         print(line)
+    print(
+        f"coding agents: a box of their own, proven: {', '.join(box)}"
+        if box
+        else f"coding agents: {box_fault}"
+    )
 
 
 def setup_server() -> None:

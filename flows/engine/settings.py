@@ -264,7 +264,19 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 def _named_agent(values: dict[str, Any]) -> dict[str, Any]:
     """Naming an agent is asking for it."""
     named = values.get("agent") or values.get("command")
-    return {"proposer": "command", **values} if named else values
+    known = {"proposer": "command", **values} if named else dict(values)
+    if isinstance(known.get("command"), list | tuple):  # a resume may come from another folder
+        known["command"] = [_absolute(part) if at == 0 else part for at, part in enumerate(known["command"])]
+    if isinstance(known.get("agent_folders"), list | tuple):
+        known["agent_folders"] = [_absolute(folder, bare=True) for folder in known["agent_folders"]]
+    return known
+
+
+def _absolute(path: Any, bare: bool = False) -> Any:
+    """A path made absolute; `bare`: a name without a slash is one too, not a program on PATH."""
+    if not isinstance(path, str) or not (bare or "/" in path):
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def _parsed(key: str, value: Any, source: str) -> Any:

@@ -58,6 +58,14 @@ def agent_box(trust: bool, hidden: tuple[str, ...] = ()) -> AgentBox:
     return _proven(tuple(sorted({str(home()), str(Path.home()), *hidden})))
 
 
+def agent_box_report() -> tuple[tuple[str, ...], str]:
+    """What holds of the box here, and why there is none; for `bakeoff doctor`."""
+    try:
+        return agent_box(False).holds, ""
+    except IsolationRefused as refused:
+        return (), str(refused)
+
+
 @lru_cache(maxsize=8)
 def _proven(hidden: tuple[str, ...]) -> AgentBox:
     found, why = available_layers.find_bwrap() if sys.platform == "linux" else (None, "it needs Linux")

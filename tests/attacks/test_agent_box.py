@@ -98,7 +98,7 @@ CONNECT = "import socket; s = socket.socket({kind}); s.settimeout(2); s.connect(
 # attempt -> shell that prints the secret where it succeeds
 READS = {
     "the labels by their path": "cat {folder}/data/sealed/labels.npy",
-    "the labels by search": "find {top} / -xdev -name labels.npy -exec cat {{}} + 2> /dev/null",
+    "the labels by search": "W={top}; test -d $W || W=/; find $W -xdev -name labels.npy -exec cat {{}} + 2> /dev/null",
     "the store": "cat {folder}/store/lineage/*",
     "a key file": "cat {folder}/key.txt",
     "another home": "cat {folder}/.ssh/id_rsa",

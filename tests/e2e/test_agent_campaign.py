@@ -141,6 +141,49 @@ def test_a_usage_limit_is_waited_for_and_ctrl_c_ends_the_agent(tmp_path: Path) -
     assert labels(rows) == ["keep"], "the outage burnt no trial, the stopped one stays open"
 
 
+@pytest.mark.slow
+def test_a_replay_gives_the_same_programs_without_the_agent(run_of_an_agent: Done) -> None:
+    folder, env = run_of_an_agent.folder, run_of_an_agent.env
+    arguments = ("run", "quick", "--replay", "r", "--run", "again", "--no-confirm", "--plain")
+    done = quick.bakeoff(*arguments, env=env, cwd=folder)
+    again = opened(folder, env, "again", done.stdout, done.stderr, []).of("training")
+    then = run_of_an_agent.of("training")
+    assert [row.source_sha256 for row in again] == [row.source_sha256 for row in then]
+    assert [label.partition(":")[0] for label in labels(again)[:3]] == ["keep", "rejected", "rejected"]
+    assert "model.py: the file was deleted" in (again[2].error_excerpt or "")
+
+
+@pytest.mark.slow
+def test_a_trusted_agent_is_marked_in_every_row(tmp_path: Path) -> None:
+    env = {
+        **prepared(tmp_path),
+        "BAKEOFF_HIDE_BWRAP": "1",
+        "BAKEOFF_ISOLATION": "weak",
+        "BAKEOFF_TRUST_WEAK": "1",
+    }
+    text = "sed -i 's/^LR = 0.1/LR = 0.3/' fitting.py; bakeoff-check"
+    arguments = (
+        "run",
+        "quick",
+        "--run",
+        "r",
+        "--role",
+        "training",
+        "--trials",
+        "2",
+        "--no-confirm",
+        "--plain",
+    )
+    program = ("--command", str(script(tmp_path, text)), "--trust-agent")
+    done = quick.bakeoff(*arguments, *program, env=env, cwd=tmp_path)
+    assert "agent: trusted, it runs without a box" in done.stderr
+    rows = opened(tmp_path, env, "r", "", "", []).of("training")
+    assert len(rows) == 2 and rows[0].status == "keep"
+    agents = [json.loads(row.detail_json)["agent"] for row in rows]
+    assert [(one["box"], one["checks"]) for one in agents] == [("trusted", 1), ("trusted", 1)]
+    assert "trusted, without a box" in quick.call("show", "r", "1", env=env, cwd=tmp_path).stdout
+
+
 def _alive(mark: str) -> bool:
     for process in psutil.process_iter():
         try:

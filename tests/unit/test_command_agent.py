@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from command_agent import EDIT, NOTE, USAGE, agent, propose
+from command_agent import EDIT, NOTE, USAGE, agent, box, propose
 
 from agents.command.proposer import CommandProposer
 from agents.edits.search_replace import apply_edits
@@ -272,7 +278,7 @@ def test_a_program_that_is_not_there_is_told_with_the_remedy(
 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="npm install -g @anthropic-ai/claude-code"):
-        CommandProposer(load_preset("claude"), agent.__globals__["box"]())
+        CommandProposer(load_preset("claude"), box())
 
 
 @pytest.mark.parametrize("host", ["https://pypi.org", "pypi.org:", "a b", "pypi.org:99999"])
@@ -285,3 +291,125 @@ def test_a_folder_with_a_home_in_it_is_refused(tmp_path: Path) -> None:
     for folder in ("/", str(Path.home()), str(Path.home().parent)):
         with pytest.raises(UsageError, match="whole home"):
             agent(tmp_path, EDIT, folders=(folder,))
+
+
+# ---- the network -----------------------------------------------------------------------------------
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """A server that says what it was asked; as a proxy it accepts any tunnel and answers in the host's place."""
+
+    seen: list[str] = []
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_CONNECT(self) -> None:
+        self.seen.append(f"CONNECT {self.path}")
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"from beyond the proxy")
+        self.close_connection = True
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.seen.append(f"POST {self.path} {body.decode()}")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"heard you")
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[int, list[str]]]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as running:
+        Answering.seen = []
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running.server_address[1], Answering.seen
+        running.shutdown()
+
+
+ASK = """python3 - <<'X'
+import urllib.request
+print(urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:%d/v1?a=b", data=b"hello", method="POST")).read())
+X
+"""
+TUNNEL = """python3 - <<'X'
+import socket
+s = socket.create_connection(("127.0.0.1", 8911)); s.sendall(b"CONNECT %s HTTP/1.1\\r\\n\\r\\n")
+while part := s.recv(999): print(part)
+X
+"""
+
+
+def test_a_host_that_is_named_can_be_reached(tmp_path: Path, server: tuple[int, list[str]]) -> None:
+    port, seen = server
+    text = "unset NO_PROXY no_proxy\n" + ASK % port + EDIT
+    proposal = propose(tmp_path, text, lab.request(), hosts=(f"127.0.0.1:{port}",))
+    assert "heard you" in str(exchange(proposal)["agent"]["output"])  # type: ignore[index]
+    assert seen == ["POST /v1?a=b hello"] and proposal.agent.hosts == (f"127.0.0.1:{port}",)
+    refused = propose(tmp_path, text, lab.request())
+    assert len(seen) == 1 and refused.agent.refused_hosts == (f"127.0.0.1:{port}",)
+
+
+def test_the_models_endpoint_has_its_port_inside(tmp_path: Path, server: tuple[int, list[str]]) -> None:
+    port, seen = server
+    asked = agent(tmp_path, ASK % port + EDIT)
+    asked.endpoint = ("127.0.0.1", port)
+    assert "heard you" in str(exchange(asked.propose(lab.request()))["agent"]["output"])  # type: ignore[index]
+    assert seen == ["POST /v1?a=b hello"]
+
+
+def test_the_users_own_proxy_is_the_way_out(tmp_path: Path, server: tuple[int, list[str]]) -> None:
+    port, seen = server
+    environ = {**os.environ, "HTTPS_PROXY": f"http://127.0.0.1:{port}"}
+    text = TUNNEL % "model.example:443" + TUNNEL % "other.example:443" + EDIT
+    proposal = propose(tmp_path, text, lab.request(), hosts=("model.example",), environ=environ)
+    output = str(exchange(proposal)["agent"]["output"])  # type: ignore[index]
+    assert "from beyond the proxy" in output and "403 Forbidden" in output
+    assert seen == ["CONNECT model.example:443"] and proposal.agent.refused_hosts == ("other.example:443",)
+
+
+def test_a_name_that_stands_for_this_machine_is_refused(
+    tmp_path: Path, server: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, seen = server
+    real = socket.getaddrinfo
+
+    def rebound(host: object, *more: Any, **named: Any) -> Any:
+        return real("127.0.0.1" if host == "model.example" else host, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    text = TUNNEL % f"model.example:{port}" + EDIT
+    proposal = propose(tmp_path, text, lab.request(), hosts=(f"model.example:{port}",))
+    assert "stands for an address of this machine" in str(exchange(proposal)["agent"]["output"])  # type: ignore[index]
+    assert seen == []
+
+
+def test_a_killed_engine_leaves_no_agent_and_its_copy_of_a_login_is_removed(tmp_path: Path) -> None:
+    from agents.command.proposer import PREFIX
+
+    mark = f"orphan-{os.urandom(6).hex()}"
+    box()
+    child = (
+        "import os; from pathlib import Path; from command_agent import propose; from tests.fakes import lab\n"
+        f"propose(Path({str(tmp_path)!r}), 'sh -c \"sleep 300 # ' + os.environ['MARK'] + '\"', lab.request())"
+    )
+    tests = Path(__file__).resolve().parents[1]
+    env = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "TMPDIR": str(tmp_path), "MARK": mark}
+    process = subprocess.Popen([sys.executable, "-c", child], env=env)
+    try:
+        end = time.monotonic() + 60
+        while not _alive(mark) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert _alive(mark)
+    finally:
+        process.kill()
+        process.wait()
+    end = time.monotonic() + 10
+    while _alive(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not _alive(mark)
+    left = list(tmp_path.glob(f"{PREFIX}{process.pid}-*"))
+    assert left
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path))
+        agent(tmp_path, EDIT)
+    assert not any(folder.exists() for folder in left)
