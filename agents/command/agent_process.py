@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import tempfile
 import threading
@@ -112,8 +114,11 @@ class Output:
         return (bytes(self._head) + cut + bytes(self._tail)).decode("utf-8", "replace")
 
 
-def command(start: Start) -> list[str]:
-    """The command line of the run as bubblewrap or, without a box, the agent itself gets it."""
+def command(start: Start, info: int) -> list[str]:
+    """The command line of the run as bubblewrap or, without a box, the agent itself gets it.
+
+    `info`: the file descriptor to which bubblewrap writes the process id of the box's first process.
+    """
     argv = [start.program.path, *start.arguments]
     if start.box.trusted:
         return argv
@@ -122,7 +127,8 @@ def command(start: Start) -> list[str]:
         ports.append([start.endpoint_port, f"{SOCKETS}/endpoint"])
     inside = json.dumps({"ports": ports, "argv": argv})
     python = [start.box.interpreter, "-I", "-S", f"{TOOLS}/start_in_box.py", inside]
-    return [start.box.bwrap, *box_arguments(start.box, start.session, start.program), "--", *python]
+    arguments = box_arguments(start.box, start.session, start.program)
+    return [start.box.bwrap, "--info-fd", str(info), *arguments, "--", *python]
 
 
 def run(start: Start, watch: Watch) -> Ended:
@@ -136,26 +142,41 @@ def run(start: Start, watch: Watch) -> Ended:
 
     mark = os.urandom(12).hex()
     env = {**environment(start.program, start.box, start.session), **start.variables, MARK: mark}
-    with tempfile.TemporaryFile() as stdin:
-        stdin.write(start.stdin.encode())
-        stdin.seek(0)
-        process = subprocess.Popen(
-            command(start),
-            env=env,
-            cwd=start.session.workspace if start.box.trusted else "/",
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+    process, box = _spawn(start, env)
     assert process.stdout is not None and process.stderr is not None
     output = Output(process.stdout, OUTPUT_BYTES, heard)
     errors = Output(process.stderr, ERROR_BYTES)
     try:
         why = _wait(process, start.session, watch, began, over)
     finally:
-        _end(process, mark, start.box.trusted)
+        _end(process, mark, box)
     return Ended(why, process.returncode, time.monotonic() - began, output.text(), errors.text())
+
+
+def _spawn(start: Start, env: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int | None]:
+    """The process, and a handle of the first process of its box; None without a box, or when that has ended already."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as info, tempfile.TemporaryFile() as stdin:
+        try:
+            stdin.write(start.stdin.encode())
+            stdin.seek(0)
+            process = subprocess.Popen(
+                command(start, writer),
+                env=env,
+                cwd=start.session.workspace if start.box.trusted else "/",
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=() if start.box.trusted else (writer,),
+            )
+        finally:
+            os.close(writer)
+        text = b"" if start.box.trusted else info.read()
+    try:
+        return process, os.pidfd_open(int(json.loads(text)["child-pid"]))
+    except (ValueError, KeyError, ProcessLookupError):
+        return process, None
 
 
 def _wait(
@@ -194,20 +215,32 @@ def _writes_too_much(session: Session) -> bool:
     return False
 
 
-def _end(process: subprocess.Popen[bytes], mark: str, trusted: bool) -> None:
-    """End the whole tree: bubblewrap's death is that of its process namespace, a trusted agent's tree is looked for."""
-    doomed = _tree(process.pid, mark) if trusted else []
+def _end(process: subprocess.Popen[bytes], mark: str, box: int | None) -> None:
+    """End the whole tree, and return when it has ended.
+
+    The first process of a box ends after all others in its process namespace, and bubblewrap does not wait for it:
+    on a busy machine others outlived bubblewrap. Without a box the tree is looked for.
+    """
     if process.poll() is None:
+        doomed = _tree(process.pid, mark) if box is None else []
         process.kill()
-    for one in doomed:
-        _kill(one)
+        for one in doomed:
+            _kill(one)
     process.wait()
-    if trusted:
-        end = time.monotonic() + KILL_S
-        while (left := _tree(process.pid, mark)) and time.monotonic() < end:
-            for one in left:
-                _kill(one)
-            time.sleep(LOOK_S)
+    if box is not None:
+        try:
+            signal.pidfd_send_signal(box, signal.SIGKILL)
+            select.select([box], [], [], KILL_S)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(box)
+        return
+    end = time.monotonic() + KILL_S
+    while (left := _tree(process.pid, mark)) and time.monotonic() < end:
+        for one in left:
+            _kill(one)
+        time.sleep(LOOK_S)
 
 
 def _kill(one: psutil.Process) -> None:

@@ -50,7 +50,7 @@ class Relay:
         self.refused: list[str] = []
         self._check = check
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock, self._checking = threading.Lock(), threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
         self._ended = False
         self._listeners = [
@@ -186,6 +186,10 @@ class Relay:
         client.sendall(_reply("403 Forbidden", f"{shown} is not a host that this agent may reach"))
 
     def _answer(self, client: socket.socket) -> None:
+        with self._checking:  # one at a time: a question may be large
+            self._checked(client)
+
+    def _checked(self, client: socket.socket) -> None:
         client.settimeout(SEND_S)
         question = bytearray()
         while part := client.recv(1 << 16):

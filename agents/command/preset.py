@@ -2,7 +2,7 @@
 
 `load_preset("claude")` reads a shipped preset, `own_command([...])` makes one of a command line. In `command` an item
 `{prompt}` is the task; without one the task goes to standard input. `model` is appended when a model is asked for
-(`{model}`), `budget` when dollars are capped (`{usd}`). `Report` says where its output has the cost and last words.
+(`{model}`), `budget` when dollars are capped (`{usd}`), `at_address` when the user names an endpoint (`{address}`). `Report` says where its output has the cost and last words.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class AgentPreset(Record):
     version: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     budget: tuple[str, ...] = ()
+    at_address: tuple[str, ...] = ()
     install: str = ""
     variables: tuple[str, ...] = ()
     settings: dict[str, str] = {}
@@ -83,9 +84,11 @@ class AgentPreset(Record):
     report: Report = Report()
     outage: tuple[str, ...] = ()
 
-    def argv(self, prompt: str, model: str = "", usd: float | None = None) -> list[str]:
+    def argv(self, prompt: str, model: str = "", usd: float | None = None, address: str = "") -> list[str]:
         """The command line of one run."""
         given = [part.replace(PROMPT, prompt) for part in self.command]
+        if address:
+            given += [part.replace("{address}", address) for part in self.at_address]
         if model:
             given += [part.replace("{model}", model) for part in self.model]
         if usd is not None:

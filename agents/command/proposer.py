@@ -104,6 +104,7 @@ class CommandProposer:
         self.program: Program = program_of(find_program(preset), (*preset.folders, *self.settings.folders))
         require_login(preset, self._environ, self._user, self.settings.variables)
         self.endpoint: Address | None = endpoint_of(preset, self._environ)
+        self.address = self._environ.get(preset.address, "") if preset.address else ""
         self.upstream: Address | None = upstream_of(self._environ)
         own = () if self.endpoint else addresses(preset.hosts)
         self.hosts: tuple[Address, ...] = addresses(self.settings.hosts)
@@ -237,7 +238,8 @@ class AgentRun:
 
     @property
     def usage(self) -> Usage:
-        return self.said.usage if self.ended.output or self.ended.errors or self.ended.seconds else Usage()
+        """What its report says; nothing where it says nothing, so that a waiting agent writes no rows of cost."""
+        return self.said.usage if self.said.cost or self.said.tokens else Usage()
 
     # ---- the run -------------------------------------------------------------------------------
 
@@ -252,7 +254,7 @@ class AgentRun:
             make_workspace(session.workspace, self.request, self.prompt, self.scratch.before)
             self.secrets = {f"AGENT_LOGIN_TOKEN_{n}": text for n, text in enumerate(by.login(session))}
             stdin = TASK if by.preset.reads_stdin else ""
-            argv = by.preset.argv(TASK, self.model, self.request.allowance.usd)
+            argv = by.preset.argv(TASK, self.model, self.request.allowance.usd, by.address)
             start = by.start(session, argv[1:], stdin)
             with Relay(session.sockets, by.allowed, by.endpoint, self._check, by.upstream) as relay:
                 try:
@@ -380,7 +382,7 @@ class AgentRun:
             notes=handed.notes,
             model=for_terminal(self.said.model or self.model, newlines=False)[:100],
             usage=self.usage,
-            prompt=redact(self.prompt.text),
+            prompt=self.prompt.text,
             agent=self.facts(),
             outside=self.changes.outside,
         )
@@ -427,7 +429,8 @@ class AgentRun:
             fault=fault,
             agent={
                 **self.facts().model_dump(mode="json"),
-                "output": shortened(redact(self.ended.output, clean), TRANSCRIPT),
+                # cut before it is searched, which is slow, and again behind the place of that cut
+                "output": shortened(redact(shortened(self.ended.output, 4 * TRANSCRIPT), clean), TRANSCRIPT),
                 "errors": shortened(redact(self.ended.errors, clean), ERRORS),
             },
         )
