@@ -79,6 +79,33 @@ evaluation_data = ["data/heldout.csv"]
 name = "loss"
 pattern = 'held-out loss ([0-9.]+)'
 """
+# with a prepare.py: {data} is train/, {eval_data} public/, or sealed/ for a confirmed champion
+SEALED = """
+evaluate = "python evaluate.py {out} {eval_data}/heldout.csv"
+protected = ["evaluate.py"]
+sealed = true
+
+[[task.metrics]]
+name = "loss"
+pattern = 'held-out loss ([0-9.]+)'
+"""
+PREPARE = """\
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+options = argparse.ArgumentParser()
+options.add_argument("--out", type=Path)
+out = options.parse_args().out
+files = {}
+for name, text in TEXTS.items():
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text(text)
+    files[name] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text)}
+manifest = {"environment": "line", "version": "1", "source": "made up", "files": files}
+(out / "manifest.json").write_text(json.dumps(manifest))
+"""
 SPEC = """\
 schema_version = 1
 name = "line"
@@ -150,6 +177,29 @@ def write(folder: Path, kind: str = EVALUATED, name: str = "line") -> Path:
     (place / "roles" / "training.md").write_text(
         '+++\nsurfaces = ["training"]\n+++\nMake it fit better.\n', "utf-8"
     )
+    return place
+
+
+def write_sealed(folder: Path) -> Path:
+    """The same with a prepare.py, and a sealed split beside the public one."""
+    place = write(folder, SEALED)
+    text = (place / "environment.toml").read_text("utf-8")
+    (place / "environment.toml").write_text(text.replace("--out={out}", "--out={out} --data={data}"), "utf-8")
+    texts = {
+        "train/points.csv": points(200, 1),
+        "public/heldout.csv": points(100, 2),
+        "sealed/heldout.csv": points(100, 3),
+    }
+    (place / "prepare.py").write_text(f"TEXTS = {texts!r}\n" + PREPARE, "utf-8")
+    for path in (place / "source" / "data").iterdir():
+        path.unlink()
+    train = TRAIN.replace('"data/points.csv"', 'options.data + "/points.csv"').replace(
+        "STEPS = 40", "STEPS = 6"
+    )
+    train = train.replace("options = parser", 'parser.add_argument("--data")\noptions = parser')
+    (place / "source" / "train.py").write_text(train, "utf-8")
+    scored = EVALUATE.replace('"data/heldout.csv"', "sys.argv[2]")
+    (place / "source" / "evaluate.py").write_text(scored, "utf-8")
     return place
 
 

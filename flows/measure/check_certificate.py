@@ -122,7 +122,7 @@ def _of_a_script(spec: Mapping[str, Any]) -> list[str]:
         return []
     trust = EnvironmentSpec.model_validate(spec).trust
     return [
-        f"more than its trust: the score is {trust} ({TRUST_MEANS[trust]})",
+        f"that the score is worth more than its trust, {trust}: {TRUST_MEANS[trust]}",
         NOT_APPLICABLE + ("" if spec["task"].get("sealed") else ", sealed split"),
     ]
 

@@ -70,8 +70,27 @@ def relabel(store: Store, view: View) -> Iterator[Finding]:
     for number, trial in leaderboard.unsealed:
         text = f"champion {trial} (confirmation {number + 1}) has no sealed score yet: a resume measures it"
         yield Finding("unfinished", f"trial {trial}", text)
+    yield from _trust(rows, config, measured)
     yield from _items(rows, measured, read)
     yield from _calibrations(store, config, [row for row in rows if row.event == "calibration"])
+
+
+def _trust(
+    rows: list[Row], config: CampaignConfig, measured: Callable[[str], Measurement | None]
+) -> Iterator[Finding]:
+    """No row and no measurement claims more trust than the environment gives, nor spares itself the sealed split."""
+    given = config.spec.trust
+    for row in rows:
+        if row.event not in ("trial", "confirmation", "sealed"):
+            continue
+        made = measured(row.measurement_sha256) if row.measurement_sha256 else None
+        for claimed in (row.trust, made.trust if made is not None else given):
+            if claimed != given:
+                text = f"trial {row.trial}: trust recorded as {claimed}, the environment gives {given}"
+                yield Finding("differs", row.trial or "", text)
+        if config.spec.has_sealed_split and json.loads(row.detail_json).get("no_sealed_split"):
+            text = f"trial {row.trial}: recorded as without a sealed split, which the environment has"
+            yield Finding("differs", row.trial or "", text)
 
 
 def measurement_of(store: Store, sha: str) -> Measurement | None:

@@ -152,3 +152,15 @@ def test_what_a_script_writes_beside_itself_is_gone_in_the_next_run(tmp_path: Pa
     for name in ("first", "second"):
         run, measured = sr.run(bench, {**source, "train.py": check + sr.TRAIN}, tmp_path / name)
         assert run.cause is None and measured is not None and measured.score is not None
+
+
+def test_an_artifact_that_the_evaluator_cannot_use_is_the_candidate_s_fault(tmp_path: Path) -> None:
+    bench, source = sr.bench(tmp_path)
+    wide = {
+        **source,
+        "train.py": sr.TRAIN.replace('"weights.npy"), weights', '"weights.npy"), np.append(weights, 0)'),
+    }
+    run, measured = sr.run(bench, wide, tmp_path / "run")
+    assert measured is not None and measured.score is None
+    decided = label(bench.spec, runs=[run], measurement=measured)
+    assert decided.cause == "crash" and "AssertionError: (4,)" in decided.text, decided.text

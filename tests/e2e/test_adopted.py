@@ -16,6 +16,8 @@ import quick
 import script_recipe
 from git_lab import commit, git
 
+from lineage.records import Edit, Proposal
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -101,3 +103,49 @@ def test_a_protected_evaluator_with_data_of_its_own(tmp_path: Path) -> None:
         and "its scores are evaluated" in again.stderr
         and not (tmp_path / "other").exists()
     )
+
+
+def test_a_confirmed_script_is_scored_on_a_sealed_split(tmp_path: Path) -> None:
+    """With a prepare.py: its folders are {data} and {eval_data}, and a champion is scored on data of its own."""
+    script_recipe.write_sealed(tmp_path / "recipes")
+    env = quick.environ(tmp_path / "home", tmp_path / "recipes")
+    edit = Edit(path="train.py", search="STEPS = 6", replace="STEPS = 60")
+    step = Proposal(
+        role="training", proposer="", parent="t0000", hypothesis="six steps are too few", edits=(edit,)
+    )
+    (tmp_path / "steps.json").write_text(json.dumps([step.model_dump()]))
+    settings = f'[campaign]\nproposer = "scripted"\nscript = "{tmp_path}/steps.json"\n'
+    (tmp_path / "campaign.toml").write_text(settings)
+    quick.bakeoff("prepare", "line", env=env, cwd=tmp_path)
+    done = quick.bakeoff(
+        "run",
+        "line",
+        "--trials",
+        "1",
+        "--run",
+        "run",
+        "--config",
+        "campaign.toml",
+        env=env,
+        cwd=tmp_path,
+        timeout=500,
+    )
+    shown = json.loads(quick.call("show", "run", "--json", env=env, cwd=tmp_path).stdout)
+    best = shown["incumbent"]
+    assert best["trial"] == "t0001" and best["sealed_verdict"] == "generalises", done.stdout
+    assert best["sealed_score"] != best["score"] and "sealed split" not in shown["not_applicable"]
+    assert "on the sealed split" in shown["headline"] and "Trust: evaluated" in shown["headline"]
+    certified = quick.call("certify", "run", "best", "--out", "c.json", env=env, cwd=tmp_path)
+    assert certified.returncode == 0, certified.stderr
+    checked = quick.call("verify", "c.json", env=env, cwd=tmp_path)
+    assert checked.returncode == 0 and "not applicable to a script" in checked.stdout, checked.stdout
+
+
+def test_a_start_that_ignores_its_seed_is_told_so(tmp_path: Path) -> None:
+    place = script_recipe.write(tmp_path / "recipes", script_recipe.REPORTED)
+    train = place / "source" / "train.py"
+    train.write_text(train.read_text().replace("default_rng(options.seed)", "default_rng(7)"))
+    env = quick.environ(tmp_path / "home", tmp_path / "recipes")
+    quick.bakeoff("prepare", "line", env=env, cwd=tmp_path)
+    said = quick.bakeoff("calibrate", "line", env=env, cwd=tmp_path)
+    assert "the seed changes nothing: {seed} is not used, or the recipe is deterministic" in said.stderr

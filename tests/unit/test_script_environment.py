@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import quick
 import script_recipe as sr
 
 from flows.measure.calibrate import Calibration, advice
+from flows.measure.verify import _trust
 from lineage.environment_spec import EnvironmentSpec
+from lineage.records import Measurement, Row
 
 
 def prepared(tmp_path: Path, kind: str, **changed: str) -> tuple[dict[str, str], Path]:
@@ -114,3 +117,31 @@ def test_data_that_have_changed_are_prepared_anew(tmp_path: Path) -> None:
     said = quick.call("run", "line", "--trials", "1", "--run", "run", env=env, cwd=tmp_path)
     assert said.returncode == 2 and "run: bakeoff prepare line" in said.stderr
     assert "preparing" in quick.call("prepare", "line", env=env, cwd=tmp_path).stderr
+
+
+def test_verify_finds_a_row_or_a_measurement_that_claims_more_trust() -> None:
+    config = SimpleNamespace(spec=sr.spec(sr.REPORTED))
+    honest = Row(event="trial", campaign="c", trial="t0001", trust="reported", measurement_sha256="a")
+    forged = honest.model_copy(update={"trust": "judged", "measurement_sha256": None})
+    made = Measurement(
+        trial="t0001", purpose="screen", metric="loss", score=1.0, per_seed=(), source_sha256="", environment_sha256="",
+        evaluator_sha256="", isolation="strong", machine="m", measured_at=datetime.now(UTC), trust="reported",
+    )  # fmt: skip
+    assert list(_trust([honest], config, lambda _: made)) == []  # type: ignore[arg-type]
+    (found,) = _trust([forged], config, lambda _: made)  # type: ignore[arg-type]
+    assert "trust recorded as judged, the environment gives reported" in str(found)
+    better = made.model_copy(update={"trust": "evaluated"})
+    assert len(list(_trust([honest], config, lambda _: better))) == 1  # type: ignore[arg-type]
+
+
+def test_verify_finds_a_champion_that_spared_itself_the_sealed_split() -> None:
+    config = SimpleNamespace(spec=sr.spec(sr.SEALED))
+    row = Row(
+        event="confirmation",
+        campaign="c",
+        trial="t1",
+        trust="evaluated",
+        detail_json='{"no_sealed_split": true}',
+    )
+    (found,) = _trust([row], config, lambda _: None)  # type: ignore[arg-type]
+    assert "recorded as without a sealed split" in str(found)
