@@ -15,6 +15,7 @@ import typer
 from flows.commands import (
     adopting,
     applying,
+    clients,
     environments,
     experiments,
     importing,
@@ -39,6 +40,7 @@ app = typer.Typer(
 for group in (
     running,
     steering,
+    clients,
     reading,
     applying,
     environments,

@@ -6,6 +6,7 @@ a claim that a campaign ran unattended can be checked. The campaign reads them b
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -30,9 +31,14 @@ STAGE_OF_RESULT = (("label", "label"), ("measurement", "label"), ("train", "eval
 
 
 def intervene(
-    store: Store, config: CampaignConfig, what: str, note: str = "", trial: str | None = None
+    store: Store,
+    config: CampaignConfig,
+    what: str,
+    note: str = "",
+    trial: str | None = None,
+    client: str = "",
 ) -> Row:
-    """Record what a person asked for: pause, unpause, veto, steer."""
+    """Record what a person asked for, at the command line or through a `client`: pause, unpause, veto, steer."""
     row = Row(
         event="intervention",
         campaign=config.id,
@@ -44,6 +50,7 @@ def intervene(
         machine=socket.gethostname(),
         bakeoff_version=bakeoff_version(),
         t_started=now(),
+        detail_json=json.dumps({"client": client} if client else {}),
     )
     Journal(store, config.id, writer_name()).append(row)
     return row
@@ -55,13 +62,13 @@ def paused(view: View) -> bool:
     return bool(last) and last[-1] == "pause"
 
 
-def veto(store: Store, config: CampaignConfig, row: Row, why: str) -> Row:
+def veto(store: Store, config: CampaignConfig, row: Row, why: str, client: str = "") -> Row:
     """Exclude a trial from leading. Raises UsageError for one that has no score to lead with."""
     if row.status not in (Status.KEEP, Status.DISCARD):
         raise UsageError(
             f"{row.trial} is {row.status}: only a trial with a score can lead, so there is nothing to veto"
         )
-    return intervene(store, config, "veto", why, row.trial)
+    return intervene(store, config, "veto", why, row.trial, client)
 
 
 def stop_campaign(root: str, campaign: str) -> dict[str, Any]:

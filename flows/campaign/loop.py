@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -31,6 +32,7 @@ from flows.engine.live_events import Note, RowWritten, Spending
 from flows.engine.stage_records import TrialRef
 from flows.machine.machine_speed import what_to_do
 from flows.report.prefect_artifacts import publish_campaign
+from flows.trial.client_proposals import ClientProposal, waiting
 from flows.trial.flow import trial
 from flows.trial.proposal_costs import Submission, reserved
 from lineage.errors import InfraFault, Interrupted, ObjectExists, Superseded, UsageError
@@ -40,6 +42,7 @@ from lineage.store.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0
 ROOM_POLL_S = 0.3
+CLIENT_POLL_S = 1.0
 SPARE_THREADS = 16
 FAULT_PAUSES = 3  # a machine that is still at fault after the third pause is left to a person
 
@@ -66,6 +69,7 @@ class Campaign:
     proposals: dict[str, Usage] = field(default_factory=dict)  # cost of open trials' proposals
     faults: list[str] = field(default_factory=list)
     over: str = ""  # what the end of the time allowed cut off
+    taken: set[str] = field(default_factory=set)  # clients' proposals that a trial was begun for
 
     def ref(self, trial_id: str, role: str) -> TrialRef:
         engine = self.engine
@@ -224,6 +228,9 @@ def _log_submission(engine: Engine, claim: Submission) -> None:
             trial=claim.trial,
             role=claim.role,
             t_started=claim.at,
+            detail_json=json.dumps(
+                {"client_proposal": claim.client_proposal} if claim.client_proposal else {}
+            ),
         )
     )
 
@@ -239,6 +246,7 @@ def _open_trials(state: Campaign) -> list[Submission]:
         claim = Submission.model_validate_json(raw)
         if claim.trial not in logged:
             _log_submission(engine, claim)
+        state.taken.add(claim.client_proposal)
         if view.trial(claim.trial) is None:
             open_now.append(claim)
         number += 1
@@ -246,10 +254,16 @@ def _open_trials(state: Campaign) -> list[Submission]:
     return open_now
 
 
-async def _allocate(state: Campaign, role: str, allowed: Allowance) -> TrialRef:
+async def _allocate(state: Campaign, role: str, allowed: Allowance, proposal: str) -> TrialRef:
     """Claim the next id. Counts as under way from here, before another lane asks for room."""
     while True:
-        claim = Submission(trial=f"t{state.next_number:04d}", role=role, at=now(), allowance=allowed)
+        claim = Submission(
+            trial=f"t{state.next_number:04d}",
+            role=role,
+            at=now(),
+            allowance=allowed,
+            client_proposal=proposal,
+        )
         state.next_number += 1
         try:
             await patiently(state.watch, partial(asyncio.to_thread, _submit, state.engine, claim))
@@ -268,7 +282,11 @@ async def _lanes(state: Campaign) -> None:
     for claim in waiting.values():
         by_role.setdefault(claim.role, []).append(claim.trial)
     lanes = [_lane(state, role, by_role.pop(role, [])) for role in _roles_of_lanes(engine)]
+    ended = asyncio.Event()
+    clients = asyncio.create_task(_client_trials(state, ended))
     results = await asyncio.gather(*lanes, return_exceptions=True)
+    ended.set()
+    results += await asyncio.gather(clients, return_exceptions=True)
     results += await _confirmations(state)
     for result in results:
         if isinstance(result, BaseException):
@@ -303,6 +321,8 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
                 return
             if await _one(state, state.ref(trial_id, role)) is None:
                 return
+    if state.engine.config.settings.proposer == "mcp":
+        return
     while not state.engine.cancel.is_set():
         async with state.turns:
             ref = await _admit(state, role)
@@ -312,11 +332,70 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
         if row.cause == "abandoned":  # the proposer has nothing more for this role, or its budget is spent
             state.engine.emit(Note(f"{role} ends: {row.error_excerpt}"))
             return
-        if row.status is Status.KEEP:  # beside the lanes: a role that just found something goes on at once
-            state.confirmations.append(asyncio.create_task(_confirm_leaders(state)))
+        _confirm_beside(state, row)
 
 
-async def _admit(state: Campaign, role: str) -> TrialRef | None:
+def _confirm_beside(state: Campaign, row: Row) -> None:
+    """Beside the lanes: a role that just found something goes on at once."""
+    if row.status is Status.KEEP:
+        state.confirmations.append(asyncio.create_task(_confirm_leaders(state)))
+
+
+async def _client_trials(state: Campaign, ended: asyncio.Event) -> None:
+    """A trial for each proposal that a client hands in, in the order of their arrival, within the same limits.
+
+    Ends once the lanes have `ended` and none is waiting; without lanes of its own, once the limits allow no more.
+    """
+    engine, settings = state.engine, state.engine.config.settings
+    only_clients = settings.proposer == "mcp"
+    begun: list[asyncio.Task[None]] = []
+    quiet, told = time.monotonic(), False
+    look = partial(asyncio.to_thread, waiting, engine.store, engine.config.id, state.taken)
+    if only_clients:
+        engine.emit(Note(f"waits for proposals of clients; each starts `bakeoff mcp {engine.root}`"))
+    try:
+        while not engine.cancel.is_set():
+            over = ended.is_set()  # before the look: what came before the end still gets its trial
+            new = await patiently(state.watch, look)
+            state.taken.update(found.id for found in new)
+            begun += [asyncio.create_task(_client_trial(state, found)) for found in new]
+            if not all(task.done() for task in begun) or new:
+                quiet, told = time.monotonic(), False
+            elif over and not (only_clients and await _is_open(state)):
+                break
+            elif only_clients:
+                state.watch.last = time.monotonic()  # nothing to do is no stall
+                if not told and time.monotonic() - quiet > 60 * settings.idle_min:
+                    told = True
+                    engine.emit(Note(f"no client has handed in a proposal for {settings.idle_min:g} min"))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.sleep(60) if over else ended.wait(), CLIENT_POLL_S)
+    finally:
+        results = await asyncio.gather(*begun, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _is_open(state: Campaign) -> bool:
+    """May a further trial start? Without lanes of its own the campaign ends when none may."""
+    why = await patiently(state.watch, lambda: asyncio.to_thread(_why_not, state))
+    state.ended_because = state.ended_because or why or ""
+    return why is None
+
+
+async def _client_trial(state: Campaign, found: ClientProposal) -> None:
+    async with state.turns:
+        ref = await _admit(state, found.proposal.role, found.id)
+        if ref is None:
+            state.engine.emit(Note(f"{found.id} of {found.client} gets no trial: {state.ended_because}"))
+            return
+        row = await _one(state, ref)
+    if row is not None:
+        _confirm_beside(state, row)
+
+
+async def _admit(state: Campaign, role: str, proposal: str = "") -> TrialRef | None:
     """A new trial's id, or None when the budget has no room; one lane asks at a time, none while paused."""
     async with state.admitting:
         await patiently(state.watch, lambda: _while_paused(state.engine))
@@ -330,7 +409,7 @@ async def _admit(state: Campaign, role: str) -> TrialRef | None:
             if state.engine.cancel.is_set():
                 break  # a stop came while the budget was asked
             if allowed is not None:
-                return await _allocate(state, role, allowed)
+                return await _allocate(state, role, allowed, proposal)
             await asyncio.sleep(ROOM_POLL_S)  # the money left is reserved by trials under way
         return None
 

@@ -67,6 +67,8 @@ def _single(
         return Script(read_script(Path(settings.script)))
     if settings.proposer == "replay":
         return replay_of(settings.script, [r.name for r in environment.roster(settings.arm, settings.roles)])
+    if settings.proposer == "mcp":
+        return OnlyClients()
     if settings.proposer == "command":
         return command_proposer(settings, ledger, cancel)
     return llm_proposer(settings, ledger, cancel)
@@ -96,6 +98,11 @@ def refuse_arm(proposer: str, arm: str) -> None:
         raise UsageError(
             f"arm random: the proposer {proposer} cannot draw uniformly, a model always chooses; "
             "leave this arm out, or use --proposer catalogue"
+        )
+    if proposer == "mcp" and arm in ("random", "no_lineage"):
+        raise UsageError(
+            f"arm {arm}: a client of `bakeoff mcp` reads the record before it proposes; "
+            "leave this arm out, or use another --proposer"
         )
 
 
@@ -204,6 +211,15 @@ def read_script(path: Path) -> list[Proposal]:
     except ValidationError as error:
         first = error.errors()[0]
         raise SpecInvalid(f"script {path}: item {first['loc']}: {first['msg']}") from None
+
+
+class OnlyClients:
+    """Proposes nothing: every trial is begun for a proposal that a client handed in."""
+
+    name = "mcp"
+
+    def propose(self, request: ProposalRequest) -> Proposal:
+        raise NothingLeft(f"trial {request.trial} was begun for no client's proposal")
 
 
 class Script:

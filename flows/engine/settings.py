@@ -47,8 +47,8 @@ class Settings(BaseModel):
 
     environment: str = Field(description="name of an environment, or a folder with an environment.toml")
     variant: str = _setting("", SEARCH, "variant of the environment, as `bakeoff environments` lists them")
-    proposer: Literal["catalogue", "anthropic", "openai", "command", "scripted", "replay"] = _setting(
-        "catalogue", SEARCH, "who proposes, catalogue without a key"
+    proposer: Literal["catalogue", "anthropic", "openai", "command", "mcp", "scripted", "replay"] = _setting(
+        "catalogue", SEARCH, "who proposes, catalogue without a key; mcp waits for clients of `bakeoff mcp`"
     )
     arm: Literal["specialists", "generic", "single", "no_lineage", "random"] = _setting(
         "specialists", SEARCH, "what the proposers know"
@@ -124,6 +124,10 @@ class Settings(BaseModel):
     )
     trust_agent: bool = _setting(
         False, AGENTS, "run the agent without a box, where none can be made", option="--trust-agent"
+    )
+
+    idle_min: float = _setting(
+        15.0, MODELS, "with --proposer mcp: minutes without a proposal after which the screen says so", gt=0
     )
 
     slots: int = _setting(
@@ -213,7 +217,7 @@ class Settings(BaseModel):
 
     def trials_at_once(self, slots: int) -> int:
         """Trials under way beside `slots` candidate processes: a model writes while another trial trains."""
-        quick = self.proposer in ("catalogue", "scripted", "replay")
+        quick = self.proposer in ("catalogue", "mcp", "scripted", "replay")
         quick &= all(name == "catalogue" for names in self.proposers.values() for name in names)
         return self.in_flight or slots + (0 if quick else 1)
 

@@ -13,6 +13,8 @@ import os
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
+
 from flows.engine.engine import Engine
 from flows.engine.live_events import Note
 from flows.engine.stage_records import TrialRef
@@ -31,6 +33,10 @@ class Submission(Record):
     role: str
     at: datetime
     allowance: Allowance = Allowance()
+    # left out where there is none, so that the bytes of claims stored before stay what they are
+    client_proposal: str = Field(
+        "", description="the client's proposal that it takes", exclude_if=lambda value: not value
+    )
 
 
 def allowed(engine: Engine, ref: TrialRef) -> dict[str, Any]:

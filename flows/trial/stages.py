@@ -34,12 +34,13 @@ from flows.machine.device_holds import raise_if_infra
 from flows.measure.parallel_runs import side_by_side
 from flows.measure.standalone import beside_start
 from flows.trial.allowed_run_time_changes import guard_for, guard_of
+from flows.trial.client_proposals import read_one
 from flows.trial.curve_pruning import Watcher, pruning_of, pruning_rule
-from flows.trial.proposal_costs import allowed
+from flows.trial.proposal_costs import Submission, allowed
 from flows.trial.rebase import base_of, moved
+from flows.trial.static_checks import static_checks
 from lineage.errors import EditRefused, InfraFault, ObjectExists, ProposerOutage
 from lineage.ids import sha256
-from lineage.python_ast import parse as parse_source
 from lineage.records import Check, Measurement, Proposal, Row, TrainRun, Usage
 from lineage.store.blobs import get_blob, put_tree
 from lineage.store.results import first_result, get_result, list_results, put_result
@@ -67,11 +68,19 @@ def propose(engine: Engine, ref: TrialRef) -> Proposal:
             edit_kind="baseline",
         )
     else:
-        proposal = _ask(engine, ref)
+        proposal = _handed_in(engine, ref) or _ask(engine, ref)
     engine.blob(proposal.prompt.encode())
     engine.blob(proposal.exchange.encode())
     kept = first_result(engine.store, ref.campaign, ref.trial, "propose", proposal.model_dump_json().encode())
     return Proposal.model_validate_json(kept)
+
+
+def _handed_in(engine: Engine, ref: TrialRef) -> Proposal | None:
+    """The proposal of a client that the trial was begun for; None for a trial of the campaign's own proposer."""
+    raw = get_result(engine.store, ref.campaign, ref.trial, "submit")
+    name = Submission.model_validate_json(raw).client_proposal if raw is not None else ""
+    found = read_one(engine.store, ref.campaign, name) if name else None
+    return found.proposal if found is not None else None
 
 
 def _ask(engine: Engine, ref: TrialRef) -> Proposal:
@@ -125,7 +134,7 @@ def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
     smokes, smoke_in_checks = itertools.count(1), hasattr(engine.proposer, "box")
 
     def check(files: dict[str, bytes]) -> list[Check]:
-        checks = _static_checks(engine, files)
+        checks = static_checks(engine.config.spec, files)
         # a model's session has no smoke run among its tools; an agent may need several, each costs a slot
         if smoke_in_checks and all(check.passed for check in checks):
             checks.append(_smoked(engine, ref, files) if next(smokes) <= SMOKES else NO_MORE_SMOKES)
@@ -231,7 +240,7 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     if stored is not None:
         return BuildChecks.model_validate_json(stored).checks
     files = engine.tree(patched.source_sha256)
-    checks = _static_checks(engine, files)
+    checks = static_checks(engine.config.spec, files)
     if all(check.passed for check in checks):
         source = write_source(engine, engine.scratch(ref.trial), patched)
         guard = guard_of(engine, ref, patched)
@@ -245,32 +254,6 @@ def build(engine: Engine, ref: TrialRef, patched: Patched) -> tuple[Check, ...]:
     made = BuildChecks(checks=tuple(checks)).model_dump_json().encode()
     kept = first_result(engine.store, ref.campaign, ref.trial, "build", made)
     return BuildChecks.model_validate_json(kept).checks
-
-
-def _static_checks(engine: Engine, files: dict[str, bytes]) -> list[Check]:
-    """Rungs that need no process: every file parses; the source is within its cap."""
-    started = time.perf_counter()
-    checks: list[Check] = []
-    for path, data in sorted(files.items()):
-        if path.endswith(".py"):
-            try:
-                parse_source(data, path)
-            except (SyntaxError, ValueError) as error:
-                line = getattr(error, "lineno", 0) or 0
-                text = f"{path}:{line}: {error}"
-                checks.append(
-                    Check(name="parse", passed=False, numbers={"file": path, "line": line}, detail=text)
-                )
-                return checks
-    checks.append(Check(name="parse", passed=True, seconds=time.perf_counter() - started))
-    size, cap = source_bytes(files), engine.config.spec.budget.source_bytes
-    numbers: dict[str, int | float | str] = {
-        "source_bytes": size,
-        "cap": cap,
-        "bytes_over": max(0, size - cap),
-    }
-    checks.append(Check(name="source_size", passed=size <= cap, numbers=numbers))
-    return checks
 
 
 def train(engine: Engine, ref: TrialRef, patched: Patched, purpose: str, seeds: Sequence[int]) -> Trained:
