@@ -15,9 +15,7 @@ TOKEN = "BAKEOFF_MCP_TOKEN"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        epilog="Examples: claude mcp add bakeoff -- bakeoff mcp runs/first · bakeoff mcp runs/first --http --port 8931"
-    )(mcp)
+    app.command(epilog="Examples: bakeoff mcp runs/first · bakeoff mcp runs/first --http --port 8931")(mcp)
 
 
 def mcp(

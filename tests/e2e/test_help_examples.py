@@ -39,6 +39,7 @@ ELSEWHERE = {
     "certify": "tests/e2e/test_certify.py",
     "verify certificate-t0011.json": "tests/e2e/test_certify.py",
     "stop": "tests/e2e/test_stop_waiting.py",
+    "mcp": "tests/e2e/test_mcp_campaign.py",
     "ui": "tests/e2e/test_help_examples.py",
     "setup-server": "tests/e2e/test_deployed.py",
     "worker": "tests/e2e/test_deployed.py",
