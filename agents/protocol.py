@@ -8,8 +8,8 @@ when it has no edit to give. It never writes: not to the store, not to a recipe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from agents.edits.search_replace import Files
@@ -30,7 +30,8 @@ class ProposalRequest:
     `in_flight` has the normal-form hashes (`agents.edits.normal_form.ast_hash`) of programs that run right
     now. `check` runs the preflight ladder on a draft (None where that is not offered). `deadline`
     is a `time.monotonic` value. `arm` is the campaign's control condition. `trial` is the id that the
-    answer will get. `allowance` limits what the answer may cost; `paid` is called with the whole cost so far after each reply.
+    answer will get. `knowledge` are the environment's notes by path, `lessons` a text distilled from earlier campaigns.
+    `allowance` limits what the answer may cost; `paid` is called with the whole cost so far after each reply.
     """
 
     spec: EnvironmentSpec
@@ -46,6 +47,8 @@ class ProposalRequest:
     trial: str = ""
     allowance: Allowance = NO_LIMIT
     paid: Callable[[Usage], None] | None = None
+    knowledge: Mapping[str, bytes] = field(default_factory=dict)
+    lessons: str = ""
 
 
 class Proposer(Protocol):

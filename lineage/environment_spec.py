@@ -298,6 +298,11 @@ class EnvironmentSpec(Spec):
         exclude_if=lambda value: not value,
         description="sha256 of the environment's judge.py; written by the engine",
     )
+    knowledge_sha256: str = Field(
+        "",
+        exclude_if=lambda value: not value,
+        description="hash of the files in knowledge/; written by the engine",
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -21,6 +21,7 @@ from agents.command.workspace_files import read_files, read_one
 from agents.edits.file_text import text_of
 from agents.edits.search_replace import Files, canonical_diff, check_path
 from agents.edits.text_protocol import finite
+from agents.llm.knowledge import write_files
 from agents.llm.prompt import Prompt, sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.tools import EDIT_KINDS
@@ -36,7 +37,7 @@ GIT_S = 30.0
 _HEAD = re.compile(
     r"\A\s*(?P<mark>\+\+\+|---)[ \t]*\n(?P<head>.*?)^(?P=mark)[ \t]*(?:\n|\Z)(?P<body>.*)", re.S | re.M
 )
-_EXCLUDED = "BRIEF.md\nPROPOSAL.md\nLINEAGE/\n__pycache__/\n.*\n"
+_EXCLUDED = "BRIEF.md\nPROPOSAL.md\nLINEAGE/\nKNOWLEDGE/\n__pycache__/\n.*\n"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def make_workspace(
     (folder / "BRIEF.md").write_text(prompt.text, "utf-8")
     if sees_lineage(request.arm):
         _write_lineage(folder / "LINEAGE", request)
+    write_files(folder, request.knowledge)
     _commit(folder)
 
 

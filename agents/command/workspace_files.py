@@ -10,7 +10,7 @@ import os
 import stat
 
 # what lies in the workspace beside the recipe, and what tools leave behind: no part of the program
-OURS = ("BRIEF.md", "PROPOSAL.md", "LINEAGE")
+OURS = ("BRIEF.md", "PROPOSAL.md", "LINEAGE", "KNOWLEDGE")
 LEFT_BEHIND = ("__pycache__", "node_modules")
 MOST_FILES, MOST_BYTES = 900, 16_000_000  # a recipe has at most 400
 

@@ -18,6 +18,7 @@ from importlib.resources import files as resources
 import jinja2
 
 from agents.edits.file_text import shown
+from agents.llm.knowledge import AS_FILES, BY_TOOL, contents, lessons_section
 from agents.llm.prompt_sections import SECTIONS, Scene, display_name, now, parent_choice, steering
 from agents.llm.prompt_sizes import FRAME, ROUND_BUDGETS, SYSTEM_BUDGETS, clipped
 from agents.protocol import ProposalRequest
@@ -71,8 +72,12 @@ def render(
     }
     if lineage:
         parts.update({name: section(scene, room[name]) for name, section in SECTIONS.items()})
-    system, system_parts = render_system(request.spec, request.role, lineage, template)
-    user = _template("round.md").render(lineage=lineage, **parts).strip() + "\n"
+    if request.lessons:
+        parts["lessons"] = lessons_section(request.lessons, room["lessons"])
+    how = AS_FILES if template == WORKSPACE else BY_TOOL
+    knowledge = contents(request.knowledge, how, SYSTEM_BUDGETS["knowledge"])
+    system, system_parts = render_system(request.spec, request.role, lineage, template, knowledge)
+    user = _template("round.md").render(lineage=lineage, **{"lessons": "", **parts}).strip() + "\n"
     sizes = {name: len(text) for name, text in {**system_parts, **parts}.items()}
     return Prompt(system, user, (parent.trial or "") if parent else "", sizes)
 
@@ -117,7 +122,7 @@ def _template(name: str) -> jinja2.Template:
 
 
 def render_system(
-    spec: EnvironmentSpec, role: Role, lineage: bool, template: str = SESSION
+    spec: EnvironmentSpec, role: Role, lineage: bool, template: str = SESSION, knowledge: str = ""
 ) -> tuple[str, dict[str, str]]:
     """The part that is cached by the endpoint, and its sections."""
     parts = {
@@ -127,9 +132,9 @@ def render_system(
             f"# Your role: {display_name(role)}\n\n{for_terminal(role.brief)}", SYSTEM_BUDGETS["role"]
         ),
     }
-    text = _template(template).render(tools_lineage=lineage, **parts).strip() + "\n"
+    text = _template(template).render(tools_lineage=lineage, knowledge=knowledge, **parts).strip() + "\n"
     rules = text[: text.index(parts["environment"])]
-    return text, {"rules": rules, **parts}
+    return text, {"rules": rules, **parts, **({"knowledge": knowledge} if knowledge else {})}
 
 
 def _limit_text(gate: Gate) -> str:

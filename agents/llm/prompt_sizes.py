@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Static part: templates and specifications, written by hand.
-SYSTEM_BUDGETS = {"rules": 5_200, "environment": 4_000, "surface": 4_000, "role": 6_400}
+SYSTEM_BUDGETS = {"rules": 5_200, "environment": 4_000, "surface": 4_000, "role": 6_400, "knowledge": 4_000}
 # Per round: rendered from lineage.
 ROUND_BUDGETS = {
     "now": 2_400,
     "steering": 1_600,
+    "lessons": 8_000,
     "chain": 2_600,
     "reach": 2_000,
     "own": 4_600,

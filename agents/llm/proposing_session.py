@@ -156,7 +156,7 @@ class ProposingSession:
             model=self.model,
             system=self.prompt.system,
             messages=self.messages,
-            tools=tool_specs(self.scratch.lineage),
+            tools=tool_specs(self.scratch.lineage, self.scratch.knowledge),
             max_tokens=self.settings.max_tokens,
             thinking=self.settings.thinking,
             effort=self.settings.effort,
@@ -239,7 +239,9 @@ class ProposingSession:
 
     def _read_text(self, reply: Reply) -> list[ContentBlock] | None:
         """A reply without tool calls: edits or calls written as text, else a reminder."""
-        answer = parse_answer(reply.text, sorted(self.scratch.now), tool_names(self.scratch.lineage))
+        answer = parse_answer(
+            reply.text, sorted(self.scratch.now), tool_names(self.scratch.lineage, self.scratch.knowledge)
+        )
         said: list[str] = []
         for name, given in answer.calls:
             text, failed = use(self.scratch, name, given)

@@ -24,6 +24,7 @@ from agents.edits.search_replace import (
     lines_of,
 )
 from agents.edits.text_protocol import finite
+from agents.llm import knowledge
 from agents.llm.prompt import sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.trial_text import numbers_text, trial_facts
@@ -63,6 +64,10 @@ class Scratch:
     @property
     def lineage(self) -> bool:
         return sees_lineage(self.request.arm)
+
+    @property
+    def knowledge(self) -> bool:
+        return bool(self.request.knowledge)
 
     @property
     def changed(self) -> bool:
@@ -170,6 +175,13 @@ def _diff_trials(scratch: Scratch, given: Mapping[str, Any]) -> str:
         if diff
         else f"{word(first.trial)} and {word(second.trial)} are the same source"
     )
+
+
+def _read_knowledge(scratch: Scratch, given: Mapping[str, Any]) -> str:
+    path, files = _text(given, "path", limit=400), scratch.request.knowledge
+    if path not in files:
+        raise ToolError(knowledge.unknown(files, path))
+    return knowledge.page(files, path, _line(given, "first", 1))
 
 
 def _choose_parent(scratch: Scratch, given: Mapping[str, Any]) -> str:
@@ -346,6 +358,12 @@ _TABLE: dict[str, tuple[Handler, str, dict[str, Any], dict[str, Any]]] = {
         {"first": _STRING, "second": _STRING},
         {},
     ),
+    "read_knowledge": (
+        _read_knowledge,
+        "Read a file of the knowledge that came with the environment, from a line on.",
+        {"path": _STRING},
+        {"first": _INTEGER},
+    ),
     "choose_parent": (
         _choose_parent,
         "Start again from the source of another trial. Drops your edits.",
@@ -362,11 +380,12 @@ _TABLE: dict[str, tuple[Handler, str, dict[str, Any], dict[str, Any]]] = {
 _LINEAGE_ONLY = ("read_trial", "diff_trials")
 
 
-def tool_names(lineage: bool) -> tuple[str, ...]:
-    return tuple(name for name in _TABLE if lineage or name not in _LINEAGE_ONLY)
+def tool_names(lineage: bool, knowledge: bool = False) -> tuple[str, ...]:
+    hidden = (() if lineage else _LINEAGE_ONLY) + (() if knowledge else ("read_knowledge",))
+    return tuple(name for name in _TABLE if name not in hidden)
 
 
-def tool_specs(lineage: bool) -> list[dict[str, Any]]:
+def tool_specs(lineage: bool, knowledge: bool = False) -> list[dict[str, Any]]:
     """Tool definitions in the shape of the Messages API."""
     return [
         {
@@ -379,14 +398,14 @@ def tool_specs(lineage: bool) -> list[dict[str, Any]]:
                 "additionalProperties": False,
             },
         }
-        for name in tool_names(lineage)
+        for name in tool_names(lineage, knowledge)
     ]
 
 
 def use(scratch: Scratch, name: str, given: Mapping[str, Any]) -> tuple[str, bool]:
     """Run one tool. The text is bounded; the flag is True for an error message."""
-    if name not in tool_names(scratch.lineage):
-        return f"no tool {for_prompt(name, 60)}; tools: {', '.join(tool_names(scratch.lineage))}", True
+    if name not in (known := tool_names(scratch.lineage, scratch.knowledge)):
+        return f"no tool {for_prompt(name, 60)}; tools: {', '.join(known)}", True
     try:
         text, failed = _TABLE[name][0](scratch, given), False
     except (ToolError, EditRefused) as e:

@@ -12,6 +12,7 @@ from flows.engine.campaign_config import CampaignConfig, commitment, now
 from flows.engine.engine import Engine
 from flows.machine.folders import bakeoff_version
 from flows.measure.calibrate import Calibration
+from lineage.queries import View
 from lineage.records import Row
 from lineage.store.blobs import get_blob
 
@@ -51,6 +52,14 @@ def log_campaign(engine: Engine, what: str, why: str, heads: Mapping[str, int] |
         )
     )
     return at
+
+
+def end_of(view: View) -> str:
+    """Why the last process that ran the campaign ended it; empty while one runs it, and after one that was killed."""
+    last = [
+        row for row in view.events("campaign") if row.operator in ("start", "resume", "end", "stop", "fault")
+    ]
+    return (last[-1].notes or "it ended") if last and last[-1].operator in ("end", "stop", "fault") else ""
 
 
 def _details(config: CampaignConfig) -> dict[str, Any]:

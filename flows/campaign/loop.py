@@ -321,7 +321,8 @@ async def _lane(state: Campaign, role: str, left_over: list[str]) -> None:
                 return
             if await _one(state, state.ref(trial_id, role)) is None:
                 return
-    if state.engine.config.settings.proposer == "mcp":
+    settings = state.engine.config.settings
+    if settings.proposer == "mcp" and role not in settings.proposers:
         return
     while not state.engine.cancel.is_set():
         async with state.turns:
@@ -347,7 +348,7 @@ async def _client_trials(state: Campaign, ended: asyncio.Event) -> None:
     Ends once the lanes have `ended` and none is waiting; without lanes of its own, once the limits allow no more.
     """
     engine, settings = state.engine, state.engine.config.settings
-    only_clients = settings.proposer == "mcp"
+    only_clients = settings.proposer == "mcp" and not settings.proposers
     begun: list[asyncio.Task[None]] = []
     quiet, told = time.monotonic(), False
     look = partial(asyncio.to_thread, waiting, engine.store, engine.config.id, state.taken)

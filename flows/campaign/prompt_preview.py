@@ -9,7 +9,7 @@ from __future__ import annotations
 from agents.edits.search_replace import Files
 from agents.protocol import ProposalRequest
 from flows.campaign.run_on_this_machine import only_campaign
-from flows.engine.engine import steering_note
+from flows.engine.engine import lessons_of, steering_note
 from flows.environments.loading import Environment, load_environment
 from lineage.environment_spec import Role
 from lineage.errors import UsageError
@@ -34,6 +34,7 @@ def preview_request(
             files_of=lambda _: dict(start),
             seed=0,
             arm=arm,
+            knowledge=chosen.knowledge(),
         )
     config = only_campaign(root, campaign)
     if config.spec.name != chosen.spec.name:
@@ -58,6 +59,8 @@ def preview_request(
         files_of=files_of,
         seed=0,
         steering=steering_note(config, view),
+        knowledge=get_tree(store, config.spec.knowledge_sha256) if config.spec.knowledge_sha256 else {},
+        lessons=lessons_of(store, config),
         arm=arm,
     )
 

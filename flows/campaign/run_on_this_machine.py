@@ -35,6 +35,7 @@ from flows.engine.campaign_config import (
 )
 from flows.engine.engine import close_engine, engine_for
 from flows.engine.imported_record import imported_config
+from flows.engine.lessons_file import read_lessons
 from flows.engine.live_events import Note
 from flows.engine.proposers import build_proposer, close_proposer
 from flows.engine.settings import Settings, differences
@@ -96,6 +97,7 @@ def create_campaign(
         told=lambda text: print(text, file=sys.stderr),
     )
     boxed = _checked_proposer(settings, environment)
+    lessons, knowledge = read_lessons(settings.lessons), environment.knowledge()
     store = open_store(root, create=True)
     check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
@@ -121,12 +123,17 @@ def create_campaign(
         accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),
+        lessons_sha256=put_blob(store, lessons) if lessons else "",
         comparison=start.comparison,
         forked_from=start.forked_from,
         repository=source_commit(environment.folder),
         bakeoff_version=bakeoff_version(),
         created_at=now(),
     )
+    if knowledge and put_tree(store, knowledge) != environment.spec.knowledge_sha256:
+        raise UsageError(
+            f"{environment.folder / 'knowledge'}: it was changed while the campaign was created; run again"
+        )
     save_config(store, config)
     return config
 

@@ -1,4 +1,4 @@
-"""Commands that branch research: compare arms, fork a campaign from a trial."""
+"""Commands that branch research: compare arms, fork a campaign from a trial, learn from finished campaigns."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ EXAMPLE_COMPARE = """Examples:
 def register(app: typer.Typer) -> None:
     app.command(epilog=EXAMPLE_COMPARE)(compare)
     app.command(epilog="Example: bakeoff fork runs/first t0042 --role opt --role aug --trials 20")(fork)
+    app.command(epilog="Example: bakeoff learn runs/first --out lessons.md")(learn)
 
 
 @setting_options("arm", "script", slots=1)
@@ -124,3 +125,24 @@ def fork(
         file=sys.stderr,
     )
     run_with_display(root, new, plain)
+
+
+def learn(
+    runs: list[str] = typer.Argument(
+        ..., help="finished runs of one environment; RUN#CAMPAIGN for one of several"
+    ),
+    out: Path | None = typer.Option(None, "--out", help="the file to write; default: standard output"),
+) -> None:
+    """Distil finished campaigns into lessons that a new one takes with `bakeoff run --lessons FILE`.
+
+    What was tried, kept and failed, with numbers, and how the same change did on different programs. Made from the record, without a model.
+    """
+    from flows.experiments.learn import records_of
+    from flows.report.lessons import lessons
+
+    text = lessons(records_of([(run_root(run.partition("#")[0]), run.partition("#")[2]) for run in runs]))
+    if out is None:
+        sys.stdout.write(text)
+        return
+    out.write_text(text, "utf-8")
+    print(f"{out}: {len(text.encode()):,} bytes; use it with: bakeoff run ENVIRONMENT --lessons {out}")

@@ -68,6 +68,7 @@ class CampaignConfig(Record):
     accelerator: str = ""
     calibration_sha256: str = Field("", description="calibration of the start that it began with; a blob")
     calibration: tuple[float, ...] = Field((), description="its scores")
+    lessons_sha256: str = Field("", description="lessons of earlier campaigns in its prompts; a blob")
     comparison: ComparisonCell | None = None
     forked_from: Origin | None = None
     repository: SourceCommit | None = Field(None, description="the git commit that the start's source was at")

@@ -34,7 +34,7 @@ from lineage.log.journal import Journal
 from lineage.log.log_reader import COMPACT_AT, Lineage
 from lineage.queries import View
 from lineage.records import Device, Row
-from lineage.store.blobs import get_tree, put_blob
+from lineage.store.blobs import get_blob, get_tree, put_blob
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result
 
@@ -157,6 +157,15 @@ class Engine:
     def steering(self) -> str:
         return steering_note(self.config, self.view())
 
+    def knowledge(self) -> dict[str, bytes]:
+        """The environment's notes, as they were when the campaign was created."""
+        sha = self.config.spec.knowledge_sha256
+        return self.tree(sha) if sha else {}
+
+    def lessons(self) -> str:
+        """The lessons of earlier campaigns that the campaign was created with."""
+        return lessons_of(self.store, self.config)
+
     def raise_if_cancelled(self) -> None:
         if self.cancel.is_set():
             raise Interrupted("the campaign was stopped")
@@ -176,6 +185,10 @@ def steering_note(config: CampaignConfig, view: View) -> str:
     """The person's latest note to the proposers: from the settings, or left while the campaign ran."""
     notes = [row.notes for row in view.events("intervention") if row.notes and row.operator == "steer"]
     return notes[-1] if notes else config.settings.steering
+
+
+def lessons_of(store: Store, config: CampaignConfig) -> str:
+    return get_blob(store, config.lessons_sha256).decode("utf-8", "replace") if config.lessons_sha256 else ""
 
 
 _OPEN: dict[tuple[str, str], Engine] = {}

@@ -37,6 +37,7 @@ def build_proposer(
     `paid` are the rows that say what was spent so far; setting `cancel` ends sessions under way.
     Raises UsageError when a key, model, price, file or record is missing, or when the proposer cannot play the arm.
     """
+    refuse_lessons(settings, settings.arm)
     ledger = ledger_of(settings, paid)
     default = _single(settings, environment, ledger, cancel)
     if not settings.proposers:
@@ -90,6 +91,23 @@ def as_named(settings: Settings, name: str) -> Settings:
     if not settings.command:
         raise UsageError("proposers name `command`, but none is given: [proposer] command = [...]")
     return settings.model_copy(update={"proposer": "command", "agent": "", "model": model})
+
+
+def refuse_lessons(settings: Settings, arm: str) -> None:
+    """Raise UsageError for lessons in an arm without lineage, and where no proposer would read them."""
+    if not settings.lessons:
+        return
+    if arm == "no_lineage":
+        raise UsageError(
+            f"lessons {settings.lessons!r}: the arm no_lineage sees nothing of earlier trials, and lessons are made of "
+            "them; leave out --lessons or this arm"
+        )
+    named = {name.partition(":")[0] for names in settings.proposers.values() for name in names}
+    if {settings.proposer, *named} <= {"catalogue", "scripted", "replay"}:
+        raise UsageError(
+            f"lessons {settings.lessons!r}: the proposer {settings.proposer} reads no text, so they would change nothing; "
+            "leave out --lessons, or name a proposer that reads: anthropic, openai, command or mcp"
+        )
 
 
 def refuse_arm(proposer: str, arm: str) -> None:

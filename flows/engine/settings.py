@@ -65,6 +65,9 @@ class Settings(BaseModel):
         option="--racing/--no-racing",
     )
     steering: str = _setting("", SEARCH, "a note in every prompt", option="--steer")
+    lessons: str = _setting(
+        "", SEARCH, "lessons of earlier campaigns, a file made by `bakeoff learn`; recorded by hash"
+    )
     script: str = _setting("", SEARCH, "proposals of the scripted proposer, or the record to replay")
 
     trials: int = _setting(24, LIMITS, "trials besides the baseline", ge=1)

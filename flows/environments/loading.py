@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from agents.edits.editable_files import problems
 from agents.roles import build_roster
+from flows.environments.knowledge import knowledge_sha256, read_knowledge
 from flows.environments.repository_data import facts_of_data, is_data
 from flows.environments.source_files import Taken, take
 from flows.environments.spec_checks import check_names
@@ -94,6 +95,10 @@ class Environment:
     def techniques(self) -> Path:
         return self.folder / "techniques"
 
+    def knowledge(self) -> dict[str, bytes]:
+        """The files of its folder `knowledge/`."""
+        return read_knowledge(self.folder)
+
     def _taken(self) -> dict[Path, Taken]:
         keep = {"train.py", "predict.py", *(path for s in self.spec.surfaces for path in s.units)}
         roots, task = (self.folder / "source", self.data / "source"), self.spec.task
@@ -145,6 +150,7 @@ class Environment:
 _NO_INPUT = (
     "source",
     "roles",
+    "knowledge",
     "techniques",
     "variants",
     "__pycache__",
@@ -220,7 +226,7 @@ def read_environment(folder: Path, variant: str = "") -> Environment:
     except ValidationError as error:
         raise SpecInvalid(_first_problem(path, error)) from None
     check_names(spec, path)
-    spec = _with_judge(spec, folder)
+    spec = _with_judge(spec, folder).model_copy(update={"knowledge_sha256": knowledge_sha256(folder)})
     environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
     environment.roster("specialists")  # a broken brief raises here, not during the campaign
     return environment

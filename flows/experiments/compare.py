@@ -22,7 +22,7 @@ from statistics import fmean
 from agents.roles import ARMS
 from flows.campaign.run_on_this_machine import Start, create_campaign
 from flows.engine.campaign_config import CampaignConfig, ComparisonCell, campaigns, load_config, new_secret
-from flows.engine.proposers import refuse_arm
+from flows.engine.proposers import refuse_arm, refuse_lessons
 from flows.engine.settings import Settings
 from flows.environments.loading import load_environment
 from flows.experiments.arm_results import figures, results
@@ -94,6 +94,7 @@ def _check(settings: Settings, arms: Sequence[str], repeats: int) -> None:
     require(environment.spec, settings.gpus)
     for arm in arms:
         refuse_arm(settings.proposer, arm)
+        refuse_lessons(settings, arm)
         environment.roster(arm, settings.roles)
 
 

@@ -16,16 +16,18 @@ from typing import Any
 
 from agents.edits.file_text import text_of
 from agents.edits.search_replace import Files, apply_edit
+from agents.llm.knowledge import contents, lessons_section, page
 from agents.llm.prompt import outline, render_system, sees_lineage
 from agents.llm.prompt_sections import parent_choice
 from agents.llm.tools import EDIT_KINDS, Scratch, ToolError, faults, hand_in, open_scratch, use
 from agents.llm.trial_text import FAILED, is_ours, trial_line
 from agents.protocol import ProposalRequest
+from flows.campaign.campaign_rows import end_of
 from flows.campaign.interventions import intervene, paused, stage_of, veto
 from flows.campaign.interventions import status as status_of
 from flows.campaign.run_on_this_machine import only_campaign
 from flows.engine.campaign_config import CampaignConfig
-from flows.engine.engine import steering_note
+from flows.engine.engine import lessons_of, steering_note
 from flows.engine.stage_records import Patched
 from flows.machine.run_lock import holder_of
 from flows.report.campaign_digest import digest
@@ -86,7 +88,7 @@ class CampaignAccess:
             "arm": self.config.settings.arm,
             "proposer": self.config.settings.proposer,
             "runs_on_this_machine": owner is not None,
-            "ended": _end_of(view),
+            "ended": end_of(view),
             "roles": {role.name: list(role.surfaces) for role in self.config.roles},
             "steering": steering_note(self.config, view),
             "waiting_proposals": [found.id for found in self._waiting(view)],
@@ -163,6 +165,20 @@ class CampaignAccess:
         ]
         return f"source of {name}\n" + "\n".join(listed)
 
+    def knowledge(self, path: str = "", first: int = 1) -> str:
+        """A page of the notes that came with the environment; without a path what there is. And the lessons, where there are any."""
+        files, lessons = self.knowledge_files(), lessons_of(self.store, self.config)
+        if path and path not in files:
+            raise UnknownName("knowledge file", path, files, f"in {self.config.id}")
+        if path:
+            return page(files, path, first)
+        parts = (contents(files, "give a path to read one", 8_000), lessons_section(lessons, 12_000))
+        return "\n\n".join(filter(None, parts)) or "no knowledge came with this environment"
+
+    def knowledge_files(self) -> Files:
+        sha = self.config.spec.knowledge_sha256
+        return get_tree(self.store, sha) if sha else {}
+
     def figures(self) -> dict[str, Any]:
         """The report's figures, without those of the sealed split."""
         view, spec = self.view(), self.config.spec
@@ -191,7 +207,7 @@ class CampaignAccess:
             },
             "proposers": _by_proposer(view),
             "spent": {"usd": d.spent.usd, "tokens": d.spent.tokens, "cpu_s": d.spent.cpu_s},
-            "ended": _end_of(view),
+            "ended": end_of(view),
         }
 
     # ---- acting --------------------------------------------------------------------------------
@@ -256,7 +272,7 @@ class CampaignAccess:
                 "stage": stage,
                 "note": "" if running else f"no process of this machine runs the campaign; {again}",
             }
-        ended = _end_of(view)
+        ended = end_of(view)
         if ended and not running:
             return {**said, "state": "not taken", "note": f"the campaign has ended: {ended}; {again}"}
         note = "paused; unpause it" if paused(view) else ""
@@ -293,6 +309,8 @@ class CampaignAccess:
             seed=0,
             in_flight=self._open_programs(view),
             steering=steering_note(self.config, view),
+            knowledge=self.knowledge_files(),
+            lessons=lessons_of(self.store, self.config),
             check=lambda files: static_checks(self.config.spec, files),
             arm=self.config.settings.arm,
         )
@@ -384,14 +402,6 @@ def open_access(root: str, campaign: str | None) -> CampaignAccess:
 
 def _few(limit: int) -> int:
     return max(1, min(limit, MOST_ROWS))
-
-
-def _end_of(view: View) -> str:
-    """Why the campaign ended, empty while it has not."""
-    last = [
-        row for row in view.events("campaign") if row.operator in ("start", "resume", "end", "stop", "fault")
-    ]
-    return (last[-1].notes or "it ended") if last and last[-1].operator in ("end", "stop", "fault") else ""
 
 
 def _by_proposer(view: View) -> dict[str, dict[str, int]]:

@@ -24,7 +24,7 @@ from flows.mcp.campaign_access import EXPECTED, CampaignAccess, Draft
 from lineage.records import Edit
 from lineage.safe_text import for_terminal, one_line
 
-WAIT_S, LOOK_S = 50.0, 0.5
+WAIT_S, LOOK_S = 50.0, 1.0
 P = ParamSpec("P")
 
 INSTRUCTIONS = """A research campaign on a training recipe. Each trial is one small edit, measured by a judge that nobody
@@ -135,6 +135,12 @@ def _add_reading(server: MCPServer[Any], access: CampaignAccess) -> None:
     def source(path: str = "", trial: str = "") -> str:
         """The text of a source file, as of a trial (default: the one that leads). Without a path: all files and definitions."""
         return access.source(path, trial)
+
+    @server.tool()
+    @_answers
+    def knowledge(path: str = "", first: int = 1) -> str:
+        """Notes and papers that came with the environment, and lessons of earlier campaigns. Without a path: what there is."""
+        return access.knowledge(path, first)
 
 
 def _add_proposing(server: MCPServer[Any], access: CampaignAccess) -> None:

@@ -148,6 +148,8 @@ def _request(engine: Engine, ref: TrialRef) -> ProposalRequest:
         seed=int(sha256(f"{settings.seed}|{ref.campaign}|{ref.trial}".encode())[:12], 16),
         in_flight=frozenset(engine.taken_programs(ref.trial)),
         steering=engine.steering(),
+        knowledge=engine.knowledge(),
+        lessons=engine.lessons(),
         check=check,
         deadline=None,
         arm=settings.arm,

@@ -49,6 +49,7 @@ async def done(client: Client, proposal: str) -> Any:
     with anyio.fail_after(200):
         while True:
             found = await call(client, "wait", proposal=proposal, seconds=20)
+            assert found["state"] != "not taken", found
             if found["state"] == "done":
                 return found
 
@@ -103,12 +104,12 @@ def test_three_trials_over_pipes_while_the_campaigns_own_lanes_go_on(
     own = [
         {"role": "", "proposer": "", "parent": "", "hypothesis": f"{value} steps",
          "edits": [{"path": "fitting.py", "search": "STEPS = 300  #", "replace": f"STEPS = {value}  #"}]}
-        for value in range(200, 206)
+        for value in range(200, 207)
     ]  # fmt: skip
     (tmp_path / "script.json").write_text(json.dumps(own))
     (tmp_path / "c.toml").write_text(f'proposer = "scripted"\nscript = "{tmp_path / "script.json"}"\n')
     log, run = tmp_path / "out.log", tmp_path / "r"
-    flags = ("--config", "c.toml", "--run", "r", "--trials", "5", "--no-confirm", "--plain")
+    flags = ("--config", "c.toml", "--run", "r", "--trials", "6", "--no-confirm", "--plain")
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "flows.cli", "mcp", "r"],
@@ -132,13 +133,15 @@ def test_three_trials_over_pipes_while_the_campaigns_own_lanes_go_on(
         assert campaign.wait(200) == 0, log.read_text()
     assert "not handed in. outside_surface: " in outside, outside
     trials = rows(run, "trial")
-    assert len(trials) == 1 + 5, log.read_text()
+    assert len(trials) == 1 + 6, log.read_text()
     mine = trials.query("proposer == 'mcp'")
     assert set(mine["trial"]) == {one["trial"] for one in outcomes}
     assert set(mine["model"]) == {"explorer 2.1"} and set(mine["role"]) == {"training"}
     assert set(mine["hypothesis"]) == {"a rate of 0.2", "a rate of 0.3", "a rate of 0.15"}
     assert set(mine["status"]) <= {"keep", "discard"} and mine["score"].notna().all()
-    assert len(trials.query("proposer == 'scripted'")) == 2
+    assert (
+        len(trials.query("proposer == 'scripted'")) == 3
+    )  # two lanes, one of which had begun before the pause
     shown = quick.call("show", "r", outcomes[0]["trial"], env=env, cwd=tmp_path).stdout
     assert "mcp explorer 2.1" in shown
     assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0

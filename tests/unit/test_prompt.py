@@ -172,7 +172,7 @@ def test_repeated_ideas_are_counted_once_in_the_tried_list() -> None:
 
 
 def test_dry_run_prints_the_prompt_and_its_size_by_section() -> None:
-    text = render_dry_run(lab.request(lab.rows(10)))
+    text = render_dry_run(lab.request(lab.rows(10), knowledge={"a.md": b"# A\n"}, lessons="- less"))
     assert SEPARATOR in text and f"limit {size_limit()} characters" in text
     for name in (*SYSTEM_BUDGETS, *ROUND_BUDGETS):
         assert f"  {name}\n" in text
