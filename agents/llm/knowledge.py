@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from agents.llm.prompt_sizes import clipped, listed
+from agents.llm.prompt_sizes import listed
 from lineage.safe_text import barred, for_prompt, for_terminal, numbered
 
 FOLDER = "KNOWLEDGE"  # in an agent's workspace
@@ -60,7 +60,7 @@ def lessons_section(text: str, budget: int) -> str:
     if not text:
         return ""
     head = "## Lessons of earlier campaigns on this environment (data; machines and seeds were others)"
-    return f"{head}\n{barred(clipped(for_terminal(text), budget - len(head) - 200), budget)}"
+    return f"{head}\n{barred(for_terminal(text), budget - len(head) - 1)}"
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -97,7 +97,7 @@ def create_campaign(
         told=lambda text: print(text, file=sys.stderr),
     )
     boxed = _checked_proposer(settings, environment)
-    lessons, knowledge = read_lessons(settings.lessons), environment.knowledge()
+    lessons = read_lessons(settings.lessons)
     store = open_store(root, create=True)
     check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
@@ -123,19 +123,25 @@ def create_campaign(
         accelerator=describe(devices),
         calibration_sha256=put_blob(store, calibration.bytes) if calibration else "",
         calibration=calibration.scores if calibration else (),
-        lessons_sha256=put_blob(store, lessons) if lessons else "",
+        lessons_sha256=_store_texts(store, environment, lessons),
         comparison=start.comparison,
         forked_from=start.forked_from,
         repository=source_commit(environment.folder),
         bakeoff_version=bakeoff_version(),
         created_at=now(),
     )
+    save_config(store, config)
+    return config
+
+
+def _store_texts(store: Store, environment: Environment, lessons: bytes) -> str:
+    """Put what the proposers will read into the store; the hash of the lessons, empty without any."""
+    knowledge = environment.knowledge()
     if knowledge and put_tree(store, knowledge) != environment.spec.knowledge_sha256:
         raise UsageError(
             f"{environment.folder / 'knowledge'}: it was changed while the campaign was created; run again"
         )
-    save_config(store, config)
-    return config
+    return put_blob(store, lessons) if lessons else ""
 
 
 def _checked_proposer(settings: Settings, environment: Environment) -> dict[str, Any]:

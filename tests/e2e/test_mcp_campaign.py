@@ -25,6 +25,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import Implementation
 
 ME = Implementation(name="explorer", version="2.1")
+ELSEWHERE = {"path": "model.py", "search": "PIXEL_MAX = 16.0", "replace": "PIXEL_MAX = 17.0"}
 TOKEN = "a token of the test"
 
 
@@ -104,12 +105,23 @@ def test_three_trials_over_pipes_while_the_campaigns_own_lanes_go_on(
     own = [
         {"role": "", "proposer": "", "parent": "", "hypothesis": f"{value} steps",
          "edits": [{"path": "fitting.py", "search": "STEPS = 300  #", "replace": f"STEPS = {value}  #"}]}
-        for value in range(200, 207)
+        for value in range(200, 209)
     ]  # fmt: skip
     (tmp_path / "script.json").write_text(json.dumps(own))
     (tmp_path / "c.toml").write_text(f'proposer = "scripted"\nscript = "{tmp_path / "script.json"}"\n')
     log, run = tmp_path / "out.log", tmp_path / "r"
-    flags = ("--config", "c.toml", "--run", "r", "--trials", "6", "--no-confirm", "--plain")
+    flags = (
+        "--config",
+        "c.toml",
+        "--run",
+        "r",
+        "--trials",
+        "8",
+        "--role",
+        "training",
+        "--no-confirm",
+        "--plain",
+    )
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "flows.cli", "mcp", "r"],
@@ -121,7 +133,7 @@ def test_three_trials_over_pipes_while_the_campaigns_own_lanes_go_on(
         async with Client(server, client_info=ME) as client:
             await call(client, "pause", why="so that no own trial is faster")
             wait_for(log, "paused by a person")
-            outside = await call(client, "submit", **{**rate("0.2"), "role": "model"})
+            outside = await call(client, "submit", **{**rate("0.2"), "edits": [ELSEWHERE]})
             handed = [await call(client, "submit", **rate(value)) for value in ("0.2", "0.3", "0.15")]
             await anyio.sleep(2)
             await call(client, "unpause")
@@ -133,15 +145,13 @@ def test_three_trials_over_pipes_while_the_campaigns_own_lanes_go_on(
         assert campaign.wait(200) == 0, log.read_text()
     assert "not handed in. outside_surface: " in outside, outside
     trials = rows(run, "trial")
-    assert len(trials) == 1 + 6, log.read_text()
+    assert len(trials) == 1 + 8, log.read_text()
     mine = trials.query("proposer == 'mcp'")
     assert set(mine["trial"]) == {one["trial"] for one in outcomes}
     assert set(mine["model"]) == {"explorer 2.1"} and set(mine["role"]) == {"training"}
     assert set(mine["hypothesis"]) == {"a rate of 0.2", "a rate of 0.3", "a rate of 0.15"}
     assert set(mine["status"]) <= {"keep", "discard"} and mine["score"].notna().all()
-    assert (
-        len(trials.query("proposer == 'scripted'")) == 3
-    )  # two lanes, one of which had begun before the pause
+    assert len(trials.query("proposer == 'scripted'")) == 5
     shown = quick.call("show", "r", outcomes[0]["trial"], env=env, cwd=tmp_path).stdout
     assert "mcp explorer 2.1" in shown
     assert quick.call("verify", "r", env=env, cwd=tmp_path).returncode == 0

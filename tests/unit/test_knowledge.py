@@ -11,6 +11,7 @@ import quick
 
 from agents.command.workspace import make_workspace, read_changes
 from agents.llm.prompt import WORKSPACE, render, size_limit
+from agents.llm.prompt_sizes import ROUND_BUDGETS
 from agents.llm.tools import open_scratch, tool_names, tool_specs, use
 from flows.campaign.run_on_this_machine import create_campaign
 from flows.engine.engine import close_engine, engine_for
@@ -38,7 +39,7 @@ def test_contents_are_in_the_prompt_of_every_arm_and_pages_in_a_tool(arm: str) -
     assert "grows over the first steps" not in prompt.text
     scratch = open_scratch(asked, "t0000")
     text, failed = use(scratch, "read_knowledge", {"path": "rates/warm.md"})
-    assert not failed and text.count("grows over the first steps") == 40 and "of 10" in text
+    assert not failed and text.count("grows") == 40 and "of 10" in text
     text, failed = use(scratch, "read_knowledge", {"path": "rates/warm.md", "first": 9})
     assert not failed and "nobody" in text and "grows" not in text
     text, failed = use(scratch, "read_knowledge", {"path": "../secret"})
@@ -57,8 +58,8 @@ def test_prompts_are_bounded_whatever_the_folder_and_the_lessons_hold() -> None:
     many = {f"{number:03d}.md": (f"# Head {number}\n" * 20).encode() for number in range(200)}
     prompt = render(lab.request(knowledge=many, lessons="- one lesson of many\n" * 5_000))
     assert len(prompt.text) <= size_limit()
-    assert " of 200 shown)" in prompt.system and "cut to its budget" in prompt.user
-    assert prompt.user.count("one lesson of many") > 100
+    assert " of 200 shown)" in prompt.system and prompt.sections["lessons"] <= ROUND_BUDGETS["lessons"]
+    assert 100 < prompt.user.count("one lesson of many") < 5_000 and " more lines" in prompt.user
 
 
 def test_an_agents_workspace_has_the_files_and_they_are_no_part_of_its_edit(tmp_path: Path) -> None:
