@@ -98,10 +98,8 @@ def create_campaign(
     )
     boxed = _checked_proposer(settings, environment)
     lessons = read_lessons(settings.lessons)
-    store = open_store(root, create=True)
-    check_store(store)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
-    _refuse_taken(store, root, identifier, settings)
+    store = _store_for(root, identifier, settings)
     config = CampaignConfig(
         id=identifier,
         environment=settings.environment,
@@ -150,6 +148,13 @@ def _checked_proposer(settings: Settings, environment: Environment) -> dict[str,
     close_proposer(proposer)
     box = getattr(proposer, "box", None)
     return {} if box is None else {"agent_box_holds": box.holds, "agent_box_not_held": box.not_held}
+
+
+def _store_for(root: str, identifier: str, given: Settings) -> Store:
+    store = open_store(root, create=True)
+    check_store(store)
+    _refuse_taken(store, root, identifier, given)
+    return store
 
 
 def _refuse_taken(store: Store, root: str, identifier: str, given: Settings) -> None:
