@@ -276,6 +276,21 @@ class Surface(Spec):
     new_files: list[str] = []
 
 
+class Runtime(Spec):
+    """The interpreter of candidates, smoke test, prediction and prepare.py; Bakeoff's own by default."""
+
+    python: str = Field(
+        "",
+        description="path of the recipe's own interpreter, from the environment's or the adopted repository's folder",
+    )
+    build: bool = Field(
+        False, description="compilers and headers are in the sandbox (torch.compile, extensions)"
+    )
+    version: str = Field(
+        "", exclude_if=lambda value: not value, description="of that interpreter; written by the engine"
+    )
+
+
 class EnvironmentSpec(Spec):
     schema_version: Literal[1] = 1
     name: Name
@@ -290,6 +305,7 @@ class EnvironmentSpec(Spec):
     data: str = Field("", description="name of the data folder; defaults to the environment's name")
     audits: list[Literal["causality", "batch_invariance", "order_invariance"]] = []
     audit: AuditBounds = AuditBounds()
+    runtime: Runtime = Field(Runtime(), exclude_if=lambda value: value == Runtime())
     hardware: Literal["cpu", "cuda"] = "cpu"
     packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
     masked_packages: list[str] = Field([], description="hidden in the sandbox: they contain the labels")

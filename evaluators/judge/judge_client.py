@@ -113,6 +113,8 @@ def _box(
         context=spec.task.context if spec.task.kind == "language_model" else 0,
         packages=tuple(spec.packages),
         masked=tuple(spec.masked_packages),
+        python=spec.runtime.python,
+        build=spec.runtime.build,
         devices=devices,
         limits=caps,
     )

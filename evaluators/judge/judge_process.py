@@ -117,6 +117,8 @@ def _box(job: Job, artifact: Path) -> Box:
         context=job.spec.task.context if job.spec.task.kind == "language_model" else 0,
         packages=tuple(job.spec.packages),
         masked=tuple(job.spec.masked_packages),
+        python=job.spec.runtime.python,
+        build=job.spec.runtime.build,
         compiled=_compiled(job),
         devices=job.devices,
         limits=predict_limits(job.spec),

@@ -82,6 +82,8 @@ def _evaluate(job: Job, run: TrainRun, sealed: Path, output: Path) -> tuple[dict
         data=str(data),
         packages=tuple(spec.packages),
         masked=tuple(spec.masked_packages),
+        python=spec.runtime.python,
+        build=spec.runtime.build,
         devices=job.devices,
         command=spec.task.evaluate,
         values={

@@ -75,6 +75,8 @@ def _box(
         artifact_cap=spec.budget.artifact_bytes,
         packages=tuple(spec.packages),
         masked=tuple(spec.masked_packages),
+        python=spec.runtime.python,
+        build=spec.runtime.build,
         devices=devices,
         command=command,
         values={"seed": "{seed}", "out": "{out}", **data_places(bench.data, "")},

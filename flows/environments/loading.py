@@ -18,8 +18,11 @@ from pydantic import ValidationError
 
 from agents.edits.editable_files import problems
 from agents.roles import build_roster
+from evaluators.judge.data_in_source import pays_for_bytes
+from evaluators.judge.sandbox.interpreters import python_of
 from flows.environments.knowledge import knowledge_sha256, read_knowledge
 from flows.environments.repository_data import facts_of_data, is_data
+from flows.environments.source_commit import source_commit
 from flows.environments.source_files import Taken, take
 from flows.environments.spec_checks import check_names
 from flows.environments.variants import Varied, varied, with_constants
@@ -227,9 +230,32 @@ def read_environment(folder: Path, variant: str = "") -> Environment:
         raise SpecInvalid(_first_problem(path, error)) from None
     check_names(spec, path)
     spec = _with_judge(spec, folder).model_copy(update={"knowledge_sha256": knowledge_sha256(folder)})
+    spec = _with_runtime(spec, folder)
     environment = Environment(spec, folder, _briefs(folder), variant, given.fixed, given.arguments)
     environment.roster("specialists")  # a broken brief raises here, not during the campaign
     return environment
+
+
+def _with_runtime(spec: EnvironmentSpec, folder: Path) -> EnvironmentSpec:
+    """With the interpreter's absolute path and version where one is named. Raises SpecInvalid."""
+    named = spec.runtime.python
+    if not named:
+        return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"version": ""})})
+    if pays_for_bytes(spec):
+        raise SpecInvalid(
+            f"{folder / 'environment.toml'}: [runtime] python: an environment with a gate on bytes uses Bakeoff's own "
+            "interpreter, whose packages it strips of their texts; drop the gate or the interpreter"
+        )
+    origin = source_commit(folder)
+    places = [folder, *([Path(origin.repository) / origin.prefix, Path(origin.repository)] if origin else [])]
+    found = next((path for place in places if (path := place / Path(named).expanduser()).exists()), None)
+    if found is None:
+        looked = " and ".join(dict.fromkeys(str(place) for place in places))
+        raise SpecInvalid(f"{folder / 'environment.toml'}: [runtime] python: no {named} in {looked}")
+    absolute = str(found.absolute())  # a virtual environment's link stays a link
+    known = python_of(absolute)
+    runtime = spec.runtime.model_copy(update={"python": absolute, "version": known.version})
+    return spec.model_copy(update={"runtime": runtime})
 
 
 def _with_judge(spec: EnvironmentSpec, folder: Path) -> EnvironmentSpec:

@@ -61,7 +61,13 @@ def _run_program(
 ) -> None:
     """Raises DataMissing when prepare.py fails."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(program), "--out", str(staging), *arguments]
+    command = [
+        environment.spec.runtime.python or sys.executable,
+        str(program),
+        "--out",
+        str(staging),
+        *arguments,
+    ]
     done = subprocess.run(
         command,
         env=env,

@@ -170,7 +170,7 @@ def _run_cell(root: str, campaign: str, plain: bool) -> int:
     It has a process group of its own, so that Ctrl-C reaches it once, from here; it stops when this process is killed.
     Its output goes to stderr, because stdout is for the table.
     """
-    command = [sys.executable, "-m", "flows.cli", "resume", root, "--campaign", campaign]
+    command = [sys.executable, "-P", "-m", "flows.cli", "resume", root, "--campaign", campaign]
     child = subprocess.Popen(
         [*command, "--plain"] if plain else command,
         stdin=subprocess.DEVNULL,

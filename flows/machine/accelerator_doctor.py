@@ -36,7 +36,7 @@ def train(data, out, seed):
     total = float((ones @ ones).sum())
     held = torch.empty(256 << 20, dtype=torch.uint8, device="cuda").fill_(1)
     bare = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    done = subprocess.run([sys.executable, "-c", SEEN], env=bare, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", SEEN], env=bare, capture_output=True, text=True)
     nodes = sorted(n for n in os.listdir("/dev") if n.startswith("nvidia") and n[6:].isdigit() and opened(n))
     seen = json.loads(done.stdout) if done.returncode == 0 else None
     (out / "seen.json").write_text(json.dumps({"total": total, "seen": seen, "nodes": nodes, "detail": done.stderr[-300:]}))

@@ -124,6 +124,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         **os.environ,
         **PRIVATE,
         "PREFECT_HOME": str(folder),
+        "PYTHONSAFEPATH": "1",  # a person's click.py or types.py in the working folder is not the server's
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
@@ -131,8 +132,20 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     }
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "prefect",
+                "server",
+                "start",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             env=env,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -14,13 +14,13 @@ import marshal
 import os
 import resource
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators.judge.sandbox import compiled_packages, kernel, toolchain, visible_packages
 from evaluators.judge.sandbox.available_layers import HERE, Layers
 from evaluators.judge.sandbox.entry import FIELD
+from evaluators.judge.sandbox.interpreters import python_of
 from lineage.environment_spec import Budget
 from lineage.records import Device, Record
 from lineage.script_task import command, python_target
@@ -78,7 +78,8 @@ class Box(Record):
 
     `release` (empty at first) is what the candidate is given to look into; `data` is renamed into it. `compiled`: folder
     of a copy of the packages without sources (`sandbox.compiled_packages`), which is mounted in place of them and of all else
-    under /usr/lib that is text. It needs bubblewrap. A run in mode `script` executes `command` in a copy of the source;
+    under /usr/lib that is text. It needs bubblewrap. `python`: the recipe's own interpreter; `build`: compilers and headers
+    are there. A run in mode `script` executes `command` in a copy of the source;
     `values` are what its placeholders stand for, `links` the folders of the released data whose files are linked into
     that copy, `output` the file on the host that gets all it prints.
     """
@@ -97,6 +98,8 @@ class Box(Record):
     artifact_cap: int = 0
     packages: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    python: str = ""
+    build: bool = False
     compiled: str = ""
     libraries: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
@@ -170,9 +173,13 @@ def _outside(box: Box) -> SandboxPaths:
     )
 
 
+def _visible(box: Box) -> visible_packages.Visible:
+    return visible_packages.visible(box.packages, box.masked, box.python, box.build)
+
+
 def _entries(box: Box) -> dict[str, list[str]]:
     """The names to be found in each folder of installed packages."""
-    seen = visible_packages.visible(box.packages, box.masked).entries
+    seen = _visible(box).entries
     if not box.compiled:
         return seen
     return {
@@ -205,12 +212,12 @@ def environment(box: Box, view: SandboxPaths) -> dict[str, str]:
     }
 
 
-def prefixes() -> list[str]:
-    """Folders of the interpreter that must be readable: binaries and the standard library."""
-    base = sys.base_prefix
+def prefixes(python: str = "", build: bool = False) -> list[str]:
+    """Folders of the interpreter that must be readable: binaries and the standard library; headers for a `build`."""
+    base = python_of(python).base
     if base in ("/usr", "/"):
         return []
-    folders = [os.path.join(base, name) for name in ("bin", "lib", "lib64")]
+    folders = [os.path.join(base, name) for name in ("bin", "lib", "lib64", *(["include"] if build else []))]
     store = ["/nix/store"] if base.startswith("/nix/store") else []
     return [path for path in folders if os.path.isdir(path)] + store
 
@@ -284,7 +291,7 @@ def _system(devices: Sequence[Device], programs: Sequence[str]) -> list[str]:
     given += ["--proc", "/proc", *proc_masks(bool(devices)), "--dev", "/dev"]
     for path in device_nodes(devices):
         given += ["--dev-bind", path, path]
-    for path in (*GPU_FOLDERS, *toolchain.folders(devices)) if devices else ():
+    for path in GPU_FOLDERS if devices else ():
         given += ["--ro-bind-try", path, path]
     return given
 
@@ -308,9 +315,9 @@ def proc_masks(has_devices: bool) -> list[str]:
     return given
 
 
-def _interpreter() -> list[str]:
+def _interpreter(python: str, build: bool) -> list[str]:
     """The interpreter's folders."""
-    return [part for path in prefixes() for part in ("--ro-bind", path, path)]
+    return [part for path in prefixes(python, build) for part in ("--ro-bind", path, path)]
 
 
 def _interpreter_alone(copy: str) -> list[str]:
@@ -326,10 +333,11 @@ def _interpreter_alone(copy: str) -> list[str]:
     return [*given, "--ro-bind", os.path.join(copy, "library"), library]
 
 
-def _python(seen: visible_packages.Visible, copy: str = "") -> list[str]:
+def _python(box: Box) -> list[str]:
     """The interpreter and the allowed packages; other installed packages are blanked."""
-    given = _interpreter_alone(copy) if copy else _interpreter()
-    roots = ("/usr/lib", "/usr/lib64", *prefixes())
+    seen, copy = _visible(box), box.compiled
+    given = _interpreter_alone(copy) if copy else _interpreter(box.python, box.build)
+    roots = ("/usr/lib", "/usr/lib64", *prefixes(box.python))
     blank = {path for path in seen.hidden if any(path.startswith(root + "/") for root in roots)} | {
         *seen.site
     }
@@ -348,11 +356,13 @@ def bwrap_arguments(box: Box, env: Mapping[str, str], *, userns_flag: bool = Tru
     for name, value in env.items():
         given += ["--setenv", name, value]
     given += _system(box.devices, _libraries_alone() if box.compiled else _programs())
+    for path in toolchain.folders(box.devices, box.build):
+        given += ["--ro-bind-try", path, path]
     for number, (path, _) in ETC.items() if box.limits.loopback else ():
         given += ["--ro-bind-data", str(number), path]
     given += ["--size", str(box.limits.shm_bytes), "--tmpfs", "/dev/shm"]
     given += ["--size", str(box.limits.tmp_bytes), "--tmpfs", "/tmp"]
-    given += _python(visible_packages.visible(box.packages, box.masked), box.compiled)
+    given += _python(box)
     for name in ("entry.py", "kernel.py", "changed_definitions.py", "inside"):
         given += ["--ro-bind", str(HERE / name), f"/bench/{name}"]
     given += ["--ro-bind", box.source, INSIDE.recipe, "--ro-bind", box.fake, INSIDE.fake]
@@ -387,13 +397,13 @@ def rlimits(box: Box, layers: Layers) -> dict[str, int]:
 
 def _landlock(box: Box, view: SandboxPaths) -> dict[str, list[str]]:
     """The trees that may be read, those that may be written too, and the folders that may be listed."""
-    roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes())
-    parts = [visible_packages.without_packages(root) for root in roots]
+    roots = ("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", *prefixes(box.python, box.build))
+    parts = [visible_packages.without_packages(root, box.python) for root in roots]
     read = [path for trees, _ in parts for path in trees]
     read += [
         "/etc/ld.so.cache",
         "/etc/alternatives",
-        *visible_packages.visible(box.packages, box.masked).paths,
+        *_visible(box).paths,
     ]
     read += [view.recipe, view.fake, view.release, view.entry, view.kernel]
     read += [view.definitions, view.inside]
@@ -401,7 +411,7 @@ def _landlock(box: Box, view: SandboxPaths) -> dict[str, list[str]]:
     read += ["/dev/urandom", "/dev/random", "/dev/zero"]
     read += [view.fake_request] if view.fake_request else []
     read += [*GPU_FOLDERS, "/proc/driver/nvidia", "/proc/devices"] if box.devices else []
-    read += toolchain.folders(box.devices)
+    read += toolchain.folders(box.devices, box.build)
     write = [view.out, view.tmp, "/dev/null", *device_nodes(box.devices)]
     write += [view.work] if box.command else []
     return {"read": read, "write": write, "names": [path for _, folders in parts for path in folders]}
@@ -457,8 +467,10 @@ def request(
     os.makedirs(box.release, exist_ok=True)
     env = environment(box, view)
     inner = _inner(box, layers, view)
-    argv = [view.entry, marshal.dumps(inner).hex()]
-    command = [visible_packages.interpreter(), "-I", "-S", *argv] if server is None else [PLACEHOLDER]
+    argv = [view.entry, marshal.dumps(inner, 4).hex()]
+    command = (
+        [visible_packages.interpreter(box.python), "-I", "-S", *argv] if server is None else [PLACEHOLDER]
+    )
     prepared = None if server is None else _prepared(box, layers, argv, inner, env, server)
     limits = box.limits.model_dump()
     files: dict[int, bytes] = {}

@@ -238,7 +238,7 @@ def _other(now: list[object], was: list[object]) -> bool:
         return True
     return any(
         a is not b and not (type(a) in (str, int, float, bytes) and a == b)
-        for a, b in zip(now, was, strict=True)
+        for a, b in zip(now, was)  # noqa: B905 - Python 3.9 has no strict; the lengths are equal
     )
 
 
@@ -382,7 +382,8 @@ class Definitions:
             ]
         if any(map(is_not, now := self._facts(), self.facts)):
             twice = self.functions * 2
-            changed = [f for f, a, b in zip(twice, now, self.facts, strict=True) if a is not b]
+            facts = zip(twice, now, self.facts)  # noqa: B905 - Python 3.9 has no strict
+            changed = [f for f, a, b in facts if a is not b]
             found += [f"{f.__module__}.{f.__qualname__}" for f in changed]
         found += [name for name, value, count in self.hooks if len(value) != count]
         found += [name for name, ask, was in self.probes if ask() != was]

@@ -140,7 +140,7 @@ def server_for(tools: Layers, box: Box, cancel: threading.Event | None = None) -
 
     The first call for an environment waits for the imports, unless `cancel` is set.
     """
-    if unfit(tools) or box.devices or box.compiled:
+    if unfit(tools) or box.devices or box.compiled or box.python or box.build:
         return None
     key = (tuple(box.packages), tuple(sorted(environment(box, INSIDE).items())))
     with _lock:

@@ -30,11 +30,12 @@ def driver_folder() -> str:
     return "" if usual else folder
 
 
-def folders(devices: Sequence[Device]) -> list[str]:
+def folders(devices: Sequence[Device], build: bool = False) -> list[str]:
     """Folders that are read, the interpreter's headers among them; only those that exist."""
-    if not devices:
+    if not devices and not build:
         return []
-    wanted = (driver_folder(), *COMPILER, os.path.join(sys.base_prefix, "include"))
+    driver = driver_folder() if devices else ""
+    wanted = (driver, *COMPILER, os.path.join(sys.base_prefix, "include"))
     return [path for path in dict.fromkeys(wanted) if path and os.path.isdir(path)]
 
 
