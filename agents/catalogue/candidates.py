@@ -54,6 +54,22 @@ class Candidate:
     by: str = ""
 
 
+def owns(spec: EnvironmentSpec, role: Role, key: str) -> bool:
+    """May the role change this number? `key` is `file:name`; a keyword's default `fit(lr)` is part of `fit`."""
+    file, _, name = key.partition(":")
+    unit = name.partition("(")[0]
+    whole = unit.split(".")[0]
+    for surface in spec.surfaces:
+        listed = surface.units.get(file, [])
+        if surface.name not in role.surfaces:
+            continue
+        if config_kind(file) and owned(listed, parts_of(name)):
+            return True
+        if {"*", name, unit, whole, f"{whole}.*"} & set(listed):
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class Setting:
     """What all candidates of one ask share."""
@@ -69,22 +85,11 @@ class Setting:
 
     def owns(self, key: str) -> bool:
         """May the role change this constant?"""
-        file, _, name = key.partition(":")
-        for surface in self.spec.surfaces:
-            listed = surface.units.get(file, [])
-            if surface.name not in self.role.surfaces:
-                continue
-            if config_kind(file) and owned(listed, parts_of(name)):
-                return True
-            if "*" in listed or name in listed:
-                return True
-        return False
+        return owns(self.spec, self.role, key)
 
     def numbers(self, files: Files) -> dict[str, recipe_constants.Number]:
         """The numbers to move: upper-case constants; without a catalogue every number that has a name."""
-        return recipe_constants.numbers(
-            files, every=not self.catalogue.techniques and not self.catalogue.ranges
-        )
+        return recipe_constants.numbers(files, every=self.catalogue.takes_every_number)
 
     def space(self, parent: Parent) -> dict[str, tuple[recipe_constants.Number, Range]]:
         """Constants of the surface in this source, with the range left by past failures."""

@@ -30,9 +30,10 @@ from threadpoolctl import ThreadpoolController
 from agents.catalogue import candidates as make
 from agents.catalogue import proposal_text, recipe_constants, tpe
 from agents.catalogue.candidates import Candidate, Parent, Setting
+from agents.catalogue.general_catalogue import general
 from agents.catalogue.memory import Delta, EditState, Memory, Trial
 from agents.catalogue.surrogate import Forecast, Surrogate
-from agents.catalogue.technique import load_catalogue
+from agents.catalogue.technique import Catalogue, load_catalogue
 from agents.catalogue.transform import NotApplicable
 from agents.edits.file_text import shown
 from agents.edits.normal_form import ast_hash
@@ -74,6 +75,7 @@ class CatalogueProposer:
     def __init__(self, techniques: Path, arm: str = "", name: str = "catalogue") -> None:
         self._name, self._arm = name, arm
         self._catalogue = load_catalogue(techniques)
+        self._general: dict[str, Catalogue] = {}
         self._sources: OrderedDict[str, Files] = OrderedDict()
         tpe.warm_up()
 
@@ -123,24 +125,34 @@ class CatalogueProposer:
         if arm == "no_lineage":
             memory = _blank(memory, leader)
         rng = random.Random(request.seed)
-        plain = not self._catalogue.techniques and not self._catalogue.ranges
-        numbers = recipe_constants.numbers(self._files(request, start.id), every=plain)
+        catalogue = self._catalogue_for(request, start)
+        numbers = recipe_constants.numbers(self._files(request, start.id), every=catalogue.takes_every_number)
         setting = Setting(
             spec=request.spec,
             role=request.role,
-            catalogue=self._catalogue,
+            catalogue=catalogue,
             memory=memory,
             files_of=lambda trial: self._files(request, trial),
             start={key: number.value for key, number in numbers.items()},
             rng=rng,
             seed=request.seed % 2**32,
         )
-        model = Surrogate(memory, self._catalogue, setting.start)
+        model = Surrogate(memory, catalogue, setting.start)
         return (
             setting,
             model,
             _parents(memory, model, leader) if arm == "lineage" else [[(leader, "the leader")]],
         )
+
+    def _catalogue_for(self, request: ProposalRequest, start: Trial) -> Catalogue:
+        """The recipe's own, or what fits any recipe; made once for a start."""
+        if not self._catalogue.is_empty:
+            return self._catalogue
+        row = request.view.trial(start.id)
+        key = (row.source_sha256 if row is not None else None) or start.id
+        if key not in self._general:
+            self._general = {key: general(request.spec, self._files(request, start.id))}
+        return self._general[key]
 
     # ---- choice ----------------------------------------------------------------------------------
 
@@ -200,7 +212,8 @@ class CatalogueProposer:
             files, delta = make.build(setting, candidate)
             if _size(candidate.parent.files, files) > request.role.max_changed_lines:
                 return None
-            if candidate.other is not None:  # made from a trial; techniques keep to their surface by contract
+            # made from a trial or for any recipe; a recipe's own techniques keep to their surface by contract
+            if candidate.other is not None or setting.catalogue.general:
                 check_surface(request.spec, request.role, candidate.parent.files, files)
             key = ast_hash(files)
             known = None if arm == "no_lineage" else request.view.has_program(key)

@@ -165,6 +165,16 @@ class Catalogue(Spec):
 
     techniques: tuple[Technique, ...]
     ranges: dict[str, Range]
+    general: bool = False  # of a recipe that has none of its own (`general_catalogue`)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.techniques and not self.ranges
+
+    @property
+    def takes_every_number(self) -> bool:
+        """Are numbers in every form moved, or upper-case constants alone?"""
+        return self.general or self.is_empty
 
     def of(self, surfaces: tuple[str, ...]) -> tuple[Technique, ...]:
         return tuple(t for t in self.techniques if t.surface in surfaces)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.catalogue.what_to_tune import lines, tunable
 from evaluators.judge import judge_client
 from evaluators.judge.accelerators import describe
 from evaluators.judge.judge_client import Bench
@@ -50,6 +51,7 @@ from flows.machine.prefect_server import embedded_server, save_template
 from flows.machine.sandbox_level import proven
 from flows.measure.calibrate import fitted_here, matching
 from flows.measure.judge_check import has_items
+from lineage.environment_spec import Role
 from lineage.errors import UsageError
 from lineage.ids import tree_hash
 from lineage.log.log_reader import list_campaigns
@@ -96,7 +98,7 @@ def create_campaign(
         accelerator=describe(devices[: environment.spec.budget.gpus]),
         told=lambda text: print(text, file=sys.stderr),
     )
-    boxed = _checked_proposer(settings, environment)
+    boxed = _checked_proposer(settings, environment, roles, files)
     lessons = read_lessons(settings.lessons)
     identifier = campaign_id(environment.spec.name, settings.arm, tag)
     store = _store_for(root, identifier, settings)
@@ -142,8 +144,14 @@ def _store_texts(store: Store, environment: Environment, lessons: bytes) -> str:
     return put_blob(store, lessons) if lessons else ""
 
 
-def _checked_proposer(settings: Settings, environment: Environment) -> dict[str, Any]:
+def _checked_proposer(
+    settings: Settings, environment: Environment, roles: Sequence[Role], files: Mapping[str, bytes]
+) -> dict[str, Any]:
     """Tells a missing key, price, script, record or program. What was proven of a coding agent's box."""
+    if settings.proposer == "catalogue":
+        found = tunable(environment.spec, roles, environment.techniques, files)
+        if not any(one.numbers or one.techniques for one in found):
+            raise UsageError(f"{environment.spec.name}: {'; '.join(lines(found))}")
     proposer = build_proposer(settings, environment)
     close_proposer(proposer)
     box = getattr(proposer, "box", None)

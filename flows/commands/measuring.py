@@ -120,6 +120,9 @@ def calibrate(
     as_json: bool = AS_JSON,
 ) -> None:
     """Measure how much an environment's start scatters on this machine; campaigns here then use it."""
+    from dataclasses import asdict
+
+    from agents.catalogue.what_to_tune import lines, tunable
     from flows.environments.loading import load_environment
     from flows.environments.start_checks import check_start
     from flows.measure.calibrate import advice, fitted_here, save, summary
@@ -134,13 +137,14 @@ def calibrate(
     files = chosen.source()
     chosen.check_source(files)
     check_start(chosen, files)
-    for line in chosen.left_out():
+    found_to_tune = tunable(chosen.spec, chosen.roster("specialists"), chosen.techniques, files)
+    for line in (*chosen.left_out(), *lines(found_to_tune)):
         tell(line)
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
         found = measure_start(bench, files, count, slots, tell, reference_s)
     path = save(found, chosen)
     if as_json:
-        print_json({**summary(found), "path": str(path)})
+        print_json({**summary(found), "path": str(path), "to_tune": [asdict(one) for one in found_to_tune]})
     else:
         _show_calibration(found, path)
     for line in advice(found, chosen.spec):
