@@ -152,7 +152,8 @@ def _values(found: object, path: str) -> Iterator[object]:
 
 
 def _figure(found: dict[str, Any], path: str, most: float) -> float | None:
-    numbers = [finite(value) for value in _values(found, path) if not isinstance(value, str)]
+    values = [value for part in path.split(" + ") for value in _values(found, part)]
+    numbers = [finite(value) for value in values if not isinstance(value, str)]
     good = [number for number in numbers if number is not None and 0 <= number <= most]
     return sum(good) if good else None
 

@@ -29,7 +29,8 @@ PORTS = {"http": 80, "https": 443}
 class ReportRule(Record):
     """Which JSON objects of the output it reads (`match`: path to value), and the path of each figure in them.
 
-    A path is names with dots; `*` is every value of a table, and what is found there is added up. `once` is the path of
+    A path is names with dots; `*` is every value of a table, and what is found there is added up, as is what several
+    paths with ` + ` between them give. `once` is the path of
     an id: a second object with the same id is not counted again.
     """
 
@@ -63,7 +64,7 @@ class AgentPreset(Record):
 
     `hosts`: what its network passes (`name` or `name:port`; `*.` in front for subdomains). `address`: the variable with
     another address of its model endpoint. `keys`: any one of these variables, or of `logins` (files of the user's home,
-    copied into the agent's own), means that it is logged in. `folders`: read-only beside its own program.
+    copied into the agent's own), means that it is logged in. `files` are written into its home where a key is used. `folders`: read-only beside its own program.
     """
 
     name: str
@@ -80,6 +81,7 @@ class AgentPreset(Record):
     address: str = ""
     keys: tuple[str, ...] = ()
     logins: tuple[str, ...] = ()
+    files: dict[str, str] = {}
     folders: tuple[str, ...] = ()
     report: Report = Report()
     outage: tuple[str, ...] = ()

@@ -165,6 +165,11 @@ class CommandProposer:
         )
 
     def login(self, session: Session) -> list[str]:
+        """Write what makes the agent logged in into its home; the secrets in it."""
+        if any(self._environ.get(key) for key in self.preset.keys):
+            for name, text in self.preset.files.items():
+                (session.home / name).parent.mkdir(parents=True, exist_ok=True)
+                (session.home / name).write_text(text, "utf-8")
         return copy_logins(session.home, self._user, self.preset.logins)
 
     def version(self) -> str:

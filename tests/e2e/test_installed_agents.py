@@ -1,4 +1,5 @@
-"""Claude Code and opencode from npm, headless in the real box, as the specialists of campaigns. The model is scripted.
+"""Coding agents from npm, headless in the real box: Claude Code and opencode as the specialists of campaigns, Codex and
+the Gemini CLI for one proposal. The model is scripted.
 
 They are installed into a temporary folder; `BAKEOFF_TEST_AGENTS=FOLDER` (with its `node_modules`) saves that.
 """
@@ -16,11 +17,15 @@ import quick
 from command_agent import box
 from llm_run import KEY, Done, labels, opened, prepared
 
+from agents.command.preset import load_preset
+from agents.command.proposer import AgentSettings, CommandProposer
+from tests.fakes import lab
+from tests.fakes.agent_endpoints import SAID, USED, AgentEndpoints
 from tests.fakes.messages_server import FakeMessages
 from tests.fakes.script import Json, Step, text, tool_use
 
 pytestmark = [pytest.mark.agents, pytest.mark.slow, pytest.mark.timeout(900)]
-PACKAGES = ("@anthropic-ai/claude-code", "opencode-ai")
+PACKAGES = ("@anthropic-ai/claude-code", "opencode-ai", "@openai/codex", "@google/gemini-cli")
 # the first time a role asks, one good edit; then the same again, which is a duplicate
 WORK = r"""
 if grep -q '^# Your role: training' BRIEF.md; then sed -i 's/^LR = .*/LR = 0.3/' fitting.py
@@ -110,3 +115,30 @@ def test_two_agents_and_the_embedded_proposer_in_one_campaign(programs: Path, tm
     assert names["claude"]["usd"] > 0 and names["catalogue"]["usd"] == 0
     audit = quick.call("audit", "r", env=done.env, cwd=done.folder).stdout
     assert "proposer             opencode" in audit and "proposer             catalogue" in audit
+
+
+@pytest.mark.parametrize("name", ["codex", "gemini"])
+def test_one_proposal_of_an_agent_with_a_protocol_of_its_own(
+    name: str, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit = "sed -i 's/^LR = 0.04/LR = 0.05/' optim.py; bakeoff-check; printf -- '---\\nhypothesis: A higher rate\\n---\\n' > PROPOSAL.md"
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with AgentEndpoints(edit) as server:
+        environ = {
+            **os.environ,
+            "HOME": str(tmp_path),
+            "OPENAI_API_KEY": "sk-scripted-0123456789abcdef",
+            "OPENAI_BASE_URL": f"{server.url}/v1",
+            "GEMINI_API_KEY": "scripted-0123456789abcdef",
+            "GOOGLE_GEMINI_BASE_URL": server.url,
+        }
+        made = CommandProposer(load_preset(name), box(), AgentSettings(seconds=120.0), environ=environ)
+        proposal = made.propose(lab.request())
+    assert proposal.hypothesis == "A higher rate" and [one.path for one in proposal.edits] == ["optim.py"]
+    assert (proposal.agent.name, proposal.agent.checks, proposal.agent.exit_code) == (name, 1, 0)
+    assert proposal.agent.version and proposal.agent.cost == "unknown" and proposal.agent.tokens == "reported"
+    turns = len([one for one in server.seen if one.startswith("POST")])
+    assert proposal.usage.tokens_out == USED["out"] * turns
+    assert proposal.usage.tokens_cache_read == USED["cached"] * turns
+    assert proposal.usage.tokens_in == (USED["in"] - USED["cached"]) * turns
+    assert SAID in json.loads(proposal.exchange)["agent"]["output"]
