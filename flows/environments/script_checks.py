@@ -85,6 +85,10 @@ def imported_names(source: bytes) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
+        elif isinstance(node, ast.ImportFrom):
+            inside = f"{node.module}." if node.module else ""
+            names += [node.module] if node.module else []
+            names += [f"{inside}{alias.name}" for alias in node.names]
+    # a package's own file runs before any module in it
+    parents = [name.rsplit(".", count)[0] for name in names for count in range(1, name.count(".") + 1)]
+    return list(dict.fromkeys([*names, *parents]))

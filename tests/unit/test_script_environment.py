@@ -10,6 +10,7 @@ import pytest
 import quick
 import script_recipe as sr
 
+from flows.environments.script_checks import imported_files
 from flows.measure.calibrate import Calibration, advice
 from flows.measure.verify import _trust
 from lineage.environment_spec import EnvironmentSpec
@@ -145,3 +146,18 @@ def test_verify_finds_a_champion_that_spared_itself_the_sealed_split() -> None:
     )
     (found,) = _trust([row], config, lambda _: None)  # type: ignore[arg-type]
     assert "recorded as without a sealed split" in str(found)
+
+
+def test_what_a_program_imports_is_followed_through_packages() -> None:
+    files = {
+        "a.py": b"import nets.net\nfrom tools import read\n",
+        "nets/__init__.py": b"",
+        "nets/net.py": b"from . import parts\nfrom .more import x\n",
+        "nets/parts.py": b"",
+        "nets/more.py": b"def f():\n    import late\n",
+        "late.py": b"",
+        "tools/__init__.py": b"",
+        "tools/read.py": b"import json, numpy\n",
+        "other.py": b"",
+    }
+    assert imported_files("a.py", files) == set(files) - {"a.py", "other.py"}
