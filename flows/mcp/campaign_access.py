@@ -225,8 +225,6 @@ class CampaignAccess:
             raise UsageError("'hypothesis' is empty; one sentence: what changes and why it should help")
         if not scratch.changed:
             raise UsageError("the edit changes nothing; give `edits` or `files` that differ from the parent")
-        if fault := faults(scratch) or self._failed(scratch.now):
-            raise UsageError(f"not handed in. {for_terminal(fault)[:2000]}")
         text = hand_in(scratch, draft.hypothesis, draft.expected_delta, draft.notes, draft.edit_kind)
         proposal = Proposal(
             role=draft.role,
@@ -240,6 +238,11 @@ class CampaignAccess:
             notes=text.notes,
             model=client,
         )
+        # what was handed in before is no duplicate of itself: a client that did not get the id asks again
+        if known := client_proposals.earlier(self.store, self.config.id, proposal, client):
+            return known.id
+        if fault := faults(scratch) or self._failed(scratch.now):
+            raise UsageError(f"not handed in. {for_terminal(fault)[:2000]}")
         taken = client_proposals.taken_by(view)
         return client_proposals.hand_in(self.store, self.config.id, proposal, client, taken).id
 

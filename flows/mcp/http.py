@@ -47,6 +47,7 @@ def serve_http(access: CampaignAccess, port: int, token: str, told: Callable[[st
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen(128)  # before the address is told: who connects at once waits, and is not refused
     except (OSError, OverflowError) as error:
         listening.close()
         raise UsageError(

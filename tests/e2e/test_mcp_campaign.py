@@ -184,7 +184,8 @@ def test_kills_of_server_and_campaign_lose_and_repeat_nothing(tmp_path: Path, en
             os.kill(server.pid, signal.SIGKILL)
         wait_for(first, "t0001")
         os.kill(campaign.pid, signal.SIGKILL)
-    assert len(rows(run, "submitted")) == 2 and "t0001" not in set(rows(run, "trial")["trial"])
+    killed = json.loads(quick.call("status", "r", "--json", env=env, cwd=tmp_path).stdout)
+    assert list(killed["open"]) == ["t0001"] and killed["trials"] == 0
 
     with process(env, tmp_path, tmp_path / "mcp2.log", "mcp", "r", "--http") as server:
         log = tmp_path / "mcp2.log"
