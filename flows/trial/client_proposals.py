@@ -42,15 +42,15 @@ def hand_in(
 
     Raises UsageError for one that is too large, and while too many wait.
     """
-    body = canonical_json({"client": client, "proposal": proposal.model_dump(mode="json")})
+    body = _body(proposal, client)
     if len(body) > MOST_BYTES:
         raise UsageError(
             f"the proposal has {len(body):,} bytes, at most {MOST_BYTES:,} are taken; make a smaller edit"
         )
-    made = ClientProposal(id=f"p-{sha256(body)[:16]}", client=client, at=datetime.now(UTC), proposal=proposal)
-    known = read_one(store, campaign, made.id)
+    known = earlier(store, campaign, proposal, client)
     if known is not None:
         return known
+    made = ClientProposal(id=_id(body), client=client, at=datetime.now(UTC), proposal=proposal)
     if len(waiting(store, campaign, taken)) >= MOST_WAITING:
         raise UsageError(f"{MOST_WAITING} proposals wait already; wait for an outcome, then submit again")
     try:
@@ -58,6 +58,19 @@ def hand_in(
     except ObjectExists:  # the client's second call was faster: only the times differ
         return read_one(store, campaign, made.id) or made
     return made
+
+
+def earlier(store: Store, campaign: str, proposal: Proposal, client: str) -> ClientProposal | None:
+    """The same proposal of the same client, if it was handed in before."""
+    return read_one(store, campaign, _id(_body(proposal, client)))
+
+
+def _body(proposal: Proposal, client: str) -> bytes:
+    return canonical_json({"client": client, "proposal": proposal.model_dump(mode="json")})
+
+
+def _id(body: bytes) -> str:
+    return f"p-{sha256(body)[:16]}"
 
 
 def read_one(store: Store, campaign: str, name: str) -> ClientProposal | None:
