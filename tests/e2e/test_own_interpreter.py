@@ -72,9 +72,12 @@ pattern = 'loss ([0-9.]+)'
 TRAIN = """\
 import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 RATE = 0.5
 
+pool = ThreadPoolExecutor(2)  # nobody ends it: the interpreter does
+pool.submit(sys.getrefcount, pool)
 rng = random.Random(int(sys.argv[1]))
 print("python", ".".join(map(str, sys.version_info[:2])), "of", sys.implementation.name)
 print(f"loss {abs(RATE - 0.3) + 0.01 * rng.random():.6f}")

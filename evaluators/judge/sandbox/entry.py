@@ -403,13 +403,11 @@ def _run_program(words: list[str], config: dict[str, Any]) -> int:
 
 
 def _end_as_python_does() -> None:
-    """What the interpreter does behind the last line: wait for threads, call what atexit has."""
+    """What the interpreter does behind the last line: end pools of threads, wait for threads, call what atexit has."""
     import atexit
     import threading
 
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # a plain join waits for a pool's idle threads for ever
     atexit._run_exitfuncs()
     sys.stdout.flush()
 
