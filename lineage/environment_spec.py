@@ -41,10 +41,12 @@ ASKING = ("regression", "text", "judge")  # kinds whose judge is a function that
 class Score(Spec):
     """The number a campaign improves: a quantity of the task (`QUANTITIES`), one that judge.py returns or a script gives, or a cost."""
 
-    metric: Quantity
-    direction: Literal["min", "max"]
-    unit: str
-    digits: int = 4
+    metric: Quantity = Field(
+        description="a quantity of the task, one that judge.py returns or a script gives, or a cost: cpu_seconds, wall_seconds, total_bytes, peak_mb"
+    )
+    direction: Literal["min", "max"] = Field(description="which way is better")
+    unit: str = Field(description="shown behind the score; may be empty")
+    digits: int = Field(4, description="digits behind the point where a score is shown")
 
 
 class Task(Spec):
@@ -60,7 +62,9 @@ class Task(Spec):
     `train` to `evaluation_data`; `lineage.script_task` has what the commands may contain.
     """
 
-    kind: Literal["classification", "language_model", "regression", "text", "judge", "script"]
+    kind: Literal["classification", "language_model", "regression", "text", "judge", "script"] = Field(
+        description="what is asked of a recipe, and by whom it is judged"
+    )
     outputs: int = Field(0, ge=0, description="classes, vocabulary size, or numbers per row of a regression")
     context: int = Field(0, ge=0, description="tokens per request of a language_model; else 0")
     batch: int = Field(256, ge=1, description="rows per request")
@@ -86,7 +90,9 @@ class Task(Spec):
         exclude_if=lambda value: not value,
         description="script: a short form of `train` for the first check of an edit; it must end by itself",
     )
-    metrics: list[ScriptMetric] = Field([], exclude_if=lambda value: not value)
+    metrics: list[ScriptMetric] = Field(
+        [], exclude_if=lambda value: not value, description="script: its figures, one table each"
+    )
     protected: list[str] = Field(
         [],
         exclude_if=lambda value: not value,
@@ -154,11 +160,16 @@ class Task(Spec):
 class Gate(Spec):
     """A gate: a limit on a quantity that a valid trial must keep. `on`: the mean itself, or the one-sided confidence bound against the candidate."""
 
-    quantity: str
-    at_least: float | None = None
-    at_most: float | None = None
-    on: Literal["mean", "bound", "each"] = "mean"
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    quantity: str = Field(
+        description="a quantity of the task, one that judge.py returns or a script gives, or a cost"
+    )
+    at_least: float | None = Field(None, description="lowest value that passes; either this or at_most")
+    at_most: float | None = Field(None, description="highest value that passes")
+    on: Literal["mean", "bound", "each"] = Field(
+        "mean",
+        description="what is compared: the mean, its confidence bound on the unfavourable side (needs 2 runs), or every run",
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the bound")
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
@@ -170,24 +181,26 @@ class Gate(Spec):
 class Budget(Spec):
     """Limits of ONE candidate run (one seed). CPU seconds are of the whole process tree."""
 
-    train_cpu_s: float = Field(gt=0)
-    train_wall_s: float = Field(gt=0)
-    predict_cpu_s: float = Field(gt=0)
-    predict_wall_s: float = Field(gt=0)
+    train_cpu_s: float = Field(gt=0, description="CPU seconds of training, from the release of the data")
+    train_wall_s: float = Field(gt=0, description="seconds on the clock of training")
+    predict_cpu_s: float = Field(gt=0, description="CPU seconds of prediction")
+    predict_wall_s: float = Field(
+        gt=0, description="seconds on the clock of prediction, judge.py's own between its questions included"
+    )
     start_cpu_s: float = Field(60, gt=0, description="import, build and warm-up before data release")
-    smoke_wall_s: float = Field(120, gt=0)
-    memory_mb: int = Field(gt=0)
+    smoke_wall_s: float = Field(120, gt=0, description="seconds on the clock of the first check on fake data")
+    memory_mb: int = Field(gt=0, description="memory of all processes of a run")
     artifact_bytes: int = Field(gt=0, description="cap on the sealed artifact as written by the recipe")
-    source_bytes: int = Field(200_000, gt=0)
+    source_bytes: int = Field(200_000, gt=0, description="size of the source, names included")
     added_bytes: int = Field(
         0,
         ge=0,
         description="compressed bytes that a source may add to the start's; 0: from the labels' entropy",
     )
-    tmp_mb: int = 256
-    processes: int = 64
-    threads: int = 1
-    gpus: int = 0
+    tmp_mb: int = Field(256, description="size of /tmp")
+    processes: int = Field(64, description="processes and threads at once")
+    threads: int = Field(1, description="threads that libraries are told to use")
+    gpus: int = Field(0, description="GPUs of one run")
     start_factor: float = Field(
         1.5, ge=1, description="start-up of a process is free up to so many times the start recipe's own"
     )
@@ -225,13 +238,15 @@ class Budget(Spec):
 class Evaluation(Spec):
     """How many seeds decide. `min_gain` is the smallest relative gain worth a confirmation."""
 
-    runs: int = Field(ge=1)
-    confirm_runs: int = Field(ge=2)
-    max_confirm_runs: int = Field(ge=2)
-    calibrate_runs: int = Field(ge=3)
-    alpha: float = Field(0.05, gt=0, lt=1)
-    min_gain: float = Field(0.0, ge=0, lt=1)
-    min_units: float = 0.0
+    runs: int = Field(ge=1, description="seeds of a screen")
+    confirm_runs: int = Field(ge=2, description="seeds of the first look of a confirmation")
+    max_confirm_runs: int = Field(ge=2, description="seeds of its last look")
+    calibrate_runs: int = Field(ge=3, description="seeds that measure the start")
+    alpha: float = Field(0.05, gt=0, lt=1, description="chance of a false champion over a whole campaign")
+    min_gain: float = Field(
+        0.0, ge=0, lt=1, description="smallest gain worth a confirmation, as a share of the score"
+    )
+    min_units: float = Field(0.0, description="the same in units of the score")
     prune: Literal["", "lower", "higher"] = Field(
         "",
         description="which way the value that the recipe reports improves; empty: no run is ended early by it",
@@ -268,12 +283,14 @@ class Surface(Spec):
     modules that an edit may add an import of.
     """
 
-    name: Name
-    title: str
-    units: dict[str, list[str]]
-    allow_new: list[str] = []
-    imports: list[str] = []
-    new_files: list[str] = []
+    name: Name = Field(description="what roles call it")
+    title: str = Field(description="what it is, for people and prompts")
+    units: dict[str, list[str]] = Field(
+        description="file to the definitions and constants that may change (`Net`, `Net.forward`, `Net.*`, `LR`), keys of a YAML, TOML or JSON file, or `*` for the whole file"
+    )
+    allow_new: list[str] = Field([], description="patterns of names that an edit may add to those files")
+    imports: list[str] = Field([], description="modules that an edit may import")
+    new_files: list[str] = Field([], description="patterns of files that an edit may add")
 
 
 class Runtime(Spec):
@@ -292,21 +309,29 @@ class Runtime(Spec):
 
 
 class EnvironmentSpec(Spec):
-    schema_version: Literal[1] = 1
-    name: Name
-    title: str
-    description: str
-    score: Score
-    task: Task
-    gates: list[Gate] = []
-    budget: Budget
-    evaluation: Evaluation
-    surfaces: list[Surface] = Field(min_length=1)
-    data: str = Field("", description="name of the data folder; defaults to the environment's name")
-    audits: list[Literal["causality", "batch_invariance", "order_invariance"]] = []
-    audit: AuditBounds = AuditBounds()
-    runtime: Runtime = Field(Runtime(), exclude_if=lambda value: value == Runtime())
-    hardware: Literal["cpu", "cuda"] = "cpu"
+    schema_version: Literal[1] = Field(1, description="of this file")
+    name: Name = Field(description="lower-case letters, digits, underscores")
+    title: str = Field(description="one line for people")
+    description: str = Field(description="two or three sentences for people and prompts")
+    score: Score = Field(description="table: what is improved")
+    task: Task = Field(description="table: what is asked")
+    gates: list[Gate] = Field([], description="tables: limits that a valid trial keeps")
+    budget: Budget = Field(description="table: limits of one run")
+    evaluation: Evaluation = Field(description="table: how many runs decide")
+    surfaces: list[Surface] = Field(min_length=1, description="tables: the parts that roles edit")
+    data: str = Field(
+        "", description="first part of the name of the data folder; defaults to the environment's name"
+    )
+    audits: list[Literal["causality", "batch_invariance", "order_invariance"]] = Field(
+        [], description="what answers must not depend on; two processes are then asked"
+    )
+    audit: AuditBounds = Field(AuditBounds(), description="table: bounds of the audits")
+    runtime: Runtime = Field(
+        Runtime(),
+        exclude_if=lambda value: value == Runtime(),
+        description="table: the interpreter of candidates",
+    )
+    hardware: Literal["cpu", "cuda"] = Field("cpu", description="where a run trains")
     packages: list[str] = Field(["torch", "numpy"], description="what the recipe may import")
     masked_packages: list[str] = Field([], description="hidden in the sandbox: they contain the labels")
     judge_sha256: str = Field(
@@ -393,7 +418,7 @@ class EnvironmentSpec(Spec):
 class Role(Spec):
     """One specialist: what it owns (surfaces), its brief (Markdown), and how large its edits may be."""
 
-    name: Name
-    surfaces: tuple[str, ...]
-    brief: str
-    max_changed_lines: int = 200
+    name: Name = Field(description="the name of its file")
+    surfaces: tuple[str, ...] = Field(description="what it may edit")
+    brief: str = Field(description="its Markdown: what it owns, what it must not touch")
+    max_changed_lines: int = Field(200, description="largest edit, added and removed lines")

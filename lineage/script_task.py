@@ -47,7 +47,7 @@ class Spec(BaseModel):
 class ScriptMetric(Spec):
     """One figure of a script: by `pattern` from a line that it prints, or by `key` from a `file` in {out}."""
 
-    name: Name
+    name: Name = Field(description="what the score, gates and records call it")
     pattern: str = Field(
         "", exclude_if=lambda value: not value, description="regular expression with one group"
     )

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ def manifest(data: Path) -> dict[str, Any]:
 
 def environment_sha256(spec: EnvironmentSpec, data: Path) -> str:
     """Hash of the environment's words and of the data files' hashes."""
-    return sha256(canonical_json({"spec": spec.model_dump(mode="json"), "files": manifest(data)["files"]}))
+    return sha256_of_words(spec.model_dump(mode="json"), data)
+
+
+def sha256_of_words(words: Mapping[str, Any], data: Path) -> str:
+    """The same of a specification as a record has it: an earlier version wrote fewer keys."""
+    return sha256(canonical_json({"spec": words, "files": manifest(data)["files"]}))
 
 
 @functools.lru_cache(maxsize=256)

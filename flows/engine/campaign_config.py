@@ -8,12 +8,14 @@ unpredictable to candidates and recomputable by an auditor; it never enters a sa
 from __future__ import annotations
 
 import hmac
+import json
 import re
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from evaluators.statistics.confirmation import ConfirmPlan
 from evaluators.statistics.racing import RacingPlan
@@ -79,6 +81,12 @@ class CampaignConfig(Record):
         (), description="what was not, where the user trusts the agent"
     )
     racing: RacingPlan | None = Field(None, description="when a screen ends before all its runs; None: never")
+    _words: dict[str, Any] = PrivateAttr(default_factory=dict)  # of the specification, as the record has them
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The specification as `environment_sha256` was made from it, perhaps by an earlier version."""
+        return self._words or self.spec.model_dump(mode="json")
 
     def role(self, name: str) -> Role:
         return next(role for role in self.roles if role.name == name)
@@ -110,7 +118,9 @@ def load_config(store: Store, campaign: str) -> CampaignConfig:
             f"{store.root}: no campaign {campaign!r} in this store; start one with: bakeoff run ENVIRONMENT"
         )
     try:
-        return CampaignConfig.model_validate_json(raw)
+        config = CampaignConfig.model_validate_json(raw)
+        config._words = json.loads(raw)["spec"]
+        return config
     except ValueError as error:
         raise SpecInvalid(
             f"{store.root}: the configuration of {campaign!r} cannot be read: {error}"

@@ -213,7 +213,7 @@ def open_engine(root: str, campaign: str, fence: Fence | None = None) -> Engine:
     environment = load_environment(config.folder if here else config.environment, config.settings.variant)
     if environment.spec != config.spec:  # edited since: the campaign continues as it was started
         environment = replace(environment, spec=config.spec)
-    environment = of_record(environment, config.environment_sha256)
+    environment = of_record(environment, config.words, config.environment_sha256)
     data = check_data(environment)
     scratch = scratch_dir(root, campaign)
     scratch.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from evaluators.judge import judge_hashes
 from flows.environments.loading import Environment
@@ -81,11 +82,11 @@ def _run_program(
         raise DataMissing(f"preparing {environment.spec.name} failed: {last}")
 
 
-def of_record(environment: Environment, environment_sha256: str) -> Environment:
+def of_record(environment: Environment, words: Mapping[str, Any], environment_sha256: str) -> Environment:
     """The environment with the data of a recorded campaign, wherever on this machine they are.
 
     Its own folder comes first; then any of the same name, that of an earlier Bakeoff too, whose contents give the
-    recorded hash. Without one it stays as it is.
+    recorded hash. Without one it stays as it is. `words`: the specification as the record has it.
     """
     spec = environment.spec
     name = spec.data or spec.name
@@ -93,7 +94,7 @@ def of_record(environment: Environment, environment_sha256: str) -> Environment:
         if not (folder / "manifest.json").is_file():
             continue
         try:
-            found = judge_hashes.environment_sha256(spec, folder)
+            found = judge_hashes.sha256_of_words(words, folder)
         except (DataMissing, KeyError, TypeError):
             continue
         if found == environment_sha256:

@@ -99,7 +99,10 @@ def bench_of(config: CampaignConfig, trust_weak: bool, gpus: str = "") -> Iterat
         folder = list_environments().get(Path(config.environment).name, folder)
     environment = Environment(spec=config.spec, folder=folder, briefs={})
     with bench_for(
-        of_record(environment, config.environment_sha256), config.settings.isolation, trust_weak, gpus
+        of_record(environment, config.words, config.environment_sha256),
+        config.settings.isolation,
+        trust_weak,
+        gpus,
     ) as bench:
         yield bench
 

@@ -245,6 +245,7 @@ def test_a_start_that_fails_its_own_rule_is_refused_before_a_campaign(done: Done
         )
     )
     folder = str(path.parent)
+    done.bakeoff("prepare", folder)
     out, _ = done.bakeoff("calibrate", folder, "--runs", "2", code=1)
     assert "FAIL  cpu_seconds <= 0.001 (mean)" in out
     _, err = done.bakeoff("run", folder, "--run", "strict", code=2)

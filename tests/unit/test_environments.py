@@ -127,6 +127,7 @@ def test_data_that_an_earlier_version_prepared_are_read_for_its_own_environments
     by_name.mkdir()
     (by_name / "manifest.json").write_text(json.dumps({"files": {}}))
     recorded = judge_hashes.environment_sha256(environment.spec, by_name)
+    words = environment.spec.model_dump(mode="json")
     assert environment.data != by_name, "another project may have made them"
-    assert of_record(environment, recorded).data == by_name
-    assert of_record(environment, "0" * 64).data == environment.data
+    assert of_record(environment, words, recorded).data == by_name
+    assert of_record(environment, words, "0" * 64).data == environment.data

@@ -35,3 +35,17 @@ def test_every_environment_is_listed() -> None:
 
 def test_nothing_was_left_to_fill_in() -> None:
     assert "<!--" not in README
+
+
+def test_every_key_of_an_environment_is_in_the_recipes_readme() -> None:
+    """Made from the models by `python -m flows.environments.key_table`."""
+    from flows.environments import key_table
+
+    text = key_table.README.read_text("utf-8")
+    assert key_table.put_in(text) == text, "run: python -m flows.environments.key_table"
+    for key in ("audits", "gates[].at_least", "budget.gpus", "evaluation.prune", "evaluation.prune_surfaces"):
+        assert f"| `{key}` |" in text
+    for key in ("evaluation.min_units", "surfaces[].new_files", "task.metrics[].pattern", "task.text_bytes"):
+        assert f"| `{key}` |" in text
+    rows = [line for line in key_table.table().splitlines() if line.startswith("| `")]
+    assert all(len(line.split(" | ")) >= 4 and not line.endswith("|  |") for line in rows)
