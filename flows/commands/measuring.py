@@ -125,7 +125,7 @@ def calibrate(
     from agents.catalogue.what_to_tune import lines, tunable
     from flows.environments.loading import load_environment
     from flows.environments.start_checks import check_start
-    from flows.measure.calibrate import advice, fitted_here, save, summary
+    from flows.measure.calibrate import advice, check_before_runs, fitted_here, save, summary
     from flows.measure.calibrate import calibrate as measure_start
     from flows.measure.standalone import bench_for
     from lineage.errors import UsageError
@@ -138,9 +138,10 @@ def calibrate(
     chosen.check_source(files)
     check_start(chosen, files)
     found_to_tune = tunable(chosen.spec, chosen.roster("specialists"), chosen.techniques, files)
-    for line in (*chosen.left_out(), *lines(found_to_tune)):
-        tell(line)
     with bench_for(chosen, isolation, trust_weak, gpus) as bench:
+        check_before_runs(bench, count)
+        for line in (*chosen.left_out(), *lines(found_to_tune)):
+            tell(line)
         found = measure_start(bench, files, count, slots, tell, reference_s)
     path = save(found, chosen)
     if as_json:

@@ -106,13 +106,7 @@ def calibrate(
     `reference_s`: what `flows.machine.machine_speed.measure` gave, to be kept.
     """
     name = bench.spec.name
-    if runs < 2:
-        raise UsageError(
-            f"--runs {runs}: a spread needs at least 2 runs; the default comes from environment.toml"
-        )
-    has_items(bench)  # a wrong name is said before anything is run
-    # what the start has is the person's own, not data that an edit brings in
-    bench = replace(bench, start=files)
+    check_before_runs(bench, runs)
     check = smoke(bench, files, slots)
     if not check.passed:
         helps = what_to_do(bench.spec, str(check.numbers.get("cause")), check.numbers)
@@ -146,6 +140,15 @@ def calibrate(
         reference_s=reference_s,
         **_item_facts(found.metric, done.items),
     )
+
+
+def check_before_runs(bench: Bench, runs: int) -> None:
+    """Raise UsageError for too few runs, SpecInvalid for a name that the environment's judge does not give."""
+    if runs < 2:
+        raise UsageError(
+            f"--runs {runs}: a spread needs at least 2 runs; the default comes from environment.toml"
+        )
+    has_items(bench)
 
 
 def _measured(
