@@ -38,7 +38,7 @@ def test_the_command_writes_here_and_prints_what_comes_next(lab: Path) -> None:
 
 def test_the_copy_bears_its_own_name_everywhere(lab: Path) -> None:
     made = new_environment("tidal_flow")
-    assert made.spec.name == "tidal_flow" and made.data.name == "tidal_flow"
+    assert made.spec.name == "tidal_flow" and made.data.name.startswith("tidal_flow-")
     assert {"train.py", "predict.py"} <= made.source().keys() and made.briefs
     readme = (made.folder / "README.md").read_text()
     assert readme.startswith("# tidal_flow\n") and "bakeoff run tidal_flow" in readme
