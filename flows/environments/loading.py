@@ -168,20 +168,33 @@ def made_of(folder: Path) -> str:
     """Hash of what prepares an environment's data: prepare.py, the files beside it, and what such programs share."""
     digest = []
     for root in (folder, folder.parent / "_common"):
-        for path in sorted(root.rglob("*")) if root.is_dir() else ():
-            parts = path.relative_to(root).parts
-            if (
-                parts[0] in _NO_INPUT
-                or "__pycache__" in parts
-                or parts[0].startswith(".")
-                or not path.is_file()
-            ):
-                continue
+        for path in _inputs(root) if root.is_dir() else ():
             facts = path.stat()
             large = facts.st_size > _LARGE
             content = f"{facts.st_size} {facts.st_mtime_ns}" if large else sha256(path.read_bytes())
-            digest.append(f"{'/'.join(parts)} {content}")
+            digest.append(f"{path.relative_to(root).as_posix()} {content}")
     return sha256("\n".join(digest).encode())
+
+
+def _inputs(root: Path) -> list[Path]:
+    """Files that a prepare.py in this folder may read; no caches, hidden files, or interpreters of the recipe's own."""
+    found = []
+    for base, folders, names in os.walk(root):
+        top = Path(base) == root
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name != "__pycache__"
+            and not (top and name in _NO_INPUT)
+            and not (Path(base) / name / "pyvenv.cfg").exists()
+        ]
+        found += [
+            Path(base) / name
+            for name in names
+            if not name.startswith(".") and not (top and name in _NO_INPUT)
+        ]
+    return sorted(path for path in found if path.is_file())
 
 
 def own_folders() -> list[Path]:
