@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lineage.errors import SpecInvalid, UnknownName, UsageError
 from lineage.records import Record
@@ -69,7 +69,7 @@ class AgentPreset(Record):
 
     name: str
     title: str = ""
-    command: tuple[str, ...]
+    command: tuple[str, ...] = Field(min_length=1)
     version: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     budget: tuple[str, ...] = ()
@@ -110,16 +110,34 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> AgentPreset:
-    """A shipped preset. Raises UnknownName."""
+    """A shipped preset by name, or the user's own by the path of its file. Raises UnknownName, SpecInvalid."""
+    if name.endswith(".toml"):
+        return _own_preset(Path(name))
     known = preset_names()
     if name not in known:
         raise UnknownName("agent", name, known, hint="or give your own with [proposer] command = [...]")
     text = files("agents.command").joinpath("presets", f"{name}.toml").read_text("utf-8")
+    return _preset(name, text, f"preset {name}")
+
+
+def _own_preset(path: Path) -> AgentPreset:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise SpecInvalid(f"agent {str(path)!r}: the preset cannot be read ({why}); check the path") from None
+    return _preset(re.sub(r"[^A-Za-z0-9._-]", "", path.stem)[:40] or "agent", text, str(path))
+
+
+def _preset(name: str, text: str, where: str) -> AgentPreset:
     try:
         return AgentPreset.model_validate({"name": name, **tomllib.loads(text)})
+    except tomllib.TOMLDecodeError as error:
+        raise SpecInvalid(f"{where}: not valid TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise SpecInvalid(f"preset {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        key = ".".join(map(str, first["loc"]))
+        raise SpecInvalid(f"{where}: {key}: {first['msg']}; agents/README.md has the keys") from None
 
 
 def own_command(command: Sequence[str]) -> AgentPreset:

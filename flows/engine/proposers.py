@@ -77,20 +77,22 @@ def _single(
 
 def as_named(settings: Settings, name: str) -> Settings:
     """The settings with which one of `proposers` is built: NAME or NAME:MODEL, NAME a proposer or an agent's preset."""
-    head, _, model = name.partition(":")
-    model = model or settings.model
+    head, _, named = name.partition(":")
+    # the campaign's own model is of its own proposer; another's default is its own
+    model = named or (settings.model if head in (settings.proposer, settings.agent) else "")
+    models = {} if named else settings.models
     if head in ("catalogue", "anthropic", "openai"):
-        return settings.model_copy(update={"proposer": head, "model": model})
+        return settings.model_copy(update={"proposer": head, "model": model, "models": models})
     if head != "command":
         from agents.command.preset import load_preset
 
         load_preset(head)  # tells an unknown name
         return settings.model_copy(
-            update={"proposer": "command", "agent": head, "command": (), "model": model, "models": {}}
+            update={"proposer": "command", "agent": head, "command": (), "model": model, "models": models}
         )
     if not settings.command:
         raise UsageError("proposers name `command`, but none is given: [proposer] command = [...]")
-    return settings.model_copy(update={"proposer": "command", "agent": "", "model": model})
+    return settings.model_copy(update={"proposer": "command", "agent": "", "model": model, "models": models})
 
 
 def refuse_lessons(settings: Settings, arm: str) -> None:

@@ -98,7 +98,7 @@ class Settings(BaseModel):
     agent: str = _setting(
         "",
         AGENTS,
-        "the coding agent that proposes: claude, codex, opencode or gemini; implies --proposer command",
+        "the coding agent that proposes: claude, codex, opencode, gemini, or FILE.toml; implies --proposer command",
     )
     command: tuple[str, ...] = _setting(
         (),
@@ -274,6 +274,8 @@ def _named_agent(values: dict[str, Any]) -> dict[str, Any]:
     known = {"proposer": "command", **values} if named else dict(values)
     if isinstance(known.get("command"), list | tuple):  # a resume may come from another folder
         known["command"] = [_absolute(part) if at == 0 else part for at, part in enumerate(known["command"])]
+    if str(known.get("agent", "")).endswith(".toml"):
+        known["agent"] = _absolute(known["agent"], bare=True)
     if isinstance(known.get("agent_folders"), list | tuple):
         known["agent_folders"] = [_absolute(folder, bare=True) for folder in known["agent_folders"]]
     return known

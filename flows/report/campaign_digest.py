@@ -153,6 +153,11 @@ class Digest:
         return self.means.get(row.trial or "", row.score)
 
     @property
+    def unpriced(self) -> int:
+        """Proposals of coding agents that did not report their dollars."""
+        return sum(group.unpriced for group in self.makers)
+
+    @property
     def improved(self) -> bool:
         """A trial other than the baseline was confirmed and is the incumbent."""
         return (

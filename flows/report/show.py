@@ -124,6 +124,7 @@ def _campaign_facts(spec: EnvironmentSpec, d: Digest) -> list[tuple[str, str | T
         ),
         ("noise", noise),
         ("spent", f"{w.money(d.spent.usd)}, {d.spent.tokens:,} tokens" if d.spent.tokens else None),
+        ("unknown cost", f"{w.count(d.unpriced, 'proposal')} of a coding agent" if d.unpriced else None),
         (
             "compute",
             f"{w.seconds(d.spent.cpu_s)} CPU, {w.seconds(d.spent.wall_s)} on the clock"

@@ -177,11 +177,13 @@ def cost(d: Digest) -> str:
     parts = []
     if s.usd or s.tokens:
         parts.append(f"{w.money(s.usd)} for {s.tokens:,} tokens")
+    if unknown := d.unpriced:
+        parts.append(f"{w.count(unknown, 'proposal')} of a coding agent at unknown cost")
     if s.cpu_s:
         parts.append(f"{w.seconds(s.cpu_s)} of CPU time")
     if s.wall_s is not None:
         parts.append(f"{w.seconds(s.wall_s)} on the clock")
-    each = f"; {w.money(s.usd / d.keeps)} a keep" if s.usd and d.keeps else ""
+    each = f"; {w.money(s.usd / d.keeps)} a keep" if s.usd and d.keeps and not d.unpriced else ""
     return "Cost: " + (", ".join(parts) or "nothing recorded") + each + "."
 
 

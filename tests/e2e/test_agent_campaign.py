@@ -154,6 +154,37 @@ def test_a_replay_gives_the_same_programs_without_the_agent(run_of_an_agent: Don
 
 
 @pytest.mark.slow
+def test_a_cap_on_dollars_ends_a_campaign_by_the_agents_own_report(tmp_path: Path) -> None:
+    box()
+    env = prepared(tmp_path)
+    text = (
+        "n=$(grep -c '^- t' LINEAGE/TRIALS.md); sed -i \"s/^STEPS = .*/STEPS = 30$n/\" fitting.py\n"
+        'echo \'{"type": "end", "said": "More steps.", "usd": 0.4, "model": "m-1"}\''
+    )
+    (tmp_path / "mine.toml").write_text(
+        f"command = ['{script(tmp_path, text)}']\n[report]\nformat = 'lines'\n[[report.final]]\n"
+        "match = { type = 'end' }\nmessage = 'said'\nusd = 'usd'\nmodel = 'model'\n"
+    )
+    arguments = (
+        "run",
+        "quick",
+        "--run",
+        "r",
+        "--role",
+        "training",
+        "--trials",
+        "9",
+        "--no-confirm",
+        "--plain",
+    )
+    done = quick.bakeoff(*arguments, "--agent", "mine.toml", "--usd", "1", env=env, cwd=tmp_path)
+    record = opened(tmp_path, env, "r", done.stdout, done.stderr, [])
+    assert "1.20 of 1.00 dollars are spent" in done.stdout
+    assert [(row.usd, row.model, row.operator) for row in record.of("training")] == [(0.4, "m-1", "mine")] * 3
+    assert record.show()["spent"]["usd"] == pytest.approx(1.2)
+
+
+@pytest.mark.slow
 def test_a_trusted_agent_is_marked_in_every_row(tmp_path: Path) -> None:
     env = {
         **prepared(tmp_path),
@@ -198,6 +229,7 @@ def _alive(mark: str) -> bool:
     ("arguments", "says"),
     [
         (("--agent", "cluade"), "no agent named 'cluade'; did you mean 'claude'?"),
+        (("--agent", "none.toml"), "the preset cannot be read (No such file or directory)"),
         (("--proposer", "command"), "needs an agent: --agent NAME"),
         (("--agent", "claude", "--command", "x"), "agent and command are both given"),
         (("--agent", "claude", "--proposer", "anthropic"), "the proposer is anthropic"),
