@@ -96,6 +96,8 @@ class Usage(Record):
     tokens_cache_write: int = 0
     usd: Finite = 0.0
     price_table: str = ""
+    # left out where there is none, so that the bytes of proposals stored before stay what they are
+    searches: int = Field(0, description="searches of the open web", exclude_if=lambda value: not value)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -106,6 +108,7 @@ class Usage(Record):
             tokens_cache_write=self.tokens_cache_write + other.tokens_cache_write,
             usd=self.usd + other.usd,
             price_table=self.price_table or other.price_table,
+            searches=self.searches + other.searches,
         )
 
 
@@ -172,6 +175,11 @@ class Proposal(Record):
     exchange: str = Field("", description="raw exchange as JSON, stored by hash")
     # left out where there is none, so that the bytes of proposals stored before stay what they are
     agent: AgentFacts | None = Field(None, exclude_if=lambda value: value is None)
+    sources: tuple[str, ...] = Field(
+        (),
+        description="pages of the open web that its session was shown; untrusted",
+        exclude_if=lambda value: not value,
+    )
     outside: tuple[str, ...] = Field(
         (),
         description="changes that no edit can contain, each with its reason: the trial is outside_surface",

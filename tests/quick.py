@@ -131,7 +131,7 @@ def call(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Complete
 
 
 @contextlib.contextmanager
-def engine(folder: Path, **settings: object) -> Iterator[Engine]:
+def engine(folder: Path, root: str = "", **settings: object) -> Iterator[Engine]:
     """The engine of a fresh campaign in this process, with nothing in its lineage yet."""
     from flows.campaign.run_on_this_machine import create_campaign
     from flows.engine.engine import close_engine, engine_for
@@ -143,7 +143,7 @@ def engine(folder: Path, **settings: object) -> Iterator[Engine]:
     with mock.patch.dict(os.environ, environ(folder / "home", folder / "recipes")):
         prepare(load_environment(NAME), quiet=True)
         chosen, _ = load_settings({"environment": NAME, **settings}, env={})
-        root = str(folder / "run")
+        root = root or str(folder / "run")
         campaign = create_campaign(root, chosen).id
         try:
             yield engine_for(root, campaign)

@@ -28,6 +28,7 @@ from agents.llm.http_status import advice, retry_seconds, status_kind
 from agents.llm.messages_stream import Assembly, chars_in, reply_from
 from agents.llm.model_call import CallFault, FaultKind, ModelCall, Reply
 from agents.llm.prices import is_loopback
+from agents.llm.web_research import NAME
 from lineage.errors import UsageError
 from lineage.records import Usage
 from lineage.safe_text import for_prompt, redact
@@ -88,6 +89,9 @@ class AnthropicChat:
                 reply = self._once(call, without, seconds, stop)
                 break
             except CallFault as fault:
+                if _no_web_search(fault, call):
+                    text = f"{fault}; this endpoint or model has no web search: leave out --research"
+                    raise CallFault("blocked", text, usage=fault.usage) from fault
                 refused = _refused_options(fault, call, without, proven=known is not None)
                 if not refused or stop.is_set():
                     raise
@@ -153,6 +157,12 @@ def request_body(call: ModelCall, without: frozenset[str] = frozenset()) -> dict
     if caching and len(call.messages) > 0:
         body["cache_control"] = cache  # the last block: each turn of a session reads the one before
     return body
+
+
+def _no_web_search(fault: CallFault, call: ModelCall) -> bool:
+    """A refusal that speaks of tools, of a call with the search tool: servers without it name only its missing schema."""
+    asked = any(tool.get("name") == NAME for tool in call.tools)
+    return asked and fault.kind == "rejected" and fault.status in (400, 422) and "tool" in str(fault).lower()
 
 
 def _refused_options(

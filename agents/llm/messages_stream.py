@@ -16,6 +16,7 @@ from agents.llm.model_call import STOP_REASONS, CallFault, ContentBlock, Reply
 from lineage.records import Usage
 
 CHARS_PER_TOKEN = 4
+SEARCH_BLOCKS = ("server_tool_use", "web_search_tool_result")
 # Words of other dialects that gateways let through.
 _SAME_AS = {
     "stop": "end_turn",
@@ -50,8 +51,10 @@ def usage_of(raw: object, prompt_chars: int, reply_chars: int) -> tuple[Usage, b
     tokens_out = _count(usage, "output_tokens")
     guessed_in = not (tokens_in or read or written)
     guessed_out = not tokens_out and reply_chars > 0
+    served = usage.get("server_tool_use")
     found = Usage(
         calls=1,
+        searches=_count(served, "web_search_requests") if isinstance(served, Mapping) else 0,
         tokens_in=tokens_of(prompt_chars) if guessed_in else tokens_in,
         tokens_out=tokens_of(reply_chars) if guessed_out else tokens_out,
         tokens_cache_read=read,
@@ -73,6 +76,8 @@ def _clean_block(block: Mapping[str, Any], index: int) -> ContentBlock | None:
         return {"type": "thinking", "thinking": str(block.get("thinking", "")), "signature": signature}
     if kind == "redacted_thinking":
         return {"type": "redacted_thinking", "data": str(block.get("data", ""))}
+    if kind in SEARCH_BLOCKS:  # the endpoint's own search and what it found: as it came, for its signatures
+        return dict(block)
     if kind == "tool_use":
         name, given = block.get("name"), block.get("input")
         identity = block.get("id")
@@ -129,6 +134,7 @@ class Assembly:
         self._blocks: dict[int, ContentBlock] = {}
         self._json: dict[int, list[str]] = {}
         self._usage: dict[str, int] = {}
+        self._served: dict[str, int] = {}  # the endpoint's own tools
         self.started = False
 
     def feed(self, event: Mapping[str, Any]) -> None:
@@ -153,6 +159,10 @@ class Assembly:
     def _merge_usage(self, usage: object) -> None:
         """Counters are cumulative and some servers send zeros first, so the largest seen counts."""
         if isinstance(usage, Mapping):
+            if isinstance(served := usage.get("server_tool_use"), Mapping):
+                searched = _count(served, "web_search_requests")
+                before = self._served.get("web_search_requests", 0)
+                self._served = {"web_search_requests": max(before, searched)}
             for key in usage:
                 self._usage[str(key)] = max(self._usage.get(str(key), 0), _count(usage, str(key)))
 
@@ -176,6 +186,7 @@ class Assembly:
         )
         announced = {
             **self._usage,
+            "server_tool_use": self._served,
             "output_tokens": max(_count(self._usage, "output_tokens"), tokens_of(arrived)),
         }
         return usage_of(announced, self._prompt_chars, arrived)[0]
@@ -187,7 +198,7 @@ class Assembly:
         for place, index in enumerate(sorted(self._blocks)):
             block = self._blocks[index]
             text = "".join(self._json.get(index, [])).strip()
-            if block.get("type") == "tool_use" and text:
+            if block.get("type") in ("tool_use", "server_tool_use") and text:
                 value = _object(text)
                 block = {**block, "input": value or {}}
                 if value is None:
@@ -199,7 +210,11 @@ class Assembly:
                 "answer was cut off: the stream ended without a stop_reason",
                 usage=self.partial_usage() if self.started else None,
             )
-        return reply_from({**self._head, "content": content, "usage": self._usage}, self._prompt_chars, bad)
+        return reply_from(
+            {**self._head, "content": content, "usage": {**self._usage, "server_tool_use": self._served}},
+            self._prompt_chars,
+            bad,
+        )
 
 
 def _object(text: str) -> dict[str, Any] | None:

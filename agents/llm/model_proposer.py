@@ -15,6 +15,7 @@ from agents.llm.model_call import Chat
 from agents.llm.prices import Prices, load_prices
 from agents.llm.prompt import render
 from agents.llm.proposing_session import SessionSettings, run_session
+from agents.llm.web_research import RESULT_TOKENS
 from agents.protocol import ProposalRequest
 from lineage.records import Proposal, Usage
 
@@ -58,7 +59,13 @@ class SessionProposer:
 
     def worst_call(self) -> Usage:
         """What one call of a usual session costs at most: below this, trials are proposed one at a time."""
-        asked = Usage(calls=1, tokens_in=USUAL_INPUT, tokens_out=self.settings.max_tokens)
+        searches = self.settings.searches
+        asked = Usage(
+            calls=1,
+            tokens_in=USUAL_INPUT + searches * RESULT_TOKENS,
+            tokens_out=self.settings.max_tokens,
+            searches=searches,
+        )
         models = {self.settings.model, *self.settings.models.values()}
         ttl = self.settings.cache_ttl
         return max(

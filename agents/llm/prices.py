@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lineage.errors import SpecInvalid, UnknownName
 from lineage.records import Usage
 
+SEARCH = 10.0  # Anthropic's list price of a thousand searches, where the table has none for a model
 _Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -35,6 +36,7 @@ class Rate(BaseModel):
     cache_read: _Dollars | None = None
     cache_write: _Dollars | None = None
     cache_write_1h: _Dollars | None = None
+    search: _Dollars = Field(default=0.0, description="dollars of a thousand searches of the web")
     over_tokens: int | None = Field(default=None, ge=1)
     over_factor: _Dollars = 1.0
 
@@ -51,7 +53,7 @@ class Rate(BaseModel):
             + usage.tokens_cache_read * read
             + usage.tokens_cache_write * write
         )
-        return dollars * factor / 1e6
+        return dollars * factor / 1e6 + usage.searches * self.search / 1e3
 
 
 FREE = Rate(input=0.0, output=0.0)
@@ -138,7 +140,9 @@ def _listed(model: str, host: str = "") -> Rate | None:
         return None
     bases = [None if price is None else float(getattr(price, "base", price)) for price in found]
     names = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
-    return Rate.model_validate({**dict(zip(names, bases, strict=True)), **_surcharge(found)})
+    search = getattr(prices, "web_searches_kcount", None)
+    rates = {**dict(zip(names, bases, strict=True)), "search": SEARCH if search is None else float(search)}
+    return Rate.model_validate({**rates, **_surcharge(found)})
 
 
 def _surcharge(prices: Sequence[Any]) -> dict[str, float]:

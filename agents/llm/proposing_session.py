@@ -50,6 +50,7 @@ from agents.llm.tools import (
     use,
 )
 from agents.llm.transcript import Turn, exchange_json
+from agents.llm.web_research import MOST_PAGES, RESULT_TOKENS, pages, search_tool
 from agents.protocol import ProposalRequest
 from agents.roles import GENERALIST, is_generalist
 from lineage.errors import (
@@ -86,6 +87,8 @@ class SessionSettings:
     cache_ttl: str = "5m"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budgets: Mapping[str, int] = field(default_factory=dict)
+    searches: int = 0
+    blocked_domains: tuple[str, ...] = ()
 
     def model_for(self, role: str) -> str:
         return self.models.get(role) or self.models.get(GENERALIST if is_generalist(role) else "", self.model)
@@ -156,7 +159,7 @@ class ProposingSession:
             model=self.model,
             system=self.prompt.system,
             messages=self.messages,
-            tools=tool_specs(self.scratch.lineage, self.scratch.knowledge),
+            tools=[*tool_specs(self.scratch.lineage, self.scratch.knowledge), *self._search_tools()],
             max_tokens=self.settings.max_tokens,
             thinking=self.settings.thinking,
             effort=self.settings.effort,
@@ -180,11 +183,26 @@ class ProposingSession:
         turn.reply = reply
         return reply
 
+    def _searches_left(self) -> int:
+        left = self.settings.searches - self.usage.searches
+        last = next((turn.reply for turn in reversed(self.turns) if turn.reply is not None), None)
+        if last is not None and last.stop_reason == "pause_turn" and self.settings.searches:
+            return max(1, left)  # it continues a reply in whose middle a search may stand
+        return max(0, left)
+
+    def _search_tools(self) -> list[ContentBlock]:
+        left = self._searches_left()
+        return [search_tool(left, self.settings.blocked_domains)] if left else []
+
     @contextmanager
     def _admit(self) -> Iterator[Callable[[Usage], None]]:
         """One attempt: reserved at its worst case, billed at its price when the reply is known."""
         asked = chars_in([self.prompt.system, self.messages]) // 3
-        worst = self._priced(Usage(calls=1, tokens_in=asked, tokens_out=self.settings.max_tokens))
+        searches = self._searches_left()
+        found = searches * RESULT_TOKENS
+        worst = self._priced(
+            Usage(calls=1, tokens_in=asked + found, tokens_out=self.settings.max_tokens, searches=searches)
+        )
         role = self.request.role.name
         with self.ledger.admitted(
             role=role,
@@ -297,8 +315,13 @@ class ProposingSession:
             model=self.model,
             usage=self.usage,
             prompt=self.prompt.text,
+            sources=self._sources(),
         )
         return proposal.model_copy(update={"exchange": self._exchange(proposal=proposal)})
+
+    def _sources(self) -> tuple[str, ...]:
+        shown = [page for turn in self.turns if turn.reply is not None for page in pages(turn.reply.content)]
+        return tuple(dict.fromkeys(shown))[:MOST_PAGES]
 
     def _finish(self, why: str, fault: type[ProposerFault] = ProposerUnusable) -> Proposal:
         """Ended without a submit: hand in edits that would be accepted, else raise the fault of `why`.

@@ -35,14 +35,14 @@ from flows.report.prefect_artifacts import publish_campaign
 from flows.trial.client_proposals import ClientProposal, waiting
 from flows.trial.flow import trial
 from flows.trial.proposal_costs import Submission, reserved
-from lineage.errors import InfraFault, Interrupted, ObjectExists, Superseded, UsageError
+from lineage.errors import InfraFault, Interrupted, ObjectExists, StoreUnavailable, Superseded, UsageError
 from lineage.records import Allowance, Row, Status, Usage
 from lineage.safe_text import one_line
 from lineage.store.results import get_result, put_result
 
 PAUSE_POLL_S = 1.0
 ROOM_POLL_S = 0.3
-CLIENT_POLL_S = 1.0
+CLIENT_POLL_S, REMOTE = 1.0, 3  # an object store bills each look
 SPARE_THREADS = 16
 FAULT_PAUSES = 3  # a machine that is still at fault after the third pause is left to a person
 
@@ -351,13 +351,13 @@ async def _client_trials(state: Campaign, ended: asyncio.Event) -> None:
     only_clients = settings.proposer == "mcp" and not settings.proposers
     begun: list[asyncio.Task[None]] = []
     quiet, told = time.monotonic(), False
-    look = partial(asyncio.to_thread, waiting, engine.store, engine.config.id, state.taken)
+    pause = CLIENT_POLL_S * (REMOTE if "://" in engine.root else 1)
     if only_clients:
         engine.emit(Note(f"waits for proposals of clients; each starts `bakeoff mcp {engine.root}`"))
     try:
         while not engine.cancel.is_set():
             over = ended.is_set()  # before the look: what came before the end still gets its trial
-            new = await patiently(state.watch, look)
+            new = await _new_proposals(state)
             state.taken.update(found.id for found in new)
             begun += [asyncio.create_task(_client_trial(state, found)) for found in new]
             if not all(task.done() for task in begun) or new:
@@ -370,12 +370,21 @@ async def _client_trials(state: Campaign, ended: asyncio.Event) -> None:
                     told = True
                     engine.emit(Note(f"no client has handed in a proposal for {settings.idle_min:g} min"))
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.sleep(60) if over else ended.wait(), CLIENT_POLL_S)
+                await asyncio.wait_for(asyncio.sleep(60) if over else ended.wait(), pause)
     finally:
         results = await asyncio.gather(*begun, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+async def _new_proposals(state: Campaign) -> list[ClientProposal]:
+    """What no trial has taken; nothing while the store is away, which the lanes tell and wait for."""
+    engine = state.engine
+    try:
+        return await asyncio.to_thread(waiting, engine.store, engine.config.id, state.taken)
+    except StoreUnavailable:
+        return []
 
 
 async def _is_open(state: Campaign) -> bool:
@@ -406,7 +415,12 @@ async def _admit(state: Campaign, role: str, proposal: str = "") -> TrialRef | N
             if why is not None:
                 state.ended_because = state.ended_because or why
                 return None
-            allowed = await patiently(state.watch, lambda: asyncio.to_thread(_allowance, state, role))
+            # a client's proposal is there already: it costs this campaign nothing
+            allowed = (
+                Allowance()
+                if proposal
+                else await patiently(state.watch, lambda: asyncio.to_thread(_allowance, state, role))
+            )
             if state.engine.cancel.is_set():
                 break  # a stop came while the budget was asked
             if allowed is not None:

@@ -140,7 +140,12 @@ def llm_proposer(settings: Settings, ledger: Ledger, cancel: threading.Event | N
     from agents.llm.openai_proposer import openai_proposer
     from agents.llm.proposing_session import DEFAULT_MODEL, SessionSettings
 
-    session = SessionSettings(model=settings.model or DEFAULT_MODEL, models=settings.models)
+    session = SessionSettings(
+        model=settings.model or DEFAULT_MODEL,
+        models=settings.models,
+        searches=settings.research_searches if settings.research and settings.proposer == "anthropic" else 0,
+        blocked_domains=settings.research_blocked_domains,
+    )
     prices = load_prices(settings.prices, settings.free_models)
     make = anthropic_proposer if settings.proposer == "anthropic" else openai_proposer
     proposer = make(session, ledger, prices, cancel)

@@ -91,6 +91,19 @@ class Settings(BaseModel):
     free_models: tuple[str, ...] = _setting(
         (), MODELS, "models that cost nothing, such as local ones", option="--free-model"
     )
+    research: bool = _setting(
+        False,
+        MODELS,
+        "let the anthropic proposer search the open web; its trials are marked, because that is not reproducible",
+        option="--research/--no-research",
+    )
+    research_searches: int = _setting(5, MODELS, "searches of one proposal with --research", ge=1, le=50)
+    research_blocked_domains: tuple[str, ...] = _setting(
+        (),
+        MODELS,
+        "domains that --research leaves out, such as those that carry the test data",
+        option="--research-blocked-domain",
+    )
     outage_first_s: float = _setting(
         5.0, MODELS, "seconds before the first retry of an endpoint that fails; doubles up to 300", gt=0
     )
@@ -184,6 +197,16 @@ class Settings(BaseModel):
             raise ValueError("proposer command needs an agent: --agent NAME, or [proposer] command = [...]")
         if (self.agent or self.command) and self.proposer not in ("command", "replay") and not self.proposers:
             raise ValueError(f"an agent is named, but the proposer is {self.proposer}; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _researcher(self) -> Settings:
+        named = {name.partition(":")[0] for names in self.proposers.values() for name in names}
+        if self.research and not {self.proposer, *named} & {"anthropic", "replay"}:
+            raise ValueError(
+                f"research needs the search tool of the Messages API, and the proposer is {self.proposer}; "
+                "use --proposer anthropic, or give an agent its own network with --agent-host"
+            )
         return self
 
     @field_validator("proposers", mode="before")

@@ -319,6 +319,7 @@ def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
         ("proposer", " ".join(filter(None, (row.proposer, row.model)))),
         ("edit", " ".join(filter(None, (row.edit_kind, row.operator)))),
         ("agent", agent_text(row)),
+        ("research", research_text(row)),
         ("cost", cost_text(row)),
         ("CPU", w.seconds(w.cpu_seconds(row) or None)),
         ("peak memory", w.size(row.peak_bytes)),
@@ -339,6 +340,17 @@ def _trial_record(row: Row) -> list[tuple[str, str | Text | None]]:
         ),
         ("started", row.t_started.isoformat(" ", "seconds") if row.t_started else None),
     ]
+
+
+def research_text(row: Row) -> str | None:
+    """What a proposal took from the open web; None where it searched nothing."""
+    found = loads(row.detail_json).get("research")
+    if not isinstance(found, dict):
+        return None
+    sources = [one_line(str(page), 120) for page in found.get("sources") or ()]
+    shown = f": {', '.join(sources[:8])}" if sources else ""
+    more = f" and {len(sources) - 8} more" if len(sources) > 8 else ""
+    return f"the open web, {int(found.get('searches') or 0)} searches, not reproducible{shown}{more}"
 
 
 def agent_text(row: Row) -> str | None:

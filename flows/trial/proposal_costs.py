@@ -23,7 +23,7 @@ from lineage.queries import View
 from lineage.records import Allowance, Proposal, Record, Row, Usage
 from lineage.store.results import get_result, list_results, put_result
 
-COUNTS = ("calls", "tokens_in", "tokens_out", "tokens_cache_read", "tokens_cache_write", "usd")
+COUNTS = ("calls", "tokens_in", "tokens_out", "tokens_cache_read", "tokens_cache_write", "usd", "searches")
 
 
 class Submission(Record):
@@ -115,4 +115,4 @@ def reserved(engine: Engine, view: View, known: dict[str, Usage]) -> dict[str, U
 
 
 def _usage(row: Row) -> Usage:
-    return Usage(**{name: getattr(row, name) for name in COUNTS if name != "calls"})
+    return Usage(**{name: getattr(row, name) for name in COUNTS if name not in ("calls", "searches")})

@@ -143,6 +143,9 @@ def build_row(
     agent = progress.proposal.agent if progress.proposal is not None else progress.agent
     if agent is not None:
         detail["agent"] = agent.model_dump(mode="json")
+    research = research_of(progress)
+    if research:
+        detail["research"] = research
     uses = engine.uses_of(progress.ref.trial)
     if uses:
         detail["slots"] = as_slots(uses)
@@ -232,6 +235,13 @@ def _proposal_fields(engine: Engine, progress: Progress) -> dict[str, Any]:
 def _said(progress: Progress) -> Usage:
     """What the session that ended says it cost."""
     return progress.proposal.usage if progress.proposal is not None else progress.usage or Usage()
+
+
+def research_of(progress: Progress) -> dict[str, Any]:
+    """Searches of the open web and the pages that they showed; empty for a proposal that had none."""
+    sources = list(progress.proposal.sources) if progress.proposal is not None else []
+    searches = _said(progress).searches
+    return {"searches": searches, "sources": sources} if searches or sources else {}
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

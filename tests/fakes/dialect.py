@@ -85,6 +85,12 @@ def request_fault(body: Json) -> str:
     if marks > 4:
         return f"A maximum of 4 blocks with cache_control may be provided. Found {marks}."
     for tool in body.get("tools", []):
+        if tool.get("type") == "web_search_20250305":
+            if set(tool) - {"type", "name", "max_uses", "blocked_domains"} or tool.get("max_uses", 1) < 1:
+                return (
+                    "tools.0.web_search_20250305: Extra inputs are not permitted, or max_uses is less than 1"
+                )
+            continue
         if not {"name", "input_schema"} <= set(tool) or tool["input_schema"].get("type") != "object":
             return "tools.0.input_schema.type: Field required"
     return next((fault for n, turn in enumerate(turns) if (fault := _turn_fault(turns, n, turn))), "")
@@ -103,6 +109,10 @@ def _turn_fault(turns: list[Json], n: int, turn: Json) -> str:
             return f"messages.{n}: thinking.signature: Field required"
         if block["type"] == "tool_use" and set(block) - {"type", "id", "name", "input", "cache_control"}:
             return f"messages.{n}: tool_use: Extra inputs are not permitted"
+    served = {b["id"] for b in content if b["type"] == "server_tool_use"}
+    answered = {b["tool_use_id"] for b in content if b["type"] == "web_search_tool_result"}
+    if served != answered or (served and turn["role"] != "assistant"):
+        return f"messages.{n}: `web_search` tool use without a corresponding `web_search_tool_result` block"
     asked = {b["id"] for b in content if b["type"] == "tool_use"}
     following = turns[n + 1]["content"] if n + 1 < len(turns) else []
     given = {b["tool_use_id"] for b in following if isinstance(b, dict) and b["type"] == "tool_result"}

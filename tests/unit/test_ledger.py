@@ -83,7 +83,7 @@ def test_own_prices_and_declared_free_models() -> None:
     )
     assert prices.rate("mine")[0].output == 2.0
     assert prices.rate("claude-opus-5-5")[0] == Rate(
-        input=4, output=10, cache_read=0.2, cache_write=5, cache_write_1h=8
+        input=4, output=10, cache_read=0.2, cache_write=5, cache_write_1h=8, search=10
     )
     assert prices.version.endswith("+own")
     assert prices.priced("qwen3", ONE).usd == 0 and "free" in prices.priced("qwen3", ONE).price_table

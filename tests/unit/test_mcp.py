@@ -193,6 +193,22 @@ def test_each_proposal_gets_one_trial_and_no_more_than_there_are(engine: Engine)
     assert access.outcome(handed[4])["state"] == "waiting"
 
 
+def test_an_object_store_will_do(tmp_path: Path, s3_root: str) -> None:
+    with quick.engine(tmp_path, root=s3_root, trials=2, proposer="mcp") as engine:
+        outcome(engine, "t0000", "model", Status.BASELINE, 0.8)
+        access = opened(engine)
+
+        async def work() -> list[tuple[bool, str]]:
+            async with Client(make_server(access), client_info=ME) as client:
+                edit = {"role": "training", "hypothesis": "a faster rate", "edits": [RATE]}
+                said = [await call(client, "leaderboard"), await call(client, "source", path="fitting.py")]
+                return [*said, await call(client, "submit", **edit), await call(client, "submit", **edit)]
+
+        board, source, first, again = in_thread(work)
+        assert "t0000" in board[1] and "LR = 0.1" in source[1] and first == again
+        assert json.loads(first[1])["proposal"] == waiting(engine.store, engine.config.id, ())[0].id
+
+
 def test_http_wants_the_token() -> None:
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
