@@ -278,9 +278,10 @@ class Surface(Spec):
     """A named part of the recipe that one specialist may edit.
 
     `units` maps a file name to the top-level definitions and constants that may change
-    (`"make_optimizer"`, `"Net"`, `"Net.forward"`, `"Net.*"`, `"LR"`, or `"*"` for the whole file).
+    (`"make_optimizer"`, `"Net"`, `"Net.forward"`, `"Net.*"`, `"LR"`, or `"*"` for the whole file);
+    of a YAML, TOML or JSON file to key paths (`"model.depth"`, `"optim.*"`); of any other text file to `"*"`.
     `allow_new` are name patterns (fnmatch) for new definitions in those files; `imports` are
-    modules that an edit may add an import of.
+    modules that an edit may add an import of. `new_files` are path patterns, compared part by part.
     """
 
     name: Name = Field(description="what roles call it")

@@ -276,6 +276,10 @@ def test_a_campaign_that_edits_a_c_plus_plus_file_which_is_built_in_the_sandbox(
     ]
     assert scores == [pytest.approx(abs(rate - 0.3), abs=2e-4) for rate in (0.5, 0.4, 0.31, 0.9)]
 
+    reduced = quick.bakeoff("apply", "run", "t0002", "--minimised", "--to", "out", env=env, cwd=tmp_path)
+    assert "out/ops/step.cpp" in reduced.stdout
+    assert "rate = 0.31;" in (tmp_path / "out/ops/step.cpp").read_text("utf-8")
+
 
 def headers(base: str) -> bool:
     code = "import os, sysconfig; print(os.path.exists(sysconfig.get_paths()['include'] + '/Python.h'))"
@@ -301,3 +305,102 @@ def test_an_interpreter_that_cannot_be_used_is_one_sentence(python: str, words: 
         and words in " ".join(done.stderr.split())
         and os.linesep not in done.stderr.strip()
     )
+
+
+COMPILES = """\
+import torch
+
+
+@torch.compile
+def f(x):
+    return (x.sin() * 0.5 + x.cos()).sum()
+
+
+print("value", round(float(f(torch.ones(64))), 3))
+print("loss 0.5")
+"""
+EXTENDS = """\
+import torch
+from torch.utils.cpp_extension import load_inline
+
+twice = load_inline("twice", "torch::Tensor twice(torch::Tensor x) { return x * 2; }", functions=["twice"])
+print("value", twice.twice(torch.ones(2)).tolist())
+print("loss 0.5")
+"""
+
+
+def with_bakeoffs_python(place: Path) -> None:
+    """Bakeoff's own interpreter, which has torch; and room for it."""
+    settings = place / "environment.toml"
+    text = settings.read_text("utf-8").replace('python = ".venv/bin/python"\n', "")
+    for old, new in (
+        ("memory_mb = 1024", "memory_mb = 4096"),
+        ("_cpu_s = 20", "_cpu_s = 300"),
+        ("_wall_s = 60", "_wall_s = 600"),
+    ):
+        text = text.replace(old, new)
+    settings.write_text(text, "utf-8")
+
+
+@pytest.mark.slow  # 20 to 40 s: a compiler
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize(
+    ("text", "value"), [(COMPILES, "61.506"), (EXTENDS, "[2.0, 2.0]")], ids=["compile", "extension"]
+)
+def test_torch_compiles_in_the_sandbox_where_the_environment_asks_for_it(
+    text: str, value: str, tmp_path: Path
+) -> None:
+    if not shutil.which("g++") or not best().tools.counts_cpu or not headers(sys.executable):
+        pytest.skip("needs g++, Python's headers, and a sandbox in which a run may start processes")
+    place = environment(
+        tmp_path, sys.executable, packages='["torch", "setuptools"]', build=True, files={"train.py": text}
+    )
+    with_bakeoffs_python(place)
+    done = run(place, tmp_path)
+    assert done.cause is None, done.facts.log_tail
+    assert f"value {value}" in done.facts.log_tail
+
+
+TRANSFORMER = """\
+import sys
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+RATE = 1e-3
+STEPS = 5
+
+torch.manual_seed(int(sys.argv[1]))
+shape = {"vocab_size": 32, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
+optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+x = torch.arange(64).reshape(4, 16) % 32
+for _ in range(STEPS):
+    loss = model(input_ids=x, labels=x).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(f"loss {loss.item():.4f}")
+"""
+
+
+@pytest.mark.slow  # a minute: a campaign, 4 s a run
+@pytest.mark.timeout(700)
+def test_a_campaign_with_a_small_transformer_from_a_config(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    place = environment(
+        tmp_path / "recipes",
+        sys.executable,
+        packages='["torch", "transformers"]',
+        files={"train.py": TRANSFORMER},
+    )
+    with_bakeoffs_python(place)
+    env = quick.environ(tmp_path / "home", tmp_path / "recipes")
+    quick.bakeoff("prepare", "own", env=env, cwd=tmp_path)
+    quick.bakeoff("run", "own", "--trials", "3", "--run", "run", env=env, cwd=tmp_path, timeout=600)
+    scores = [
+        json.loads(quick.call("show", "run", f"t000{n}", "--json", env=env, cwd=tmp_path).stdout)["score"]
+        for n in range(4)
+    ]
+    assert scores[0] is not None and 3.0 < scores[0] < 4.0
+    assert any(score is not None and abs(score - scores[0]) > 0.02 for score in scores[1:]), scores
