@@ -49,6 +49,11 @@ def adopt(
     by_folder: bool = typer.Option(
         False, "--roles-by-folder", help="one specialist per folder instead of one for all"
     ),
+    python: str = typer.Option(
+        "",
+        "--python",
+        help="interpreter of the project; default its .venv, else Bakeoff's own (`bakeoff` for that in any case)",
+    ),
     runs: int = typer.Option(3, "--runs", min=2, help="runs of the start"),
     cap: float = typer.Option(
         3600.0, "--cap", min=1, help="most seconds of the first runs; later caps follow from them"
@@ -79,6 +84,7 @@ def adopt(
         eval_data=tuple(eval_data),
         name=name,
         by_folder=by_folder,
+        python=adoption.own_python(repository, python),
         cap_s=cap,
     )
     wishes = _complete(repository, wishes, asks=sys.stdin.isatty() and sys.stdout.isatty() and not yes)

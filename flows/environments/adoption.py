@@ -15,17 +15,18 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
+from evaluators.judge.sandbox.interpreters import python_of
+from evaluators.judge.sandbox.visible_packages import import_names
 from flows.environments.git_repository import Repository
 from flows.environments.script_checks import imported_files, imported_names
+from flows.environments.source_commit import ORIGIN
 from lineage.environment_spec import EnvironmentSpec
 from lineage.errors import UsageError
 from lineage.script_task import command_faults, matches, script_of, words
 
 SOURCE_FILE = 100_000  # bytes; the largest file of nanoGPT is 17 kB
-ORIGIN = "origin.json"
 SEED_FLAGS = ("--seed", "--random-seed", "--random_seed", "--manual_seed")
 OUT_FLAGS = (
     "--out",
@@ -66,6 +67,7 @@ class Wishes:
     eval_data: tuple[str, ...] = ()
     name: str = ""
     by_folder: bool = False
+    python: str = ""
     cap_s: float = 3600.0
 
 
@@ -106,6 +108,22 @@ class Plan:
             folder = path.partition("/")[0] if "/" in path else "root"
             found.setdefault(identifier(folder), []).append(path)
         return {name: tuple(paths) for name, paths in found.items()}
+
+
+def own_python(repository: Repository, named: str) -> str:
+    """The interpreter as environment.toml has it: what was named, else the repository's virtual environment, else "".
+
+    `bakeoff` is Bakeoff's own. Raises SpecInvalid for one that cannot be used.
+    """
+    if named == "bakeoff":
+        return ""
+    usual = [path for path in (".venv/bin/python", "venv/bin/python") if (repository.folder / path).exists()]
+    chosen = named or next(iter(usual), "")
+    if chosen:
+        place = repository.folder / Path(chosen).expanduser()
+        python_of(str(place.absolute()))
+        return chosen if (repository.folder / chosen).exists() else str(place.absolute())
+    return ""
 
 
 def identifier(text: str) -> str:
@@ -157,7 +175,10 @@ def plan(repository: Repository, wishes: Wishes) -> Plan:
     imported = imported_files(evaluator, files) if evaluator else set()
     sees_recipe = bool(imported & set(editable))
     protected = _protected(wishes, evaluator, imported - set(editable))
-    packages, absent, imports = _packages(files, [*programs, *([evaluator] if evaluator else [])], editable)
+    python = str(repository.folder / wishes.python) if wishes.python else ""
+    packages, absent, imports = _packages(
+        files, [*programs, *([evaluator] if evaluator else [])], editable, python
+    )
     made = Plan(
         repository=repository,
         wishes=wishes,
@@ -243,7 +264,7 @@ def _protected(wishes: Wishes, evaluator: str, imported: set[str]) -> tuple[str,
 
 
 def _packages(
-    files: dict[str, bytes], programs: Sequence[str], editable: Sequence[str]
+    files: dict[str, bytes], programs: Sequence[str], editable: Sequence[str], python: str
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Installed packages that the programs import, those that are not installed, and what an edit may import."""
     paths = {*programs, *(path for path in editable if path.endswith(".py"))}
@@ -253,7 +274,7 @@ def _packages(
     local |= {path.rpartition("/")[2].removesuffix(".py") for path in files}
     names = {name.partition(".")[0] for path in paths for name in imported_names(files.get(path, b""))}
     outside = sorted(name for name in names if name not in sys.stdlib_module_names and name not in local)
-    installed = metadata.packages_distributions()
+    installed = import_names(python)
     here = tuple(name for name in outside if name in installed)
     absent = tuple(name for name in outside if name not in installed)
     imports = sorted({*here, *PLAIN, *(name for name in names if name in sys.stdlib_module_names)})
@@ -267,7 +288,9 @@ def _notes(made: Plan, evaluator: str, shared: Sequence[str]) -> tuple[str, ...]
     if repository.left_out:
         notes.append(f"left out, not plain files: {', '.join(repository.left_out[:5])}")
     if made.missing:
-        notes.append(f"imported and not installed beside Bakeoff: {', '.join(made.missing)}")
+        notes.append(
+            f"imported and not installed beside {wishes.python or 'Bakeoff'}: {', '.join(made.missing)}"
+        )
     if "{seed}" not in wishes.train:
         notes.append(
             "--train has no {seed}: every run of a program will be the same, unless it is random by itself"
@@ -358,7 +381,7 @@ name = {_quoted(made.name)}
 title = {_quoted(made.repository.folder.name)}
 description = {_quoted(f"{made.repository.folder.name} as it is: {wishes.train}")}
 packages = {_listed(made.packages)}
-
+{_runtime(wishes)}
 [score]
 metric = {_quoted(name)}
 direction = {_quoted(wishes.direction)}
@@ -390,6 +413,10 @@ max_confirm_runs = 5
 calibrate_runs = 3
 
 {chr(10).join(_surfaces(made))}"""
+
+
+def _runtime(wishes: Wishes) -> str:
+    return f"\n[runtime]\npython = {_quoted(wishes.python)}\n" if wishes.python else ""
 
 
 def _surfaces(made: Plan) -> list[str]:
@@ -489,6 +516,7 @@ def shown(made: Plan) -> list[str]:
         f"  data       {len(made.data)} files, {size:,} bytes"
         + (f"; only for evaluate: {_some(only)}" if only else ""),
         f"  protected  {_some(made.protected) or 'nothing'}",
+        *([f"  python     {made.wishes.python}"] if made.wishes.python else []),
         f"  packages   {', '.join(made.packages) or 'none'}",
     ]
     return [*lines, *(f"  note: {note}" for note in made.notes)]

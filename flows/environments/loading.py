@@ -22,8 +22,8 @@ from evaluators.judge.data_in_source import pays_for_bytes
 from evaluators.judge.sandbox.interpreters import python_of
 from flows.environments.knowledge import knowledge_sha256, read_knowledge
 from flows.environments.repository_data import facts_of_data, is_data
-from flows.environments.source_commit import source_commit
-from flows.environments.source_files import Taken, take
+from flows.environments.source_commit import ORIGIN, source_commit
+from flows.environments.source_files import Taken, take, take_tracked
 from flows.environments.spec_checks import check_names
 from flows.environments.variants import Varied, varied, with_constants
 from flows.machine.folders import data_root, shipped_recipes
@@ -110,7 +110,12 @@ class Environment:
             return task.kind == "script" and is_data(task, path)
 
         try:
-            return {root: take(root, keep, data) for root in roots if root.is_dir()}
+            adopted = (self.folder / ORIGIN).is_file()
+            return {
+                root: take_tracked(root, data) if adopted else take(root, keep, data)
+                for root in roots
+                if root.is_dir()
+            }
         except OSError as error:
             raise SpecInvalid(
                 f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it out of the source"

@@ -3,7 +3,7 @@
 Use: `take(root, keep)` gives a `Taken`: the files by relative path, and what was left out with its reason. Left out are
 what `.gitignore` files in the folder name, what editors, notebooks, Python and desktops leave behind (`STRAY`), links
 to folders or to nothing, and large files that are no text. A file in `keep` (named by a surface, or an entry point) is
-always taken. A link to a file is taken as that file.
+always taken. A link to a file is taken as that file. Of an adopted repository git has chosen: `take_tracked`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ def _rules(folder: Path) -> pathspec.GitIgnoreSpec:
 
 
 _STRAY = pathspec.GitIgnoreSpec.from_lines(STRAY)
+_NEVER = pathspec.GitIgnoreSpec.from_lines(("__pycache__/", "*.pyc", ".git", ".DS_Store"))
+
+
+def take_tracked(root: Path, data: Callable[[str], bool] = lambda path: False) -> Taken:
+    """The files of a folder that git has chosen already: all but what running and looking at them leaves there."""
+    taken = Taken()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not _NEVER.match_file(name) and not data(name):
+            taken.files[name] = path.read_bytes()
+    return taken
 
 
 def _walk(

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
+import git_lab
 import pytest
 import quick
 
@@ -160,24 +161,43 @@ NEEDS = (
 )
 
 
-@pytest.mark.slow  # 30 s: a campaign
-def test_a_campaign_in_another_python_with_an_editable_install(tmp_path: Path) -> None:
-    place = environment(tmp_path / "recipes", other(), packages='["toolkit"]', files={"train.py": NEEDS})
-    editable(place, tmp_path / "library")
+@pytest.mark.slow  # a minute: a campaign
+def test_from_a_clone_with_its_own_python_to_a_branch_of_it(tmp_path: Path) -> None:
+    """adopt, run, apply --git: the repository's virtual environment is used, an editable install in it included."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "train.py").write_text(NEEDS)
+    (project / ".gitignore").write_text(".venv/\n")
+    git_lab.commit(project)
+    subprocess.run([other(), "-m", "venv", "--without-pip", str(project / ".venv")], check=True)
+    editable(project, tmp_path / "library")
     env = quick.environ(tmp_path / "home", tmp_path / "recipes")
-    quick.bakeoff("prepare", "own", env=env, cwd=tmp_path)
-    quick.bakeoff("run", "own", "--trials", "3", "--run", "run", env=env, cwd=tmp_path)
-    rows = json.loads(quick.call("show", "run", "--json", env=env, cwd=tmp_path).stdout)
+    told = (
+        "--train",
+        "python train.py {seed}",
+        "--metric",
+        "loss ([0-9.]+)",
+        "--direction",
+        "min",
+        "--runs",
+        "2",
+        "--yes",
+    )
+    adopted = quick.bakeoff("adopt", str(project), *told, env=env, cwd=tmp_path)
+    assert "python     .venv/bin/python" in adopted.stdout and "packages   toolkit" in adopted.stdout
+    quick.bakeoff("run", "project", "--trials", "3", "--run", "run", env=env, cwd=tmp_path)
     trials = [
         json.loads(quick.call("show", "run", f"t000{n}", "--json", env=env, cwd=tmp_path).stdout)
         for n in range(4)
     ]
     scores = [trial["score"] for trial in trials]
-    assert scores[0] == pytest.approx(0.2, abs=0.02) and any(
-        s is not None and abs(s - scores[0]) > 0.02 for s in scores[1:]
-    ), rows
-    diff = quick.call("diff", "run", "t0001", env=env, cwd=tmp_path).stdout
-    assert "+RATE = " in diff
+    assert scores[0] == pytest.approx(0.2, abs=0.02)
+    changed = next(n for n in range(1, 4) if scores[n] is not None and abs(scores[n] - scores[0]) > 0.02)
+    done = quick.call(
+        "apply", "run", f"t000{changed}", "--git", str(project), "--branch", "better", env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0 and "(where the campaign began)" in done.stdout, done.stderr
+    assert "+RATE = " in git_lab.git(project, "diff", "HEAD", "better")
 
 
 def test_an_editable_install_that_is_not_named_is_not_there(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from agents.edits.editable_files import problems
 from agents.edits.normal_form import ast_hash
 from agents.edits.role_surface import check_surface
 from agents.edits.search_replace import apply_edits, canonical_diff, edits_between, from_unified_diff
-from flows.environments.source_files import take
+from flows.environments.source_files import take, take_tracked
 from lineage.errors import EditRefused
 from lineage.records import Edit
 
@@ -163,6 +163,9 @@ def test_strays_are_left_out_and_named(tmp_path: Path) -> None:
     ):
         assert words in notes
     assert len(notes.splitlines()) == 5
+    tracked = take_tracked(root, lambda path: path == "merges.bin").files
+    assert {"x.log", "out/a.py", "train.py~", "model.ckpt", ".gitignore"} <= set(tracked)
+    assert not {"merges.bin", ".DS_Store", "__pycache__/a.py"} & set(tracked)
 
 
 def test_the_table_of_odd_characters_is_what_it_says() -> None:

@@ -22,6 +22,8 @@ from importlib import metadata
 from evaluators.judge.sandbox.interpreters import python_of
 from lineage.errors import SpecInvalid
 
+METADATA = (".dist-info", ".egg-info")
+
 
 @dataclass(frozen=True)
 class Visible:
@@ -91,6 +93,18 @@ def _providing(package: str, python: str) -> metadata.Distribution | None:
         if package in tops or package in files:
             return distribution
     return None
+
+
+def import_names(python: str = "") -> frozenset[str]:
+    """What can be imported of the packages that are installed in an interpreter."""
+    if not python:
+        return frozenset(metadata.packages_distributions())
+    names = set[str]()
+    for distribution in _installed(python).values():
+        names |= set((distribution.read_text("top_level.txt") or "").split())
+        bases = (os.path.basename(path) for path in _entries(distribution))
+        names |= {base.split(".")[0] for base in bases if not base.endswith((*METADATA, ".libs"))}
+    return frozenset(names)
 
 
 def _find(package: str, python: str) -> metadata.Distribution:
