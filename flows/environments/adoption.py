@@ -512,14 +512,18 @@ def shown(made: Plan) -> list[str]:
         f"  train      {made.wishes.train}",
         *([f"  evaluate   {made.wishes.evaluate}"] if made.wishes.evaluate else []),
         f"  metric     {metric_name(made.wishes.metric)} ({made.wishes.direction}): {made.wishes.metric}",
-        f"  source     {len(made.source)} files; to edit: {_some(made.editable)}",
-        f"  data       {len(made.data)} files, {size:,} bytes"
+        f"  source     {_count(len(made.source))}; to edit: {_some(made.editable)}",
+        f"  data       {_count(len(made.data))}, {size:,} bytes"
         + (f"; only for evaluate: {_some(only)}" if only else ""),
         f"  protected  {_some(made.protected) or 'nothing'}",
         *([f"  python     {made.wishes.python}"] if made.wishes.python else []),
         f"  packages   {', '.join(made.packages) or 'none'}",
     ]
     return [*lines, *(f"  note: {note}" for note in made.notes)]
+
+
+def _count(files: int) -> str:
+    return "1 file" if files == 1 else f"{files} files"
 
 
 def _some(paths: Sequence[str]) -> str:
