@@ -60,7 +60,7 @@ def test_a_character_model_with_configuration_files(tmp_path: Path) -> None:
     assert set(trials["trust"]) == {"reported"} and trials.loc["t0000", "status"] == "baseline"
     assert 1.5 < trials.loc["t0000", "score"] < 5
     assert len(took_effect(trials)) >= 1, trials[["status", "cause", "score"]]
-    shown = quick.call("show", "run", env=env, cwd=tmp_path).stdout
+    shown = " ".join(quick.call("show", "run", env=env, cwd=tmp_path).stdout.split())  # lines are wrapped
     assert "Trust: reported, the recipe's own program says what its score is." in shown
     assert "not applicable to a script" in shown
     assert git(repository, "status", "--porcelain") == ""
