@@ -39,8 +39,48 @@ def loaded(source: Path, data: Path) -> tuple[ModuleType, ModuleType]:
     return train, predict
 
 
+class Asking:
+    """What a judge.py gets as `ask`, with the candidate in the same process: no checks, rows in their own order."""
+
+    def __init__(self, predict: ModuleType, model: object, size: int) -> None:
+        self.predict, self.model, self.size = predict, model, size
+
+    def __call__(self, rows: Any, shape: Any = (1,), dtype: str = "float32") -> np.ndarray:
+        parts = rows if isinstance(rows, tuple) else (rows,)
+        answers = []
+        for at in range(0, len(parts[0]), self.size):
+            some = tuple(np.asarray(part)[at : at + self.size] for part in parts)
+            answers.append(self.predict.predict(self.model, some if isinstance(rows, tuple) else some[0]))
+        return np.concatenate(answers)
+
+    def text(self, texts: list[str], max_bytes: int = 4096) -> list[str]:
+        answers = []
+        for at in range(0, len(texts), self.size):
+            answers += self.predict.predict(self.model, texts[at : at + self.size])
+        return answers
+
+    def refuse(self, why: str) -> None:
+        raise SystemExit(f"judge.py refuses the answers: {why}")
+
+
+def judged(judge: Path, ask: Asking, split: Path, seed: int) -> dict[str, float]:
+    """What judge.py returns; an array counts as its mean, a pair as its weighted mean."""
+    names: dict[str, Any] = {"__name__": "judge", "__file__": str(judge)}
+    exec(compile(judge.read_text(encoding="utf-8"), str(judge), "exec"), names)
+    found = names["judge"](ask, split, seed)
+    return {
+        name: float(np.average(value[0], weights=value[1]) if isinstance(value, tuple) else np.mean(value))
+        for name, value in found.items()
+    }
+
+
 def one_run(
-    recipe: tuple[ModuleType, ModuleType], data: Path, split: str, task: dict[str, Any], seed: int
+    recipe: tuple[ModuleType, ModuleType],
+    data: Path,
+    split: str,
+    task: dict[str, Any],
+    seed: int,
+    judge: Path,
 ) -> dict[str, float]:
     """Train and predict once; quantities, with seconds of CPU from after the warm-up on."""
     train, predict = recipe
@@ -59,7 +99,9 @@ def one_run(
         if task["kind"] == "classification":
             inputs, labels = np.load(held / "inputs.npy"), np.load(held / "labels.npy")
             answer["accuracy"] = scoring.accuracy(ask, inputs, labels, size)
-        else:
+        elif task["kind"] == "judge":
+            answer |= judged(judge, Asking(predict, model, size), held, seed)
+        elif task["kind"] == "language_model":
             nbytes = json.loads((held / "meta.json").read_text(encoding="utf-8"))["bytes"]
             answer["bits_per_byte"] = scoring.bits_per_byte(ask, np.load(held / "tokens.npy"), nbytes, task)
             if (held / "items.jsonl").is_file():
@@ -67,6 +109,8 @@ def one_run(
                 tasks, gold = scoring.centered(ask, [json.loads(line) for line in lines], task)
                 answer |= {"centered_accuracy": statistics.mean(tasks.values()), "gold_bits_per_byte": gold}
                 answer |= {f"item_{name}": value for name, value in tasks.items()}
+        else:
+            raise SystemExit(f"measure.py knows no task of kind {task['kind']!r}; use bakeoff calibrate")
         done = time.process_time()
         answer["artifact_bytes"] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     answer |= {"train_cpu_s": trained - begin, "predict_cpu_s": done - trained, "cpu_seconds": done - begin}
@@ -86,7 +130,14 @@ def main(argv: list[str] | None = None) -> int:
     source = (arguments.source or arguments.recipe / "source").resolve()
     if arguments.only_seed is not None:
         recipe = loaded(source, arguments.data)
-        facts = one_run(recipe, arguments.data, arguments.split, spec["task"], arguments.only_seed)
+        facts = one_run(
+            recipe,
+            arguments.data,
+            arguments.split,
+            spec["task"],
+            arguments.only_seed,
+            arguments.recipe / "judge.py",
+        )
         print("\n" + json.dumps(facts))
         return 0
     runs = []

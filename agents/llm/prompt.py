@@ -170,6 +170,17 @@ def environment_section(spec: EnvironmentSpec) -> str:
 
 def _task_lines(spec: EnvironmentSpec) -> list[str]:
     task = spec.task
+    if task.kind in ("text", "judge"):
+        most = f", each answer at most {task.text_bytes} bytes of UTF-8" if task.kind == "text" else ""
+        asked = (
+            "a list of texts and returns as many"
+            if task.kind == "text"
+            else "what the judge's own program asks"
+        )
+        return [
+            f"- task: {task.kind}, {task.batch} rows a request{most}; predict takes {asked}: keep the types and shapes that "
+            "the start's predict takes and returns"
+        ]
     if task.kind != "script":
         return [
             f"- task: {task.kind}, {task.outputs} outputs, {task.batch} rows a request"

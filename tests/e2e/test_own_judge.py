@@ -59,3 +59,12 @@ def test_text_by_word_error_rate(tmp_path: Path, own: bool) -> None:
         tmp_path, "spelling", ("PAIRS = 3", "PAIRS = 60"), ("PAIRS = 3", "PAIRS = 1"), ("PAIRS = 3", "PAIRS = 0")
     )  # fmt: skip
     assert trials["score"]["t0001"] == 0 < trials["score"]["t0000"] < trials["score"]["t0003"] == 1
+    env = quick.environ(tmp_path / "home", tmp_path / "recipes")
+    again = quick.bakeoff("replay", "r", "t0001", env=env, cwd=tmp_path)
+    assert "same bits" in again.stdout
+    if own:
+        judge = tmp_path / "recipes" / "spelling" / "judge.py"
+        judge.write_text(judge.read_text() + "\n# another judge\n")
+        for command in (("replay", "r", "t0001"), ("resume", "r")):
+            refused = quick.bakeoff(*command, env=env, cwd=tmp_path, check=False)
+            assert refused.returncode == 2 and "judge.py: was changed" in refused.stderr, refused.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from evaluators.judge import classification_metrics, judge_client, judge_program
 from evaluators.judge.ask import Ask, Orders, Transcript
 from evaluators.judge.judge_client import Bench
 from evaluators.judge.predictor_pipes import Broken, Wanted
+from evaluators.judge.sandbox.prove_level import best
+from flows.environments.loading import read_environment
 from lineage.errors import DataMissing, JudgeFault
 from lineage.ids import sha256
 
@@ -291,3 +295,50 @@ def test_a_campaign_refuses_names_that_the_judge_does_not_give(tmp_path: Path) -
     settings.write_text(settings.read_text().replace('"judge"', '"regression"\noutputs = 1'))
     said = quick.call("calibrate", "friedman", env=env, cwd=tmp_path)
     assert said.returncode == 2 and "a regression has no 'msle'" in said.stderr and "mse" in said.stderr
+
+
+FULL = """
+def train(data, out, seed):
+    with open(out / "weights.bin", "wb") as sink:
+        try:
+            while True:
+                sink.write(bytes(1 << 16))
+                sink.flush()
+        except OSError:
+            pass
+    raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+"""
+
+
+def test_an_artifact_far_over_its_cap_is_named_whatever_a_library_makes_of_it(tmp_path: Path) -> None:
+    bench = judged(tmp_path)
+    if not bench.isolation.tools.bwrap:
+        pytest.skip("the output folder has a size of its own only with bubblewrap")
+    run = judge_client.train(
+        bench, wb.write(tmp_path / "source", {**wb.CLASSIFIER, "train.py": FULL}), 5, tmp_path / "out"
+    )
+    assert run.cause == "oversize" and "the artifact is over its cap" in run.facts.exception
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "metric"), [(je.regression, "friedman", "mse"), (je.text, "spelling", "wer")]
+)
+def test_measure_py_computes_the_judge_s_figure_again(
+    tmp_path: Path, make: Any, name: str, metric: str
+) -> None:
+    """Without the engine: `recipes/measure.py`, for the same seed as a run of the engine's."""
+    made, data = make(tmp_path), tmp_path / "data"
+    subprocess.run([sys.executable, made / "prepare.py", "--out", data], check=True)
+    environment = read_environment(made)
+    bench = Bench(environment.spec, data, best(), tmp_path / "scratch", judge_file=environment.judge_file)
+    source = made / "source"
+    run = judge_client.train(bench, source, 4, tmp_path / "out")
+    found = judge_client.judge(bench, source, [(run, tmp_path / "out")], trial="t1", purpose="screen")
+    program = quick.ROOT / "recipes" / "measure.py"
+    said = subprocess.run(
+        [sys.executable, program, made, "--data", data, "--only-seed", "4"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(said.stdout.splitlines()[-1])[metric] == pytest.approx(found.score, rel=1e-6)
