@@ -88,6 +88,7 @@ class ConfirmPlan:
         1  # 2: items count as chance, the sealed gain decides, frozen seeds and failed runs are results
     )
     quality: str = ""  # quantity whose items are tested; empty for time scores
+    exact: bool = False  # a size: what does not scatter is known, and no luck with test items is in it
 
     @property
     def target_of_incumbent(self) -> int:
@@ -201,6 +202,7 @@ def plan_for(spec: EnvironmentSpec, trials: int | None = None, has_items: bool =
         gate_looks=len(looks),
         gate_futility=GATE_FUTILITY,
         rules=2,
+        exact=spec.score.metric == "total_bytes",
         quality=spec.score.metric
         if has_items and spec.has_items and spec.score.metric not in SCORED_COSTS
         else "",
@@ -297,7 +299,7 @@ def look_at(attempt: Attempt, plan: ConfirmPlan, index: int) -> Look:
         level *= float(fairness(plan, level, attempt.share, before, test.se**2, chance.variance))
         return Look(n, count, gain, low, high, test.p_better, level, se, by_items, chance.items)
     # without scatter and without items there is nothing that the gain could be compared with
-    is_silent = plan.rules >= 2 and se == 0
+    is_silent = plan.rules >= 2 and se == 0 and not plan.exact
     p = float(p_value(gain, own, n, variance, df, incumbent_n)) if df >= 1 and not is_silent else 1.0
     half = float(stdtrit(max(df, 1.0), 0.95)) * se
     return Look(n, count, gain, gain - half, gain + half, p, level, se)

@@ -23,6 +23,8 @@ from evaluators.judge.ask import Ask, Orders, Transcript
 from evaluators.judge.judge_client import Bench
 from evaluators.judge.predictor_pipes import Broken, Wanted
 from evaluators.judge.sandbox.prove_level import best
+from evaluators.statistics.confirmation import Attempt, Confirmed, next_step, plan_for
+from evaluators.statistics.noise import pooled
 from flows.environments.loading import read_environment
 from lineage.errors import DataMissing, JudgeFault
 from lineage.ids import sha256
@@ -342,3 +344,27 @@ def test_measure_py_computes_the_judge_s_figure_again(
         text=True,
     )
     assert json.loads(said.stdout.splitlines()[-1])[metric] == pytest.approx(found.score, rel=1e-6)
+
+
+def test_without_scatter_and_without_items_no_gain_is_confirmed() -> None:
+    """A start that ignores its seed, and a judge.py that returns plain numbers: nothing to compare a gain with."""
+    spec = wb.blobs(**SPEC)
+    attempt = Attempt(0.05, pooled([(0.5, 0.5, 0.5)]), candidate=(0.9, 0.9), incumbent=(0.5,) * 8, pool=())
+    for has_items, metric, confirmed in ((False, "found", False), (False, "total_bytes", True)):
+        score = spec.score.model_copy(update={"metric": metric})
+        plan = plan_for(spec.model_copy(update={"score": score}), has_items=has_items)
+        assert not plan.has_items and isinstance(next_step(attempt, plan), Confirmed) is confirmed
+    assert plan_for(spec).has_items
+
+
+TOUCHY = JUDGE.replace(
+    "    return", "    if hits.mean() > 0.9:\n        raise RuntimeError('too good')\n    return"
+)
+
+
+def test_an_answer_that_judge_py_does_not_stand_is_judge_py_s_fault_and_no_score(tmp_path: Path) -> None:
+    bench = judged(tmp_path, TOUCHY)
+    source = wb.write(tmp_path / "source", wb.CLASSIFIER)
+    run = judge_client.train(bench, source, 5, tmp_path / "out")
+    with pytest.raises(JudgeFault, match=r"judge\.py line 8 .*RuntimeError: too good"):
+        judge_client.judge(bench, source, [(run, tmp_path / "out")], trial="t1", purpose="screen")
