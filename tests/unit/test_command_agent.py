@@ -281,7 +281,7 @@ def test_a_program_that_is_not_there_is_told_with_the_remedy(
         CommandProposer(load_preset("claude"), box())
 
 
-@pytest.mark.parametrize("host", ["https://pypi.org", "pypi.org:", "a b", "pypi.org:99999"])
+@pytest.mark.parametrize("host", ["https://example.org", "example.org:", "a b", "example.org:99999"])
 def test_a_host_that_is_none_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(UsageError, match="agent's network"):
         agent(tmp_path, EDIT, hosts=(host,))
