@@ -214,5 +214,7 @@ def host_and_port(text: str) -> tuple[str, int]:
         name, port = text, "443"
     name = name.strip("[]").lower()
     if not re.fullmatch(r"(\*\.)?[a-z0-9._:-]+", name) or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"host {text!r} of the agent's network is not a name or name:port, such as example.org")
+        raise UsageError(
+            f"host {text!r} of the agent's network is not a name or name:port, such as example.org"
+        )
     return name, int(port)
