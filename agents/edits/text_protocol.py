@@ -97,12 +97,20 @@ def _blocks(text: str, paths: Collection[str]) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
+def _names_a_file(text: str, paths: Collection[str]) -> bool:
+    """Is it a plain path of a kind that the recipe has, though not one of its files?"""
+    kinds = {"py", *(path.rpartition(".")[2] for path in paths)}
+    return re.fullmatch(r"(?:[A-Za-z_][\w-]*/){0,5}[A-Za-z_][\w-]*\.\w{1,12}", text) is not None and (
+        text.rpartition(".")[2] in kinds
+    )
+
+
 def _path_before(before: str, paths: Collection[str]) -> str:
     """The file named in the three lines above a block (a fence or a blank line may come between)."""
     for line in reversed(before.rstrip().split("\n")[-3:]):
         bare = line.strip().removeprefix("```").strip("`*#: \t")
         bare = bare.removeprefix("python").strip() if " " in bare else bare
-        if bare in paths or re.fullmatch(r"(?:[A-Za-z_][\w-]*/){0,5}[A-Za-z_][\w-]*\.[a-z0-9_]{1,12}", bare):
+        if bare in paths or _names_a_file(bare, paths):
             return bare
         named = [p for p in paths if re.search(rf"(?<![\w./]){re.escape(p)}(?![\w])", line)]
         if len(named) == 1:
