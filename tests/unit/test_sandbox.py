@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_policy_above_what_is_proven_is_refused() -> None:
         prove_level.prove("strongest")
 
 
-def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
+def test_another_user_gets_a_sandbox_too() -> None:
     """As root: become uid 61000 where the interpreter's folder, often root's own, is made visible."""
     bwrap, setpriv = CHOICES[0].bwrap, shutil.which("setpriv")
     if os.geteuid() != 0 or not bwrap or not setpriv:
@@ -133,17 +134,16 @@ def test_another_user_gets_a_sandbox_too(tmp_path: Path) -> None:
         "outcome = wb.run(wb.classification(folder), wb.CLASSIFIER, folder / 'r')\n"
         "print(json.dumps({**doctor_report(), 'cause': outcome.cause, 'score': outcome.score}))\n"
     )
-    environ = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": str(tmp_path)}
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    done = subprocess.run(
-        [*view, "--chdir", "/", *person, sys.executable, "-c", code],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    # not pytest's own folder, which another pytest that starts meanwhile closes to other users
+    with tempfile.TemporaryDirectory(prefix="bakeoff-other-user-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [*view, "--chdir", "/", *person, sys.executable, "-c", code],
+            env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["level"] in ("medium", "strong")
