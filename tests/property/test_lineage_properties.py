@@ -18,6 +18,7 @@ from lineage.log.parquet_files import Footer, decode_log, decode_part, encode_lo
 from lineage.queries import View
 from lineage.records import CAUSES, Row, Status
 from lineage.schema import SCHEMA, row_hash, seal, strip, to_row
+from lineage.script_task import TRUSTS
 from lineage.store.blobs import get_blob, pack, put_blob, unpack
 from lineage.store.objects import LocalStore, open_store
 
@@ -36,6 +37,8 @@ def column(name: str) -> st.SearchStrategy[Any]:
         return st.none() | st.sampled_from(list(Status))
     if name == "cause":
         return st.none() | st.sampled_from([word for word in CAUSES if word not in ("illegal", "infra")])
+    if name == "trust":
+        return st.sampled_from(TRUSTS)
     if name == "verdict":
         return st.sampled_from([None, "confirmed", "unconfirmed"])
     if name == "sealed_verdict":
