@@ -39,7 +39,7 @@ from lineage.errors import BakeoffError, EditRefused, UnknownName, UsageError
 from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Edit, Proposal, Record, Row, Status
-from lineage.safe_text import for_terminal, one_line
+from lineage.safe_text import for_prompt, for_terminal
 from lineage.store.blobs import get_tree
 from lineage.store.objects import Store, open_store
 from lineage.store.results import get_result
@@ -137,9 +137,9 @@ class CampaignAccess:
             raw = get_result(self.store, self.config.id, row.trial or "", "propose")
             idea = Proposal.model_validate_json(raw).hypothesis if raw is not None else "(no proposal yet)"
             stage = stage_of(self.store, self.config.id, row.trial or "")
-            lines.append(f"{row.trial} [{row.role}] {stage}: {one_line(idea, 300)}")
+            lines.append(f"{row.trial} [{row.role}] {stage}: {for_prompt(idea, 300)}")
         for found in self._waiting(view):
-            idea = one_line(found.proposal.hypothesis, 300)
+            idea = for_prompt(found.proposal.hypothesis, 300)
             lines.append(f"{found.id} [{found.proposal.role}] waits for a trial, by {found.client}: {idea}")
         return "\n".join(lines) or "nothing is under way"
 

@@ -20,6 +20,7 @@ from flows.campaign import loop, watchdog
 from flows.campaign.watchdog import Watchdog
 from flows.engine.campaign_config import now
 from flows.engine.engine import Engine
+from flows.engine.live_events import Note
 from flows.engine.proposers import refuse_arm
 from flows.engine.stage_records import TrialRef
 from flows.mcp.campaign_access import CampaignAccess, open_access
@@ -191,6 +192,32 @@ def test_each_proposal_gets_one_trial_and_no_more_than_there_are(engine: Engine)
     row = access.outcome(handed[0])
     assert (row["state"], row["trial"], row["status"]) == ("done", "t0001", "discard")
     assert access.outcome(handed[4])["state"] == "waiting"
+
+
+def test_a_campaign_that_waits_for_clients_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "event", lambda *_: None)
+    with quick.engine(tmp_path, trials=1, slots=1, proposer="mcp", idle_min=0.001) as engine:
+        outcome(engine, "t0000", "model", Status.BASELINE, 0.8)
+        said: list[str] = []
+
+        def on(event: object) -> None:
+            if isinstance(event, Note):
+                said.append(event.text)
+                if "no client has handed in" in event.text:
+                    engine.cancel.set()
+
+        engine.sinks.append(on)
+
+        async def run_one(ref: TrialRef) -> Row:
+            raise AssertionError(f"{ref.trial} was begun for nobody")
+
+        async def work() -> None:
+            turns = asyncio.Semaphore(1)
+            await loop._lanes(loop.Campaign(engine, run_one, run_one, now(), turns, Watchdog(engine), now()))
+
+        in_thread(work)
+    assert "waits for proposals of clients" in said[0] and f"bakeoff mcp {engine.root}" in said[0]
+    assert said[-1] == "no client has handed in a proposal for 0.001 min"
 
 
 def test_an_object_store_will_do(tmp_path: Path, s3_root: str) -> None:
