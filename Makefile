@@ -10,7 +10,7 @@ WORKERS ?= 2
 # For test-gpu: the Python that PYTHON= names, else the virtual environment if there is one; nothing is installed.
 GPU_PYTHON := $(if $(filter command% environment%,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
 
-.PHONY: help campaign test test-all test-gpu lint bench clean
+.PHONY: help campaign test test-all test-gpu lint bench demo clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,11 @@ bench: $(VENV)/.installed  ## print the measured ratios that the documentation q
 	$(BIN)/python -m tests.bench.prompt
 	$(BIN)/python -m tests.bench.promotion
 	$(BIN)/python -m tests.bench.campaign --quick
+
+demo: $(VENV)/.installed  ## record the campaign whose page `bakeoff demo` shows (about 10 minutes on 2 quiet cores)
+	$(BIN)/bakeoff prepare airbench_mini
+	$(BIN)/bakeoff run airbench_mini --run runs/demo --trials 16
+	$(BIN)/bakeoff report runs/demo --out flows/report/demo/page.html
 
 clean:  ## remove the virtual environment and caches (never a run)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

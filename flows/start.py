@@ -46,6 +46,13 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(MACHINE)
+    if sys.argv[1:2] == ["demo"] and set(sys.argv[2:]) <= {
+        "--no-browser"
+    }:  # works while torch is still installed
+        from flows.report.demo.show_demo import show
+
+        print(show(browser="--no-browser" not in sys.argv))
+        return
     from flows.cli import main as command_line
 
     command_line()

@@ -1,4 +1,4 @@
-"""Commands that read a record: show, diff, report, summary, watch, verify, export."""
+"""Commands that read a record: demo, show, diff, report, summary, watch, verify, export."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SECOND = typer.Argument(None, help="trial: t0042, 42, best, leader, baseline or 
 
 
 def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: bakeoff demo")(demo)
     app.command(epilog="Examples: bakeoff show · bakeoff show runs/first · bakeoff show runs/first best")(
         show
     )
@@ -29,6 +30,15 @@ def register(app: typer.Typer) -> None:
         certify
     )
     app.command(epilog="Example: bakeoff export runs/first --csv trials.csv")(export)
+
+
+def demo(
+    browser: bool = typer.Option(True, "--browser/--no-browser", help="open the page in a browser"),
+) -> None:
+    """Show the page of a campaign that was recorded; needs no data, no torch and no run of your own."""
+    from flows.report.demo.show_demo import show as show_demo
+
+    print(show_demo(browser))
 
 
 def show(

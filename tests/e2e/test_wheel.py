@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,24 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)], check=True
     )
     return folder / "venv" / "bin" / "bakeoff"
+
+
+@pytest.mark.slow
+def test_the_demo_needs_nothing_but_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """In an environment without torch or any other package; the page is there within seconds."""
+    (wheel,) = installed.parents[2].glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    tools = tmp_path / "venv" / "bin"
+    subprocess.run([str(tools / "pip"), "install", "-q", "--no-deps", str(wheel)], check=True)
+    began = time.monotonic()
+    done = subprocess.run(
+        [str(tools / "bakeoff"), "demo", "--no-browser"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 10
+    page = Path(re.search(r"open it in a browser: (\S+)", done.stdout)[1])  # type: ignore[index]
+    text = page.read_text("utf-8")
+    assert "Confirmed on fresh seeds" in text and str(tmp_path) in str(page)
 
 
 @pytest.mark.slow
