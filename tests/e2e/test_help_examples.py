@@ -35,6 +35,7 @@ ELSEWHERE = {
     "run": "tests/e2e/conftest.py",
     "compare": "tests/e2e/test_compare.py",
     "apply runs/first best --git": "tests/e2e/test_found_sources.py",
+    "adopt": "tests/e2e/test_adopted.py",
     "ask": "tests/e2e/test_llm_commands.py",
     "certify": "tests/e2e/test_certify.py",
     "verify certificate-t0011.json": "tests/e2e/test_certify.py",
