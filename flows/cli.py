@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 
 import typer
@@ -28,6 +29,8 @@ from flows.commands import (
 )
 from flows.machine.folders import bakeoff_version
 from lineage.errors import BakeoffError
+
+STOPPED = 130
 
 app = typer.Typer(
     name="bakeoff",
@@ -82,7 +85,7 @@ def main() -> None:
     except BakeoffError as error:
         _explain(error, error.exit_code or 1)
     except KeyboardInterrupt:
-        _explain(None, 130, "stopped")
+        _explain(None, STOPPED, "stopped")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -95,6 +98,11 @@ def _explain(error: BaseException | None, code: int, text: str | None = None) ->
     if error is not None and os.environ.get("BAKEOFF_DEBUG"):
         traceback.print_exception(error)
     print(f"bakeoff: {text or error}", file=sys.stderr)
+    if code == STOPPED and any(thread.name == "campaign" for thread in threading.enumerate()):
+        # a second Ctrl-C: the campaign's thread has not ended, and at exit Prefect would wait for its server, which has
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
