@@ -134,11 +134,11 @@ def calibrate(
         raise UsageError(f"--isolation {isolation!r}: it is strong, medium or weak")
     chosen, reference_s = fitted_here(load_environment(environment, variant or ""), again=True)
     count = chosen.spec.evaluation.calibrate_runs if runs is None else runs
-    files = chosen.source()
-    chosen.check_source(files)
-    check_start(chosen, files)
-    found_to_tune = tunable(chosen.spec, chosen.roster("specialists"), chosen.techniques, files)
-    with bench_for(chosen, isolation, trust_weak, gpus) as bench:
+    with bench_for(chosen, isolation, trust_weak, gpus) as bench:  # the source of some comes with their data
+        files = chosen.source()
+        chosen.check_source(files)
+        check_start(chosen, files)
+        found_to_tune = tunable(chosen.spec, chosen.roster("specialists"), chosen.techniques, files)
         check_before_runs(bench, count)
         for line in (*chosen.left_out(), *lines(found_to_tune)):
             tell(line)

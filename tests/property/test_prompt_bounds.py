@@ -65,7 +65,7 @@ def hidden(text: str) -> list[str]:
     return [repr(c) for c in text if unicodedata.category(c)[0] == "C" and c not in "\n\t"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     lineage(),
     NASTY,
@@ -75,7 +75,9 @@ def test_any_lineage_gives_every_section_within_its_budget(
     rows: list[Row], steering: str, role: Role
 ) -> None:
     prompt = render(lab.request(rows, role, steering=steering))
-    assert set(prompt.sections) == {*SYSTEM_BUDGETS, *ROUND_BUDGETS}
+    assert set(prompt.sections) == {*SYSTEM_BUDGETS, *ROUND_BUDGETS} - {"knowledge", "lessons"}, (
+        "there are none"
+    )
     for name, size in prompt.sections.items():
         assert 0 < size <= {**SYSTEM_BUDGETS, **ROUND_BUDGETS}[name], name
     assert len(prompt.text) <= size_limit()
@@ -93,7 +95,7 @@ def test_realistic_lineages_of_any_length_keep_the_size(n: int, seed: int) -> No
     assert not hidden(prompt.text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.dictionaries(st.from_regex(r"[a-z_]{1,12}\.py", fullmatch=True), st.binary(max_size=3_000), max_size=8)
 )
