@@ -5,6 +5,7 @@ Every page opened here must end with no console message and exactly one request:
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +307,34 @@ def test_large_campaigns_load_in_time(
     assert path.stat().st_size < 2_000_000
     opened.page.fill("#q", "momentum")
     opened.until("document.getElementById('shown').textContent.includes(' of ')")
+
+
+def test_the_front_of_score_against_another_quantity(
+    report: Path, open_page: Callable[..., Any], rows: list[Row]
+) -> None:
+    """Accuracy has a gate from below, so more of it is better; the score is lower-better."""
+    page = open_page(report).page
+    assert page.eval_on_selector("#front-by", "by => by.value") == "accuracy"
+    valid = [
+        row
+        for row in trials(rows)
+        if row.score is not None and str(row.status) in ("baseline", "keep", "discard")
+    ]
+    points = [
+        (json.loads(row.quantities_json)["accuracy"], row.score, row.trial)
+        for row in valid
+        if "accuracy" in row.quantities_json
+    ]
+    on_front = {
+        trial
+        for accuracy, score, trial in points
+        if not any(
+            a >= accuracy and (s or 0) <= (score or 0) and (a, s) != (accuracy, score) for a, s, _ in points
+        )
+    }
+    said = page.get_attribute("#front svg", "aria-label")
+    named = set(said.rpartition("on the front: ")[2].split(", "))
+    assert named and named <= on_front
+    assert {
+        t for t in on_front if sum(p[:2] == q[:2] for q in points for p in points if p[2] == t) == 1
+    } <= named

@@ -61,6 +61,47 @@ figures.forecasts = host => {
   host.replaceChildren(h("p", { class: "lead" }, h("b", {}, `${f.right_sign} of ${f.n}`), ` trials moved the way their author predicted`, f.rank == null ? "." : `; rank correlation ${fixed(f.rank, 2)}.`), svg);
 };
 
+/* ---- the front of score against another quantity: less of a cost is better, more of what a gate wants at least ---- */
+figures.quantities = () => {
+  const valid = T.filter(t => VALID.has(t.status) && t.score != null), seen = new Map();
+  for (const t of valid) for (const [k, v] of Object.entries(t.quantities || {})) if (k !== D.env.metric && Number.isFinite(v)) (seen.get(k) || seen.set(k, new Set()).get(k)).add(v);
+  const first = ["total_bytes", "peak_mb", "train_cpu_seconds", "cpu_seconds"], rank = k => D.env.gates.some(g => g.quantity === k) ? -1 : first.includes(k) ? first.indexOf(k) : first.length;
+  return [...seen].filter(([, values]) => values.size > 1).map(([k]) => k).sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+};
+figures.pareto = (points, more) => {
+  const front = [];
+  for (const p of [...points].sort((a, b) => (more ? b.a - a.a : a.a - b.a) || b.b - a.b)) if (!front.length || p.b > front[front.length - 1].b) front.push(p);
+  return front;
+};
+figures.front = (host, key) => {
+  const P = T.filter(t => VALID.has(t.status) && t.score != null && Number.isFinite(t.quantities?.[key])).map(t => ({ t, a: t.quantities[key], b: SIGN * t.score }));
+  const more = D.env.gates.some(g => g.quantity === key && g.at_least != null), front = figures.pareto(P, more);
+  const width = host.clientWidth || 520, size = Math.min(width, 560), H = Math.round(size * 0.6), box = { left: 66, right: width - 14, top: 10, bottom: H - 40 };
+  const span = list => { const lo = Math.min(...list), hi = Math.max(...list), pad = 0.06 * (hi - lo || Math.abs(hi) || 1); return [lo - pad, hi + pad]; };
+  const [la, ha] = span(P.map(p => p.a)), [lb, hb] = span(P.map(p => p.b)), x = linear(la, ha, box.left, box.right), y = linear(lb, hb, box.bottom, box.top);
+  const tx = niceTicks(la, ha, width < 460 ? 3 : 5), ty = niceTicks(lb, hb, 5), name = key.replace(/_/g, " ");
+  const svg = s("svg", { width, height: H, role: "img", "aria-label": `Score against ${name} for ${P.length} trials; on the front: ${front.map(p => p.t.id).join(", ")}` });
+  axes(svg, x, y, box, tx, ty, v => fixed(v, tickDigits(tx)), v => fixed(SIGN * v, tickDigits(ty)));
+  svg.append(s("path", { class: "line best", id: "front-line", d: front.map((p, k) => k ? `H${x(p.a).toFixed(1)}V${y(p.b).toFixed(1)}` : `M${x(p.a).toFixed(1)} ${y(p.b).toFixed(1)}`).join("") }));
+  for (const p of P) { p.x = x(p.a); p.y = y(p.b); }
+  for (const g of GROUPS) { const d = P.filter(p => p.t.group === g).map(p => SHAPES[g.shape](+p.x.toFixed(1), +p.y.toFixed(1), 3.4)).join(""); if (d) svg.append(s("path", { class: `m ${g.key}`, d })); }
+  svg.append(s("text", { class: "tick", x: (box.left + box.right) / 2, y: H - 6, "text-anchor": "middle" }, `${name}, ${more ? "more" : "less"} is better`), s("text", { class: "tick", transform: `translate(12 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "score, up is better"));
+  svg.addEventListener("pointermove", e => { const p = nearest(P, ...local(svg, e)); p ? showTip(e, ...trialTip(p.t), h("div", { class: "small" }, `${name} ${plainNumber(p.a)}`)) : hideTip(); });
+  svg.addEventListener("pointerleave", hideTip);
+  svg.addEventListener("click", e => { const p = nearest(P, ...local(svg, e)); if (p) select(p.t.i); });
+  host.replaceChildren(svg);
+};
+figures.fronts = () => {
+  const names = figures.quantities(), by = $("front-by");
+  $("front-card").hidden = !names.length;
+  if (!names.length) return;
+  if (!by.children.length) {
+    by.append(...names.map(k => h("option", { value: k }, k.replace(/_/g, " "))));
+    by.addEventListener("change", () => figures.front($("front"), by.value));
+  }
+  figures.front($("front"), by.value || names[0]);
+};
+
 /* ---- money and compute: where it went, and the running total ---- */
 figures.cost = host => {
   const share = [["keeps", t => t.status === "keep", "keep"], ["discards", t => t.status === "discard", "discard"], ["baseline", t => t.status === "baseline", "baseline"], ["no valid score", t => !VALID.has(t.status), "crash"]];
@@ -109,5 +150,6 @@ figures.draw = () => {
   $("makers-card").hidden = D.makers.length < 2;
   if (D.makers.length > 1) figures.groups($("makers"), D.makers, "proposer");
   figures.forecasts($("forecasts"));
+  figures.fronts();
   figures.cost($("cost"));
 };
