@@ -162,14 +162,21 @@ NEEDS = (
 
 
 @pytest.mark.slow  # a minute: a campaign
-def test_from_a_clone_with_its_own_python_to_a_branch_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("maker", ["venv", "uv"])
+def test_from_a_clone_with_its_own_python_to_a_branch_of_it(maker: str, tmp_path: Path) -> None:
     """adopt, run, apply --git: the repository's virtual environment is used, an editable install in it included."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "train.py").write_text(NEEDS)
     (project / ".gitignore").write_text(".venv/\n")
     git_lab.commit(project)
-    subprocess.run([other(), "-m", "venv", "--without-pip", str(project / ".venv")], check=True)
+    make = [other(), "-m", "venv", "--without-pip"]
+    if maker == "uv":
+        uv = shutil.which("uv")
+        if uv is None:
+            pytest.skip("no uv on PATH: pip install uv")
+        make = [uv, "venv", "--quiet", "--python", other()]
+    subprocess.run([*make, str(project / ".venv")], check=True)
     editable(project, tmp_path / "library")
     env = quick.environ(tmp_path / "home", tmp_path / "recipes")
     told = (
