@@ -53,6 +53,7 @@ from flows.engine.stage_records import Patched, Trained, TrialRef
 from flows.machine.folders import bakeoff_version
 from flows.measure.parallel_runs import in_order
 from flows.report.device_facts import as_detail, device_columns, device_runs
+from flows.report.formatting import title_lost
 from flows.report.slot_time import as_detail as as_slots
 from flows.report.slot_time import slot_columns
 from flows.trial import stages
@@ -390,7 +391,7 @@ async def seal(work: Work, decided: Row) -> None:
         row = await asyncio.to_thread(sealed_event, work, scored)
     await asyncio.to_thread(confirmation_attempts.record, work.engine, work.opening, row)
     if row.sealed_verdict == "reversed":
-        text = f"{work.ref.trial} loses its title: the sealed split reversed its gain"
+        text = f"{work.ref.trial} loses its title: {title_lost(row)}"
         work.engine.emit(Note(text))
 
 

@@ -186,7 +186,10 @@ async def _confirm_leaders(state: Campaign) -> None:
             except InfraFault as fault:
                 engine.emit(Note(f"confirming {candidate} is put off: {fault}"))
                 return
-            if row.verdict == "confirmed":
+            view = await asyncio.to_thread(engine.view)
+            if (
+                row.verdict == "confirmed" and candidate in view.ranking.champions
+            ):  # the sealed split takes titles
                 await asyncio.to_thread(
                     tell, engine, f"new confirmed best: {candidate}, p = {row.p_value:.2g}"
                 )

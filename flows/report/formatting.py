@@ -142,7 +142,7 @@ def sealed_gain(event: Row) -> str:
         return ""
     return (
         f"{better_or_worse(sealed[0])} than the start on the sealed split ({100 - 200 * event.sealed_level:.3g} % interval "
-        f"{_span(sealed)}; {event.sealed_verdict}), {better_or_worse(public[0])} by the same runs on the public one ({_span(public)})"
+        f"{_span(sealed)}; {_sealed_word(event)}), {better_or_worse(public[0])} by the same runs on the public one ({_span(public)})"
     )
 
 
@@ -151,7 +151,13 @@ def sealed_short(event: Row) -> str:
     sealed = _relative(event, "sealed_relative")
     if sealed is None:
         return ""
-    return f"{better_or_worse(sealed[0])} on the sealed split ({event.sealed_verdict})"
+    return f"{better_or_worse(sealed[0])} on the sealed split ({_sealed_word(event)})"
+
+
+def _sealed_word(event: Row) -> str:
+    """The verdict; of a champion that broke a rule on the sealed split, what it is instead."""
+    broken = event.sealed_verdict == "reversed" and _sealed_fault(event)
+    return "no champion" if broken else str(event.sealed_verdict)
 
 
 def contradiction(event: Row) -> str:
@@ -162,13 +168,22 @@ def contradiction(event: Row) -> str:
         return ""
     if not detail.get("contradicted") and event.sealed_verdict != "reversed":
         return ""
-    what = (
-        "the sealed split reverses its gain"
-        if event.sealed_verdict == "reversed"
-        else "the sealed split contradicts it"
-    )
-    why = f" ({one_line(str(detail['fault']), 160)})" if detail.get("fault") else ""
-    return f"ALARM: {event.trial} was confirmed, and {what}{why}: {sealed_gain(event)}."
+    what = title_lost(event) if event.sealed_verdict == "reversed" else "the sealed split contradicts it"
+    return f"ALARM: {event.trial} was confirmed, and {what}: {sealed_gain(event)}."
+
+
+def title_lost(event: Row) -> str:
+    """Of a sealed event whose champion lost its title: why; a gate that is missed there is no reversed gain."""
+    return _sealed_fault(event) or "the sealed split reverses its gain"
+
+
+def _sealed_fault(event: Row) -> str:
+    """Which gate is missed on the sealed split, or which rule is broken there; empty when none is."""
+    try:
+        fault = str(json.loads(event.detail_json).get("fault") or "")
+    except (ValueError, AttributeError):
+        return ""
+    return one_line(fault.removeprefix("gate_missed: "), 160)
 
 
 def _relative(event: Row, name: str) -> tuple[float, float | None, float | None] | None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_campaign import INJECTION, SPEC, campaign_rows
 
+from flows.report import formatting
 from flows.report.campaign_digest import digest, headline
 from flows.report.overfitting import overfitting_text
 from flows.report.show import (
@@ -246,3 +247,25 @@ def test_the_clock_stands_still_between_a_stop_and_a_resume() -> None:
     assert digest(View.from_rows([*evening, *morning], "min"), SPEC).spent.wall_s == 15 * 60
     assert digest(View.from_rows(evening[1:], "min"), SPEC).spent.wall_s == 9 * 60, "an imported record"
     assert digest(View.from_rows([], "min"), SPEC).spent.wall_s is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("", "the sealed split reverses its gain"),
+        (
+            "gate_missed: accuracy misses its limit on the sealed split",
+            "accuracy misses its limit on the sealed split",
+        ),
+    ],
+)
+def test_a_lost_title_has_its_reason(fault: str, why: str) -> None:
+    """A champion that is better on the sealed split and misses a gate there has no reversed gain."""
+    detail = {"fault": fault, "sealed_relative": [0.3, 0.2, 0.4], "public_relative": [0.3, 0.2, 0.4]}
+    event = Row(
+        event="sealed", campaign="c-x", trial="t0007", sealed_verdict="reversed", sealed_level=0.025,
+        detail_json=json.dumps(detail),
+    )  # fmt: skip
+    told = formatting.contradiction(event)
+    assert told.startswith(f"ALARM: t0007 was confirmed, and {why}: 30.00 % better")
+    assert ("no champion" in told) == bool(fault) and ("reversed" in told) != bool(fault)
