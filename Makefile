@@ -27,7 +27,7 @@ campaign: $(VENV)/.installed  ## install, prepare the data, run a campaign witho
 	$(BIN)/bakeoff run $(ENVIRONMENT) --run $(RUN) --trials $(TRIALS)
 	$(BIN)/bakeoff report $(RUN)
 
-test: $(VENV)/.installed  ## the default test suite (15 minutes on 2 cores)
+test: $(VENV)/.installed  ## the default test suite (11 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=40 --durations-min=8 -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.installed  ## everything that needs no GPU

@@ -90,6 +90,7 @@ def test_a_deployed_campaign_with_confirmations_leaves_a_whole_record(lab: Lab) 
     assert "unfinished" not in verified.stdout
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_switched_on_gets_a_scheduled_run(lab: Lab) -> None:
     """Newer SQLAlchemy lets the server run and silently schedule nothing; nothing else would notice."""
     name = "campaign/overnight-airbench-mini"
@@ -127,6 +128,7 @@ def test_a_run_that_dies_before_its_first_heartbeat_is_crashed(lab: Lab) -> None
     raise AssertionError(f"{states}\n{lab.logs()}")
 
 
+@pytest.mark.slow
 def test_a_campaign_that_stalls_is_told(lab: Lab) -> None:
     """The automation fires for a campaign that began and then ended no trial, and not for one that goes on."""
     begun = [_event(lab, STARTED, name) for name in ("stalls", "goes-on")]

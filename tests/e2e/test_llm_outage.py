@@ -11,7 +11,7 @@ from lineage.records import Status
 from tests.fakes.repairs import edit, submit
 from tests.fakes.script import Json, Step, disconnect, status, tool_use, tool_uses
 
-pytestmark = pytest.mark.timeout(900)  # a campaign beside busy neighbours takes minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a campaign beside busy neighbours takes minutes
 
 REPLY = {
     "input_tokens": 100,

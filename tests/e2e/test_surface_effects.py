@@ -26,6 +26,9 @@ EDITS = {
 }
 
 
+pytestmark = pytest.mark.slow  # a campaign; what each form does is in tests/attacks/test_surfaces_by_effect
+
+
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("surfaces")
