@@ -262,30 +262,29 @@ def only_campaign(root: str, campaign: str | None = None, imported: bool = False
     `imported`: an imported record will do; without it one is refused, because nothing can be run from it.
     """
     store = open_store(root)
-    known = campaigns(store)
-    records = [name for name in list_campaigns(store) if name not in known] if campaign not in known else []
-    if campaign in records or (campaign is None and not known and records):
-        if campaign is None and len(records) > 1:
-            raise UsageError(f"{root}: several records here ({', '.join(records)}); name one with --campaign")
-        config = imported_config(store, campaign or records[0])
-        if config is not None and imported:
-            return config
-        if config is not None:
-            raise UsageError(f"{root}: {config.id} is an imported record; it can be read, not continued")
-    if campaign is None:
-        found = known
-        if not found:
-            raise UsageError(
-                f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"
-            )
-        if len(found) > 1:
-            arms = load_config(store, found[0]).comparison is not None
-            raise UsageError(
-                f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign"
-                + (f", or see them together with: bakeoff compare --summary {root}" if arms else "")
-            )
-        campaign = found[0]
-    return load_config(store, campaign)
+    name = campaign or _the_only_name(root, store)
+    record = imported_config(store, name)
+    if record is None:
+        return load_config(store, name)
+    if not imported:
+        raise UsageError(f"{root}: {record.id} is an imported record; it can be read, not continued")
+    return record
+
+
+def _the_only_name(root: str, store: Store) -> str:
+    """The one campaign of a store or, where there is none, its one imported record."""
+    found = campaigns(store) or list_campaigns(store)
+    if not found:
+        raise UsageError(
+            f"{root}: no campaign in this store; start one with: bakeoff run ENVIRONMENT --run {root}"
+        )
+    if len(found) > 1:
+        config = imported_config(store, found[0]) or load_config(store, found[0])
+        raise UsageError(
+            f"{root}: several campaigns here ({', '.join(found)}); name one with --campaign"
+            + (f", or see them together with: bakeoff compare --summary {root}" if config.comparison else "")
+        )
+    return found[0]
 
 
 def default_run_dir(environment: str, prefix: str = "", variant: str = "") -> Path:

@@ -10,13 +10,14 @@ import json
 from datetime import UTC, datetime
 
 from evaluators.statistics.confirmation import plan_for
-from flows.engine.campaign_config import CampaignConfig, campaigns
+from flows.engine.campaign_config import HOLDER, CampaignConfig
 from flows.engine.settings import Settings
 from lineage.environment_spec import Budget, EnvironmentSpec, Evaluation, Score, Surface, Task
 from lineage.log.log_reader import Lineage
 from lineage.queries import View
 from lineage.records import Row
 from lineage.store.objects import Store
+from lineage.store.results import get_result
 
 # column of the released files -> metric, unit, digits
 SCORES = {
@@ -28,7 +29,7 @@ SCORES = {
 
 def imported_config(store: Store, campaign: str) -> CampaignConfig | None:
     """What the record says of itself as a configuration; None where the campaign was not imported."""
-    if campaign in campaigns(store):
+    if get_result(store, campaign, HOLDER, "config") is not None:
         return None
     view = Lineage(store, campaign).refresh()
     begun = view.events("campaign")

@@ -7,6 +7,7 @@ Limits: English, plain text, no colours; a missing number is always the same das
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from lineage.environment_spec import EnvironmentSpec
 from lineage.records import STAGES, Row, Status
@@ -162,11 +163,7 @@ def _sealed_word(event: Row) -> str:
 
 def contradiction(event: Row) -> str:
     """Of a sealed event: why its champion is doubtful; empty when nothing is against it."""
-    try:
-        detail = json.loads(event.detail_json)
-    except ValueError:
-        return ""
-    if not detail.get("contradicted") and event.sealed_verdict != "reversed":
+    if not _detail(event).get("contradicted") and event.sealed_verdict != "reversed":
         return ""
     what = title_lost(event) if event.sealed_verdict == "reversed" else "the sealed split contradicts it"
     return f"ALARM: {event.trial} was confirmed, and {what}: {sealed_gain(event)}."
@@ -179,18 +176,21 @@ def title_lost(event: Row) -> str:
 
 def _sealed_fault(event: Row) -> str:
     """Which gate is missed on the sealed split, or which rule is broken there; empty when none is."""
-    try:
-        fault = str(json.loads(event.detail_json).get("fault") or "")
-    except (ValueError, AttributeError):
-        return ""
+    fault = str(_detail(event).get("fault") or "")
     return one_line(fault.removeprefix("gate_missed: "), 160)
 
 
-def _relative(event: Row, name: str) -> tuple[float, float | None, float | None] | None:
+def _detail(event: Row) -> dict[str, Any]:
+    """`detail_json` as a mapping; empty where it cannot be read."""
     try:
-        found = json.loads(event.detail_json).get(name)
-    except (ValueError, AttributeError):
-        return None
+        found = json.loads(event.detail_json)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _relative(event: Row, name: str) -> tuple[float, float | None, float | None] | None:
+    found = _detail(event).get(name)
     return (found[0], found[1], found[2]) if isinstance(found, list) and len(found) == 3 else None
 
 
